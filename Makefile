@@ -1,0 +1,48 @@
+# What one can do with this tree; `make` alone lists it. CI runs `make ci` and nothing else.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export MUSTER_TOOLS_DIR ?= $(CURDIR)/.tools
+# Where tests and scripts find the binaries of this build, and (first on PATH) the pinned tools.
+export MUSTER_BIN_DIR := $(CARGO_TARGET_DIR)/debug
+export PATH := $(MUSTER_TOOLS_DIR)/bin:$(PATH)
+
+.PHONY: run test check advisories bench ci tools clean help
+
+run: ## build, start musterd and three demo agents, load examples/, say what to try; Ctrl-C stops all
+	deploy/tools.sh nats-server
+	cargo build --workspace --bins
+	exec deploy/demo.sh
+
+test: ## every test, live ones against a real nats-server included
+	deploy/tools.sh nats-server
+	cargo build --workspace --bins
+	cargo test --workspace
+
+check: ## format, lints, house rules, licences and sources of dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --package offline --test house
+	deploy/tools.sh cargo-deny
+	cargo deny --locked check licenses bans sources
+
+advisories: ## known vulnerabilities of dependencies (fetches the advisory database)
+	deploy/tools.sh cargo-deny
+	cargo deny --locked check advisories
+
+bench: ## measure against the floors and write docs/benchmarks.md
+	deploy/tools.sh nats-server
+	cargo bench --package bench
+
+ci: check test ## all of CI
+
+tools: ## install the tools of deploy/tools.txt into .tools/ (or $MUSTER_TOOLS_DIR)
+	deploy/tools.sh
+
+clean: ## remove build products, tools and the demo's data
+	rm -rf "$(CARGO_TARGET_DIR)" "$(MUSTER_TOOLS_DIR)" .demo
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 12
