@@ -1,0 +1,273 @@
+//! Joining: the token that an operator hands over as one string, and the signed request.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use domain::{AgentId, Digest, FleetId, TokenId};
+use nkeys::{KeyPair, KeyPairType};
+use prost::Message as _;
+
+use crate::agent::v1::{self, Envelope};
+use crate::envelope::{self, EnvelopeError};
+use crate::{DecodeError, decode};
+
+/// What every join token starts with; names its version.
+pub const PREFIX: &str = "mjt1_";
+/// Longest join token, in characters.
+pub const MAX_TOKEN_CHARS: usize = 4096;
+/// Largest join request: 32 labels of 256 bytes and a few texts.
+pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
+/// Largest reply to a join.
+pub const MAX_REPLY_BYTES: usize = 16 * 1024;
+/// Length of the token's secret, in bytes: 256 bits cannot be guessed, so a plain hash protects it.
+pub const SECRET_BYTES: usize = 32;
+/// Most servers in a token.
+pub const MAX_SERVERS: usize = 8;
+/// Most labels of an agent.
+pub const MAX_LABELS: usize = 32;
+/// Longest key or value of a label, in bytes.
+pub const MAX_LABEL_BYTES: usize = 128;
+
+/// What a join token says. `Debug` hides the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    /// NATS URLs.
+    pub servers: Vec<String>,
+    /// The fleet to join.
+    pub fleet: FleetId,
+    /// SHA-256 of the trust root's bytes.
+    pub trust_root: Digest,
+    /// Public part.
+    pub token: TokenId,
+    /// Secret part.
+    pub secret: [u8; SECRET_BYTES],
+}
+
+impl std::fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinToken")
+            .field("servers", &self.servers)
+            .field("fleet", &self.fleet)
+            .field("token", &self.token)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a text is not a join token. Never repeats any part of the text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Does not start with [`PREFIX`].
+    #[error("a join token starts with {PREFIX:?}; copy it whole from `muster token create`")]
+    Prefix,
+    /// Cut, or changed on the way.
+    #[error("the join token is damaged or cut; copy it whole from `muster token create`")]
+    Damaged,
+    /// A part of it is not as it should be.
+    #[error("the join token cannot be used")]
+    Content(#[source] DecodeError),
+}
+
+impl JoinToken {
+    /// The token as one string.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut bytes = v1::JoinToken {
+            servers: self.servers.clone(),
+            fleet: self.fleet.to_string(),
+            trust_root_sha256: self.trust_root.0.to_vec(),
+            token: self.token.to_string(),
+            secret: self.secret.to_vec(),
+        }
+        .encode_to_vec();
+        let sum = Digest::of(&bytes);
+        bytes.extend_from_slice(&sum.0[..4]);
+        format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// Reads a token.
+    ///
+    /// # Errors
+    /// [`TokenError`] says what is wrong without repeating the secret.
+    pub fn decode(text: &str) -> Result<Self, TokenError> {
+        let body = text.trim().strip_prefix(PREFIX).ok_or(TokenError::Prefix)?;
+        if body.len() > MAX_TOKEN_CHARS {
+            return Err(TokenError::Damaged);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Damaged)?;
+        let (message, sum) = bytes.split_last_chunk::<4>().ok_or(TokenError::Damaged)?;
+        if Digest::of(message).0[..4] != *sum {
+            return Err(TokenError::Damaged);
+        }
+        Self::read(message).map_err(TokenError::Content)
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let message: v1::JoinToken = decode(bytes, MAX_TOKEN_CHARS)?;
+        if message.servers.is_empty() || message.servers.len() > MAX_SERVERS {
+            return Err(DecodeError::field("servers", format!("must have 1 to {MAX_SERVERS} entries")));
+        }
+        let trust_root = message
+            .trust_root_sha256
+            .try_into()
+            .map_err(|_| DecodeError::field("trust_root_sha256", "is not 32 bytes long"))?;
+        Ok(Self {
+            servers: message.servers,
+            fleet: FleetId::new(&message.fleet).map_err(|e| DecodeError::field("fleet", e))?,
+            trust_root: Digest(trust_root),
+            token: TokenId::new(&message.token).map_err(|e| DecodeError::field("token", e))?,
+            secret: message
+                .secret
+                .try_into()
+                .map_err(|_| DecodeError::field("secret", "is not 32 bytes long"))?,
+        })
+    }
+}
+
+/// Signs a join request with the agent's own key.
+///
+/// # Errors
+/// [`nkeys::error::Error`] if the pair holds no private key.
+pub fn seal_request(request: &v1::JoinRequest, key: &KeyPair) -> Result<Envelope, nkeys::error::Error> {
+    let payload = request.encode_to_vec();
+    let signature = key.sign(&envelope::pae(envelope::JOIN_REQUEST, &payload))?;
+    Ok(Envelope {
+        payload_type: envelope::JOIN_REQUEST.to_owned(),
+        payload: payload.into(),
+        signatures: vec![v1::Signature { key_id: bytes::Bytes::new(), signature: signature.into() }],
+    })
+}
+
+/// A join request whose signature holds under the key that it names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VerifiedRequest {
+    /// The id the agent would like.
+    pub agent: AgentId,
+    /// The token.
+    pub token: TokenId,
+    /// The fleet it wants to join.
+    pub fleet: FleetId,
+    /// The request as sent; texts and labels are within bounds.
+    pub request: v1::JoinRequest,
+}
+
+/// Reads a join request: the requester proves that it holds the key it names.
+///
+/// # Errors
+/// [`EnvelopeError`]: too large, malformed, or the signature does not hold.
+pub fn open_request(bytes: &[u8]) -> Result<VerifiedRequest, EnvelopeError> {
+    let envelope: Envelope = decode(bytes, MAX_REQUEST_BYTES).map_err(EnvelopeError::Malformed)?;
+    if envelope.payload_type != envelope::JOIN_REQUEST {
+        let found = envelope.payload_type.chars().take(64).collect();
+        return Err(EnvelopeError::WrongType { found, wanted: envelope::JOIN_REQUEST });
+    }
+    let request: v1::JoinRequest =
+        decode(&envelope.payload, MAX_REQUEST_BYTES).map_err(EnvelopeError::Payload)?;
+    let key = KeyPair::from_public_key(&request.public_key)
+        .ok()
+        .filter(|key| key.key_pair_type() == KeyPairType::User)
+        .ok_or_else(|| EnvelopeError::Payload(DecodeError::field("public_key", "is not a user nkey")))?;
+    let signed = envelope::pae(envelope::JOIN_REQUEST, &envelope.payload);
+    let holds = envelope.signatures.first().is_some_and(|s| key.verify(&signed, &s.signature).is_ok());
+    if !holds {
+        return Err(EnvelopeError::Untrusted);
+    }
+    check_request(request).map_err(EnvelopeError::Payload)
+}
+
+fn check_request(request: v1::JoinRequest) -> Result<VerifiedRequest, DecodeError> {
+    let text = crate::heartbeat::MAX_TEXT_BYTES;
+    if request.hostname.len() > text || request.agent_version.len() > text {
+        return Err(DecodeError::field("hostname", format!("or agent_version is longer than {text} bytes")));
+    }
+    if request.labels.len() > MAX_LABELS {
+        return Err(DecodeError::field("labels", format!("has more than {MAX_LABELS} entries")));
+    }
+    if request
+        .labels
+        .iter()
+        .any(|(k, v)| k.is_empty() || k.len() > MAX_LABEL_BYTES || v.len() > MAX_LABEL_BYTES)
+    {
+        return Err(DecodeError::field("labels", format!("has a key or value over {MAX_LABEL_BYTES} bytes")));
+    }
+    if request.secret.len() != SECRET_BYTES {
+        return Err(DecodeError::field("secret", "is not 32 bytes long"));
+    }
+    Ok(VerifiedRequest {
+        agent: AgentId::new(&request.agent).map_err(|e| DecodeError::field("agent", e))?,
+        token: TokenId::new(&request.token).map_err(|e| DecodeError::field("token", e))?,
+        fleet: FleetId::new(&request.fleet).map_err(|e| DecodeError::field("fleet", e))?,
+        request,
+    })
+}
+
+/// Reads the reply to a join.
+///
+/// # Errors
+/// [`DecodeError`] if it is too large or malformed.
+pub fn read_reply(bytes: &[u8]) -> Result<v1::JoinReply, DecodeError> {
+    decode(bytes, MAX_REPLY_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token() -> JoinToken {
+        JoinToken {
+            servers: vec!["nats://127.0.0.1:4222".into()],
+            fleet: FleetId::new("main").unwrap(),
+            trust_root: Digest([3; 32]),
+            token: TokenId::new("t1").unwrap(),
+            secret: [9; 32],
+        }
+    }
+
+    #[test]
+    fn tokens_round_trip_and_hide_their_secret() {
+        assert_eq!(JoinToken::decode(&token().encode()).unwrap(), token());
+        assert!(!format!("{:?}", token()).contains('9'));
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let text = token().encode();
+        assert_eq!(JoinToken::decode("x"), Err(TokenError::Prefix));
+        assert_eq!(JoinToken::decode(PREFIX), Err(TokenError::Damaged));
+        for at in PREFIX.len()..text.len() {
+            assert_eq!(JoinToken::decode(&text[..at]), Err(TokenError::Damaged), "cut at {at}");
+        }
+    }
+
+    fn request(key: &KeyPair) -> v1::JoinRequest {
+        v1::JoinRequest {
+            fleet: "main".into(),
+            token: "t1".into(),
+            secret: vec![9; 32],
+            agent: "web-1".into(),
+            public_key: key.public_key(),
+            ..v1::JoinRequest::default()
+        }
+    }
+
+    #[test]
+    fn requests_prove_possession_of_their_key() {
+        let (key, other) = (KeyPair::new_user(), KeyPair::new_user());
+        let sealed = seal_request(&request(&key), &key).unwrap().encode_to_vec();
+        assert_eq!(open_request(&sealed).unwrap().agent.as_str(), "web-1");
+
+        let stolen = seal_request(&request(&key), &other).unwrap().encode_to_vec();
+        assert_eq!(open_request(&stolen), Err(EnvelopeError::Untrusted));
+        let server = KeyPair::new_server();
+        let wrong_kind = seal_request(&request(&server), &server).unwrap().encode_to_vec();
+        assert!(matches!(open_request(&wrong_kind), Err(EnvelopeError::Payload(_))));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_input_makes_it_panic(text in ".{0,200}", bytes in proptest::collection::vec(0u8.., 0..300)) {
+            let _ = JoinToken::decode(&text);
+            let _ = JoinToken::decode(&format!("{PREFIX}{text}"));
+            let _ = open_request(&bytes);
+            let _ = read_reply(&bytes);
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Every subject of Muster, built from checked ids and read back into them. `proto/SUBJECTS.md` lists
+//! them with who may publish and who may subscribe; a test holds the two against each other.
+
+use std::fmt;
+
+use domain::{AgentId, GroupId, KindName, PolicyName, TokenId};
+
+/// Stream of the store of record: the catalogue.
+pub const STREAM_POLICY: &str = "POLICY";
+/// Stream of the registry of agents.
+pub const STREAM_IDENTITY: &str = "IDENTITY";
+/// Stream of what agents should have.
+pub const STREAM_DESIRED: &str = "DESIRED";
+/// Stream of presence transitions and checkpoints.
+pub const STREAM_EVENTS: &str = "EVENTS";
+
+/// Queue group of presence replicas on heartbeats.
+pub const QUEUE_PRESENCE: &str = "presence";
+/// Queue group of identity replicas on joins.
+pub const QUEUE_IDENTITY: &str = "identity";
+
+/// Headers of the messages in DESIRED.
+pub mod header {
+    /// Epoch of the snapshot in the message, decimal.
+    pub const EPOCH: &str = "Muster-Epoch";
+    /// Revision of the snapshot in the message, decimal.
+    pub const REVISION: &str = "Muster-Revision";
+    /// Content digest of the snapshot in the message, hex.
+    pub const DIGEST: &str = "Muster-Digest";
+    /// Signing time, milliseconds since the Unix epoch, decimal.
+    pub const ISSUED_AT: &str = "Muster-Issued-At";
+    /// End of validity, milliseconds since the Unix epoch, decimal.
+    pub const EXPIRES_AT: &str = "Muster-Expires-At";
+    /// Mode in force, `push` or `pull`.
+    pub const MODE: &str = "Muster-Mode";
+    /// Heartbeat interval in force, milliseconds, decimal.
+    pub const HEARTBEAT_INTERVAL: &str = "Muster-Heartbeat-Interval";
+    /// Silence after which an agent is offline, milliseconds, decimal.
+    pub const OFFLINE_AFTER: &str = "Muster-Offline-After";
+    /// Path of the group.
+    pub const GROUP_PATH: &str = "Muster-Group-Path";
+}
+
+/// A subject that a message is published to. Built only here, so always well formed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subject(String);
+
+impl Subject {
+    /// The subject as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Subject> for String {
+    fn from(subject: Subject) -> Self {
+        subject.0
+    }
+}
+
+/// All subjects for subscriptions: patterns with wildcards, and the fixed ones.
+pub mod pattern {
+    /// Everything in the catalogue.
+    pub const STORE: &str = "store.>";
+    /// Every desired state.
+    pub const DESIRED: &str = "desired.>";
+    /// Heads of all groups.
+    pub const DESIRED_GROUPS: &str = "desired.group.*";
+    /// Assignments of all agents.
+    pub const DESIRED_AGENTS: &str = "desired.agent.*";
+    /// "Every head up to this store revision is published."
+    pub const DESIRED_COMPILED: &str = "desired.compiled";
+    /// Everything in the registry.
+    pub const IDENTITY: &str = "identity.>";
+    /// Agents of the registry.
+    pub const IDENTITY_AGENTS: &str = "identity.agent.*";
+    /// Uses of tokens.
+    pub const IDENTITY_TOKENS: &str = "identity.token.*";
+    /// What DESIRED republishes to.
+    pub const NOTIFY: &str = "notify.>";
+    /// Heartbeats of all agents.
+    pub const HEARTBEATS: &str = "svc.heartbeat.*";
+    /// Requests to join.
+    pub const ENROL: &str = "svc.enrol";
+    /// Heartbeats that other presence replicas heard.
+    pub const BEATS: &str = "presence.beats";
+    /// Presence transitions and checkpoints.
+    pub const EVENTS: &str = "events.>";
+    /// Presence transitions.
+    pub const EVENTS_PRESENCE: &str = "events.presence.*";
+    /// Presence checkpoints.
+    pub const EVENTS_CHECKPOINT: &str = "events.checkpoint.*";
+}
+
+/// State of a group in the catalogue.
+#[must_use]
+pub fn store_group(id: &GroupId) -> Subject {
+    Subject(format!("store.group.{id}"))
+}
+
+/// State of a kind in the catalogue.
+#[must_use]
+pub fn store_kind(name: &KindName) -> Subject {
+    Subject(format!("store.kind.{name}"))
+}
+
+/// State of a policy in the catalogue.
+#[must_use]
+pub fn store_policy(name: &PolicyName) -> Subject {
+    Subject(format!("store.policy.{name}"))
+}
+
+/// State of an enrolment token in the catalogue.
+#[must_use]
+pub fn store_token(id: &TokenId) -> Subject {
+    Subject(format!("store.token.{id}"))
+}
+
+/// Generation of the store.
+#[must_use]
+pub fn store_epoch() -> Subject {
+    Subject("store.epoch".into())
+}
+
+/// Head of a group.
+#[must_use]
+pub fn desired_group(id: &GroupId) -> Subject {
+    Subject(format!("desired.group.{id}"))
+}
+
+/// Assignment of an agent.
+#[must_use]
+pub fn desired_agent(id: &AgentId) -> Subject {
+    Subject(format!("desired.agent.{id}"))
+}
+
+/// Marker: every head up to a store revision is published.
+#[must_use]
+pub fn desired_compiled() -> Subject {
+    Subject(pattern::DESIRED_COMPILED.into())
+}
+
+/// Where a group's push agents hear of a new head.
+#[must_use]
+pub fn notify_group(id: &GroupId) -> Subject {
+    Subject(format!("notify.group.{id}"))
+}
+
+/// Where an agent hears of a new assignment.
+#[must_use]
+pub fn notify_agent(id: &AgentId) -> Subject {
+    Subject(format!("notify.agent.{id}"))
+}
+
+/// An agent's record in the registry.
+#[must_use]
+pub fn identity_agent(id: &AgentId) -> Subject {
+    Subject(format!("identity.agent.{id}"))
+}
+
+/// Uses of a token.
+#[must_use]
+pub fn identity_token(id: &TokenId) -> Subject {
+    Subject(format!("identity.token.{id}"))
+}
+
+/// An agent's heartbeat.
+#[must_use]
+pub fn heartbeat(id: &AgentId) -> Subject {
+    Subject(format!("svc.heartbeat.{id}"))
+}
+
+/// Requests to join.
+#[must_use]
+pub fn enrol() -> Subject {
+    Subject(pattern::ENROL.into())
+}
+
+/// Heartbeats shared between presence replicas.
+#[must_use]
+pub fn beats() -> Subject {
+    Subject(pattern::BEATS.into())
+}
+
+/// A presence transition of an agent.
+#[must_use]
+pub fn events_presence(id: &AgentId) -> Subject {
+    Subject(format!("events.presence.{id}"))
+}
+
+/// A chunk of a presence checkpoint.
+#[must_use]
+pub fn events_checkpoint(chunk: u32) -> Subject {
+    Subject(format!("events.checkpoint.{chunk}"))
+}
+
+/// Prefix of an agent's inboxes, without a final dot. Services answer an agent nowhere else.
+#[must_use]
+pub fn inbox_prefix(id: &AgentId) -> Subject {
+    Subject(format!("_INBOX_{id}"))
+}
+
+/// Prefix of inboxes for joins, before an agent has an id. `nonce` is the part that tells joins apart.
+#[must_use]
+pub fn join_inbox_prefix(nonce: &AgentId) -> Subject {
+    Subject(format!("_INBOX_join_{nonce}"))
+}
+
+/// Subject-appended Direct Get of the last message of `subject`; needs no permission on any other
+/// subject of the stream.
+#[must_use]
+pub fn direct_get(stream: &'static str, subject: &Subject) -> Subject {
+    Subject(format!("$JS.API.DIRECT.GET.{stream}.{subject}"))
+}
+
+/// What an object of the catalogue is, as told by its subject.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StoreKey {
+    /// `store.group.<id>`
+    Group(GroupId),
+    /// `store.kind.<name>`
+    Kind(KindName),
+    /// `store.policy.<name>`
+    Policy(PolicyName),
+    /// `store.token.<id>`
+    Token(TokenId),
+    /// `store.epoch`
+    Epoch,
+}
+
+impl StoreKey {
+    /// Reads a subject; `None` if it is none of the catalogue's.
+    #[must_use]
+    pub fn parse(subject: &str) -> Option<Self> {
+        let rest = subject.strip_prefix("store.")?;
+        if rest == "epoch" {
+            return Some(Self::Epoch);
+        }
+        let (noun, id) = rest.split_once('.')?;
+        match noun {
+            "group" => GroupId::new(id).ok().map(Self::Group),
+            "kind" => KindName::new(id).ok().map(Self::Kind),
+            "policy" => PolicyName::new(id).ok().map(Self::Policy),
+            "token" => TokenId::new(id).ok().map(Self::Token),
+            _ => None,
+        }
+    }
+
+    /// The subject of this object.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Group(id) => store_group(id),
+            Self::Kind(name) => store_kind(name),
+            Self::Policy(name) => store_policy(name),
+            Self::Token(id) => store_token(id),
+            Self::Epoch => store_epoch(),
+        }
+    }
+}
+
+/// The group of `desired.group.<id>` or `notify.group.<id>`.
+#[must_use]
+pub fn parse_group(subject: &str) -> Option<GroupId> {
+    let id = subject.strip_prefix("desired.group.").or_else(|| subject.strip_prefix("notify.group."))?;
+    GroupId::new(id).ok()
+}
+
+/// The agent of `svc.heartbeat.<id>`.
+#[must_use]
+pub fn parse_heartbeat(subject: &str) -> Option<AgentId> {
+    AgentId::new(subject.strip_prefix("svc.heartbeat.")?).ok()
+}
+
+/// The agent of `identity.agent.<id>`, `desired.agent.<id>` or `notify.agent.<id>`.
+#[must_use]
+pub fn parse_agent(subject: &str) -> Option<AgentId> {
+    let id = ["identity.agent.", "desired.agent.", "notify.agent.", "events.presence."]
+        .iter()
+        .find_map(|prefix| subject.strip_prefix(prefix))?;
+    AgentId::new(id).ok()
+}
+
+/// The token of `identity.token.<id>`.
+#[must_use]
+pub fn parse_token_use(subject: &str) -> Option<TokenId> {
+    TokenId::new(subject.strip_prefix("identity.token.")?).ok()
+}
+
+/// Whether `reply` lies in the inboxes of `agent`. A client chooses its reply subject freely, and publish
+/// permissions do not cover it: without this check a service could be made to write anywhere.
+#[must_use]
+pub fn is_inbox_of(reply: &str, agent: &AgentId) -> bool {
+    reply
+        .strip_prefix("_INBOX_")
+        .and_then(|rest| rest.strip_prefix(agent.as_str()))
+        .and_then(|rest| rest.strip_prefix('.'))
+        .is_some_and(is_inbox_tail)
+}
+
+/// Whether `reply` is an inbox for a join.
+#[must_use]
+pub fn is_join_inbox(reply: &str) -> bool {
+    reply
+        .strip_prefix("_INBOX_join_")
+        .and_then(|rest| rest.split_once('.'))
+        .is_some_and(|(nonce, tail)| AgentId::new(nonce).is_ok() && is_inbox_tail(tail))
+}
+
+fn is_inbox_tail(tail: &str) -> bool {
+    tail.len() <= 128
+        && tail
+            .split('.')
+            .all(|token| !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn store_keys_round_trip() {
+        for subject in
+            ["store.group.web", "store.kind.k", "store.policy.p-1", "store.token.t_2", "store.epoch"]
+        {
+            assert_eq!(StoreKey::parse(subject).unwrap().subject().as_str(), subject);
+        }
+        for subject in
+            ["store.group.", "store.group.a.b", "store.group.*", "store.other.a", "desired.epoch", ""]
+        {
+            assert_eq!(StoreKey::parse(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn services_answer_only_to_the_agents_own_inbox() {
+        let agent = AgentId::new("web-1").unwrap();
+        for (reply, expected) in [
+            ("_INBOX_web-1.hb.7", true),
+            ("_INBOX_web-1.x", true),
+            ("_INBOX_web-1.", false),
+            ("_INBOX_web-1", false),
+            ("_INBOX_web-10.x", false),
+            ("_INBOX_web-2.x", false),
+            ("_INBOX_web-1.>", false),
+            ("_INBOX_web-1.a..b", false),
+            ("$JS.API.STREAM.DELETE.POLICY", false),
+            ("store.group.web-1", false),
+        ] {
+            assert_eq!(is_inbox_of(reply, &agent), expected, "{reply}");
+        }
+        assert!(is_join_inbox("_INBOX_join_ab12.1"));
+        assert!(!is_join_inbox("_INBOX_web-1.1"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_a_reader_panic(text in ".{0,200}") {
+            let _ = StoreKey::parse(&text);
+            let _ = parse_heartbeat(&text);
+            let _ = parse_agent(&text);
+            let _ = parse_group(&text);
+            let _ = is_join_inbox(&text);
+        }
+    }
+}
