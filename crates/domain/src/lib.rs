@@ -6,10 +6,13 @@
 #![warn(missing_docs)]
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod diff;
 pub mod digest;
+pub mod document;
 pub mod id;
 pub mod path;
 pub mod revision;
+pub mod schema;
 pub mod settings;
 pub mod snapshot;
 pub mod time;
