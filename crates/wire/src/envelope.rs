@@ -205,7 +205,7 @@ mod tests {
         check(&Envelope { signatures: vec![], ..good.clone() }, SNAPSHOT, untrusted);
         let retyped = Envelope { payload_type: ASSIGNMENT.into(), ..good.clone() };
         check(&retyped, ASSIGNMENT, untrusted);
-        let mut renamed = good.clone();
+        let mut renamed = good;
         renamed.signatures[0].key_id = Bytes::copy_from_slice(&key_id(&key(2).verifying_key()));
         check(&renamed, SNAPSHOT, untrusted);
     }

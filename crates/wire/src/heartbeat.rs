@@ -85,7 +85,7 @@ mod tests {
         let long = "x".repeat(300);
         for (status, expected) in [
             (
-                StatusReport { hostname: long.clone(), ..StatusReport::default() },
+                StatusReport { hostname: long, ..StatusReport::default() },
                 "field status has a text of more than 255 bytes",
             ),
             (

@@ -8,7 +8,14 @@
 /// Messages between agents and services.
 pub mod agent {
     /// Version 1.
-    #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated from proto/")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        clippy::too_many_lines,
+        unreachable_pub,
+        reason = "generated from proto/"
+    )]
     pub mod v1 {
         include!("gen/muster.agent.v1.rs");
     }
@@ -17,7 +24,14 @@ pub mod agent {
 /// Messages that the control plane keeps.
 pub mod store {
     /// Version 1.
-    #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated from proto/")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        clippy::too_many_lines,
+        unreachable_pub,
+        reason = "generated from proto/"
+    )]
     pub mod v1 {
         include!("gen/muster.store.v1.rs");
     }
@@ -27,7 +41,14 @@ pub mod store {
 #[cfg(feature = "api")]
 pub mod api {
     /// Version 1.
-    #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated from proto/")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        clippy::too_many_lines,
+        unreachable_pub,
+        reason = "generated from proto/"
+    )]
     pub mod v1 {
         include!("gen/muster.api.v1.rs");
     }

@@ -1,0 +1,86 @@
+//! `proto/SUBJECTS.md` and the code name the same subjects and streams.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use domain::{AgentId, GroupId, KindName, PolicyName, TokenId};
+use wire::subject;
+
+/// Every subject the code can build, with placeholders for ids.
+fn built() -> BTreeSet<String> {
+    let group = GroupId::new("group").unwrap();
+    let agent = AgentId::new("agent").unwrap();
+    let token = TokenId::new("token").unwrap();
+    let nonce = AgentId::new("nonce").unwrap();
+    let direct = |s: &subject::Subject| subject::direct_get(subject::STREAM_DESIRED, s);
+    [
+        subject::store_group(&group),
+        subject::store_kind(&KindName::new("kind").unwrap()),
+        subject::store_policy(&PolicyName::new("policy").unwrap()),
+        subject::store_token(&token),
+        subject::store_epoch(),
+        subject::identity_agent(&agent),
+        subject::identity_token(&token),
+        subject::desired_group(&group),
+        subject::desired_agent(&agent),
+        subject::desired_compiled(),
+        subject::notify_group(&group),
+        subject::notify_agent(&agent),
+        subject::heartbeat(&agent),
+        subject::enrol(),
+        subject::beats(),
+        subject::events_presence(&agent),
+        subject::events_checkpoint(0),
+        subject::inbox_prefix(&agent),
+        subject::join_inbox_prefix(&nonce),
+        direct(&subject::desired_group(&group)),
+        direct(&subject::desired_agent(&agent)),
+    ]
+    .iter()
+    .map(|s| s.to_string())
+    .collect()
+}
+
+/// First cells of the tables of the page whose text stands between back-ticks.
+fn documented(page: &str) -> BTreeSet<String> {
+    page.lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(cell, _)| {
+            let cell = cell.strip_suffix(".>").filter(|c| c.starts_with("_INBOX")).unwrap_or(cell);
+            cell.replace("<chunk>", "0").replace(['<', '>'], "")
+        })
+        .collect()
+}
+
+fn page() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto/SUBJECTS.md")).unwrap()
+}
+
+#[test]
+fn the_page_lists_exactly_what_the_code_builds() {
+    let mut documented = documented(&page());
+    let streams =
+        [subject::STREAM_POLICY, subject::STREAM_IDENTITY, subject::STREAM_DESIRED, subject::STREAM_EVENTS];
+    for stream in streams {
+        assert!(documented.remove(stream), "{stream} is not on the page");
+    }
+    assert_eq!(documented, built());
+}
+
+/// A builder that `built` forgets would make the test above blind.
+#[test]
+fn every_builder_is_looked_at() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let code = fs::read_to_string(root.join("crates/wire/src/subject.rs")).unwrap();
+    let test = fs::read_to_string(root.join("tests/offline/tests/subjects.rs")).unwrap();
+    let builders: Vec<_> = code
+        .lines()
+        .filter(|line| line.starts_with("pub fn ") && line.contains("-> Subject"))
+        .filter_map(|line| line.strip_prefix("pub fn ")?.split('(').next())
+        .collect();
+    assert!(builders.len() > 15, "found only {builders:?}");
+    for builder in builders {
+        assert!(test.contains(&format!("subject::{builder}(")), "`built` does not call {builder}");
+    }
+}
