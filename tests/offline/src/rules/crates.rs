@@ -154,7 +154,7 @@ pub fn lints(tree: &Tree) -> Vec<String> {
     for (path, text) in configs {
         let config: Table = text.parse().unwrap_or_default();
         for (key, limit) in [("too-many-lines-threshold", 70), ("too-many-arguments-threshold", 5)] {
-            if !config.get(key).and_then(Value::as_integer).is_some_and(|set| set <= limit) {
+            if config.get(key).and_then(Value::as_integer).is_none_or(|set| set > limit) {
                 found.push(format!("{path}: {key} must be at most {limit}"));
             }
         }

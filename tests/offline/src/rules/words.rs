@@ -25,7 +25,7 @@ const HOMES: [(&str, &str); 4] = [("/ro", "ot/"), ("/ho", "me/"), ("/Us", "ers/"
 /// Files that Cargo writes.
 const WRITTEN_BY_CARGO: &str = "Cargo.lock";
 
-fn lines<'a>(tree: &'a Tree) -> impl Iterator<Item = (String, &'a str)> {
+fn lines(tree: &Tree) -> impl Iterator<Item = (String, &str)> {
     tree.files()
         .filter(|(path, _)| !path.ends_with(WRITTEN_BY_CARGO) && !is_generated(path))
         .flat_map(|(path, text)| text.lines().zip(1..).map(move |(line, n)| (format!("{path}:{n}"), line)))
