@@ -6,11 +6,13 @@
 #![warn(missing_docs)]
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod agent;
 pub mod diff;
 pub mod digest;
 pub mod document;
 pub mod id;
 pub mod path;
+pub mod registry;
 pub mod revision;
 pub mod schema;
 pub mod settings;

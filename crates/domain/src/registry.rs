@@ -1,0 +1,299 @@
+//! The registry: which agents there are, whose key each id belongs to, and the group each is in.
+//!
+//! An id belongs to the first key that joined with it, for ever: a deleted agent leaves a tombstone that
+//! nobody can take over.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::id::{AgentId, FleetId, GroupId, TokenId};
+use crate::revision::{Cursor, Epoch, Revision};
+use crate::snapshot::Assignment;
+use crate::time::Timestamp;
+
+/// Length of an nkey public key, in characters: one byte of kind, 32 of key and 2 of checksum in base32.
+pub const KEY_CHARS: usize = 56;
+
+/// Why a text is not an agent's public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not the public key of a user nkey: {KEY_CHARS} characters of base32 that start with U")]
+pub struct KeyError;
+
+/// An agent's nkey public key ("U…"). This checks its form; that it is a key, who verifies a signature.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AgentKey(Box<str>);
+
+impl AgentKey {
+    /// Checks the form and wraps it.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn new(text: impl AsRef<str>) -> Result<Self, KeyError> {
+        let text = text.as_ref();
+        let base32 = |b: u8| b.is_ascii_uppercase() || matches!(b, b'2'..=b'7');
+        let fits = text.len() == KEY_CHARS && text.starts_with('U') && text.bytes().all(base32);
+        if fits { Ok(Self(text.into())) } else { Err(KeyError) }
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AgentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for AgentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AgentKey({})", self.0)
+    }
+}
+
+/// What the registry says of an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registered {
+    /// An agent joined and may be there.
+    Agent(Registration),
+    /// The agent was deleted.
+    Deleted(Gone),
+}
+
+/// What is left of a deleted agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// The key it had.
+    pub key: AgentKey,
+    /// When it was deleted.
+    pub deleted_at: Timestamp,
+    /// Its last assignment, so that the count never starts again.
+    pub assignment: Cursor,
+}
+
+/// An agent that joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Its public key.
+    pub key: AgentKey,
+    /// Its group.
+    pub group: GroupId,
+    /// Labels given at join.
+    pub labels: BTreeMap<String, String>,
+    /// Host name given at join.
+    pub hostname: String,
+    /// When it joined.
+    pub joined_at: Timestamp,
+    /// The token it joined with.
+    pub token: TokenId,
+    /// Which of its assignments is the newest: the epoch it was made in, and a count from 1.
+    pub assignment: Cursor,
+}
+
+/// What an agent brings along when it joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newcomer {
+    /// Its public key; it proved that it holds the private one.
+    pub key: AgentKey,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Host name.
+    pub hostname: String,
+    /// The token it shows.
+    pub token: TokenId,
+}
+
+/// How a request to join under an id stands to what is registered under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Join<'a> {
+    /// The id is free: the token decides.
+    Free,
+    /// The same key joined before: it gets the same answer, and no use of a token is consumed.
+    Again(&'a Registration),
+}
+
+/// The id belongs to another key, or to a deleted agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdTaken {
+    /// Another key joined under it.
+    #[error("the id belongs to an agent with another key")]
+    OtherKey,
+    /// Its agent was deleted.
+    #[error("the id belonged to an agent that was deleted; ids are never used again")]
+    Deleted,
+}
+
+/// Decides on a request to join by the holder of `key` under an id.
+///
+/// # Errors
+/// [`IdTaken`].
+pub fn join<'a>(registered: Option<&'a Registered>, key: &AgentKey) -> Result<Join<'a>, IdTaken> {
+    match registered {
+        None => Ok(Join::Free),
+        Some(Registered::Agent(agent)) if agent.key == *key => Ok(Join::Again(agent)),
+        Some(Registered::Agent(_)) => Err(IdTaken::OtherKey),
+        Some(Registered::Deleted(_)) => Err(IdTaken::Deleted),
+    }
+}
+
+impl Newcomer {
+    /// The first registration of this agent in `group`.
+    #[must_use]
+    pub fn registration(self, group: GroupId, epoch: Epoch, now: Timestamp) -> Registration {
+        Registration {
+            key: self.key,
+            group,
+            labels: self.labels,
+            hostname: self.hostname,
+            joined_at: now,
+            token: self.token,
+            assignment: Cursor { epoch, revision: Revision(1) },
+        }
+    }
+}
+
+impl Registration {
+    /// The registration after a move to `group`; `None` if the agent is there already. The caller has seen
+    /// that the group exists.
+    #[must_use]
+    pub fn moved(&self, group: &GroupId, epoch: Epoch) -> Option<Self> {
+        (self.group != *group).then(|| self.assigned(group.clone(), epoch))
+    }
+
+    /// The registration with an assignment of `epoch`; `None` if its assignment is not older than that.
+    /// After the store was restored from a backup, agents may hold assignments newer than the backup: the
+    /// higher epoch makes those of the restored registry count again.
+    #[must_use]
+    pub fn renewed(&self, epoch: Epoch) -> Option<Self> {
+        (self.assignment.epoch < epoch).then(|| self.assigned(self.group.clone(), epoch))
+    }
+
+    /// Epoch and count both only rise, so the assignment is newer than any before it.
+    fn assigned(&self, group: GroupId, epoch: Epoch) -> Self {
+        let assignment = Cursor {
+            epoch: self.assignment.epoch.max(epoch),
+            revision: Revision(self.assignment.revision.0.saturating_add(1)),
+        };
+        Self { group, assignment, ..self.clone() }
+    }
+
+    /// What is left when the agent is deleted.
+    #[must_use]
+    pub fn deleted(&self, now: Timestamp) -> Gone {
+        Gone { key: self.key.clone(), deleted_at: now, assignment: self.assignment }
+    }
+
+    /// The assignment to sign.
+    #[must_use]
+    pub fn assignment(&self, fleet: FleetId, agent: AgentId, now: Timestamp) -> Assignment {
+        Assignment { fleet, agent, group: self.group.clone(), cursor: self.assignment, issued_at: now }
+    }
+}
+
+impl Registered {
+    /// The agent, unless it was deleted.
+    #[must_use]
+    pub fn agent(&self) -> Option<&Registration> {
+        match self {
+            Self::Agent(agent) => Some(agent),
+            Self::Deleted(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert, prop_assert_eq};
+
+    use super::*;
+
+    fn key(c: char) -> AgentKey {
+        AgentKey::new(format!("U{}", c.to_string().repeat(55))).unwrap()
+    }
+
+    fn group(id: &str) -> GroupId {
+        GroupId::new(id).unwrap()
+    }
+
+    fn newcomer(key: AgentKey) -> Newcomer {
+        let labels = BTreeMap::from([("site".to_owned(), "north".to_owned())]);
+        Newcomer { key, labels, hostname: "web-1".into(), token: TokenId::new("t").unwrap() }
+    }
+
+    fn agent() -> Registration {
+        newcomer(key('A')).registration(group("web"), Epoch(1), Timestamp(5))
+    }
+
+    #[test]
+    fn keys_have_a_form() {
+        let good = format!("U{}", "A2".repeat(28)).chars().take(KEY_CHARS).collect::<String>();
+        assert_eq!(AgentKey::new(&good).unwrap().as_str(), good);
+        for bad in [
+            "",
+            "U",
+            &good[1..],
+            &good.replacen('U', "A", 1),
+            &good.replace('2', "1"),
+            &good.replace('2', "é"),
+        ] {
+            assert_eq!(AgentKey::new(bad), Err(KeyError), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_belongs_to_its_first_key_for_ever() {
+        let check = |registered: Option<&Registered>, key: AgentKey, expected: Result<Join<'_>, IdTaken>| {
+            assert_eq!(join(registered, &key), expected);
+        };
+        let present = Registered::Agent(agent());
+        let gone = Registered::Deleted(agent().deleted(Timestamp(9)));
+        check(None, key('A'), Ok(Join::Free));
+        check(Some(&present), key('A'), Ok(Join::Again(&agent())));
+        check(Some(&present), key('B'), Err(IdTaken::OtherKey));
+        check(Some(&gone), key('A'), Err(IdTaken::Deleted));
+        check(Some(&gone), key('B'), Err(IdTaken::Deleted));
+    }
+
+    #[test]
+    fn a_move_raises_the_count_and_a_move_to_the_same_group_changes_nothing() {
+        assert_eq!(agent().moved(&group("web"), Epoch(7)), None);
+        let moved = agent().moved(&group("db"), Epoch(1)).unwrap();
+        assert_eq!((moved.group.as_str(), moved.assignment), ("db", Cursor::new(1, 2)));
+        let assignment =
+            moved.assignment(FleetId::new("main").unwrap(), AgentId::new("web-1").unwrap(), Timestamp(8));
+        assert_eq!((assignment.group, assignment.cursor), (group("db"), Cursor::new(1, 2)));
+        assert_eq!((moved.key, moved.joined_at), (agent().key, agent().joined_at));
+    }
+
+    #[test]
+    fn an_assignment_is_renewed_in_a_later_epoch_only() {
+        assert_eq!(agent().renewed(Epoch(1)), None);
+        let renewed = agent().renewed(Epoch(3)).unwrap();
+        assert_eq!((renewed.group.clone(), renewed.assignment), (group("web"), Cursor::new(3, 2)));
+        assert_eq!(renewed.renewed(Epoch(2)), None);
+    }
+
+    proptest::proptest! {
+        /// Whatever happens to an agent, each of its assignments is newer than the one before, also when a
+        /// replica decides with an epoch that is behind.
+        #[test]
+        fn assignments_never_go_backwards(steps in proptest::collection::vec((any::<bool>(), 0usize..3, 0u64..4), 0..40)) {
+            let mut agent = agent();
+            for (moves, to, epoch) in steps {
+                let before = agent.clone();
+                let next = if moves {
+                    agent.moved(&group(["web", "db", "edge"][to]), Epoch(epoch))
+                } else {
+                    agent.renewed(Epoch(epoch))
+                };
+                agent = next.unwrap_or(agent);
+                prop_assert_eq!(agent == before, agent.assignment == before.assignment);
+                prop_assert!(agent.assignment >= before.assignment);
+                prop_assert!(agent.assignment.revision >= before.assignment.revision);
+            }
+        }
+    }
+}
