@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use offline::rules::{code, crates, domain, makefile, markdown, proto, size, words};
+use offline::rules::{code, commands, crates, domain, makefile, markdown, proto, size, words};
 use offline::{Tree, golden, hold, modules};
 
 static TREE: LazyLock<Tree> = LazyLock::new(Tree::read);
@@ -75,6 +75,11 @@ fn every_rust_file_is_reached() {
 #[test]
 fn the_makefile_is_short() {
     hold(makefile::is_short, &TREE);
+}
+
+#[test]
+fn make_targets_in_pages_exist() {
+    hold(commands::make_targets_exist, &TREE);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The rules, by what they look at.
 
 pub mod code;
+pub mod commands;
 pub mod crates;
 pub mod domain;
 pub mod makefile;
