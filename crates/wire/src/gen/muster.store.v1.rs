@@ -244,11 +244,20 @@ impl ::prost::Name for AgentRecord {
     }
 }
 /// Uses of a token: identity.token.<id>.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TokenUse {
     /// Agents that joined with it so far.
     #[prost(uint32, tag = "1")]
     pub used: u32,
+    /// Which token of this id: SHA-256 of its secret. A token that is made again under a revoked id starts at 0.
+    #[prost(bytes = "vec", tag = "2")]
+    pub secret_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// The agent whose join consumed the last use. Its join may go on after a crash without consuming another.
+    #[prost(string, tag = "3")]
+    pub last_agent: ::prost::alloc::string::String,
+    /// The public key of that agent.
+    #[prost(string, tag = "4")]
+    pub last_key: ::prost::alloc::string::String,
 }
 impl ::prost::Name for TokenUse {
     const NAME: &'static str = "TokenUse";
