@@ -24,7 +24,7 @@ test: ## every test, live ones against a real nats-server included
 check: ## format, lints, house rules, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo test --package offline --test house
+	cargo test --package offline --lib --test house
 	deploy/tools.sh cargo-deny
 	cargo deny --locked check licenses bans sources
 

@@ -8,6 +8,16 @@ use offline::{Tree, golden, hold, modules};
 static TREE: LazyLock<Tree> = LazyLock::new(Tree::read);
 
 #[test]
+fn the_rules_see_every_crate() {
+    let seen =
+        |folder: &str| TREE.shipped().any(|(path, tokens)| path.starts_with(folder) && !tokens.is_empty());
+    for (manifest, _) in TREE.ending("/Cargo.toml").filter(|(path, _)| !path.starts_with("tests/")) {
+        assert!(seen(manifest.trim_end_matches("Cargo.toml")), "no source of {manifest} is looked at");
+    }
+    assert!(TREE.ending("/Cargo.toml").count() >= 8, "the manifests are not seen");
+}
+
+#[test]
 fn arrows_between_crates_point_one_way() {
     hold(crates::arrows, &TREE);
 }
