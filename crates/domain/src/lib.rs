@@ -7,17 +7,23 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod agent;
+pub mod catalog;
+pub mod change;
+pub mod compile;
 pub mod diff;
 pub mod digest;
 pub mod document;
+pub mod explain;
 pub mod id;
 pub mod path;
+pub mod presence;
 pub mod registry;
 pub mod revision;
 pub mod schema;
 pub mod settings;
 pub mod snapshot;
 pub mod time;
+pub mod token;
 
 pub use digest::Digest;
 pub use id::{AgentId, FleetId, GroupId, IdError, KindName, PolicyName, TokenId};

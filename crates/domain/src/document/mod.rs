@@ -138,7 +138,7 @@ pub fn canonical(value: &Value) -> Vec<u8> {
 pub struct EffectiveDocument {
     value: Arc<Value>,
     bytes: Arc<[u8]>,
-    digest: Digest,
+    pub(crate) digest: Digest,
 }
 
 impl EffectiveDocument {
