@@ -9,8 +9,9 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value as ProtoValue};
 use serde_json::{Map, Number, Value};
 
-/// Deepest nesting of a document.
-pub const MAX_DEPTH: usize = 64;
+/// Deepest nesting of a document. Each level of a `Struct` is three levels of protobuf, of which decoders
+/// accept a hundred; the rest is left for the messages around the document.
+pub const MAX_DEPTH: usize = 30;
 /// Largest whole number that a double holds exactly.
 const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
 

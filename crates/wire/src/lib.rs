@@ -60,6 +60,9 @@ pub mod heartbeat;
 pub mod join;
 #[cfg(feature = "api")]
 pub mod json;
+#[cfg(feature = "api")]
+pub mod manifest;
+pub mod registry;
 pub mod snapshot;
 pub mod subject;
 

@@ -1,0 +1,150 @@
+//! How single fields are read: every value is checked while its place in the file is still known.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use domain::catalog::Labels;
+use domain::{GroupId, GroupPath, Mode, Span};
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::{Deserialize, de};
+
+use super::duration;
+
+/// Longest list of policies or locks in one object. A group has at most one policy of a kind, and a fleet
+/// has tens of kinds.
+const MAX_LIST: usize = 1_000;
+/// Most agents that may join with one token, as in `muster.api.v1.Token.uses`.
+const MAX_USES: u32 = 100_000;
+/// Longest life of a token, as in `muster.api.v1.Token.ttl`.
+const MAX_TTL: Span = Span::from_secs(30 * 24 * 3600);
+
+/// Any value with a checked text form.
+pub(super) fn text<'de, D: Deserializer<'de>, T>(deserializer: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err: Display>,
+{
+    deserializer.deserialize_str(Text(PhantomData))
+}
+
+struct Text<T>(PhantomData<T>);
+
+impl<T: FromStr<Err: Display>> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+/// A list of such values.
+pub(super) fn texts<'de, D: Deserializer<'de>, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: FromStr<Err: Display>,
+{
+    deserializer.deserialize_seq(List::<T>(PhantomData))
+}
+
+struct List<T>(PhantomData<T>);
+
+impl<'de, T: FromStr<Err: Display>> Visitor<'de> for List<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Checked(item)) = sequence.next_element()? {
+            if items.len() == MAX_LIST {
+                return Err(A::Error::custom(format_args!("has more than {MAX_LIST} entries")));
+            }
+            items.push(item);
+        }
+        Ok(items)
+    }
+}
+
+struct Checked<T>(T);
+
+impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Checked<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer).map(Self)
+    }
+}
+
+/// `push` or `pull`.
+pub(super) fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mode>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Name {
+        Push,
+        Pull,
+    }
+    Ok(Some(match Name::deserialize(deserializer)? {
+        Name::Push => Mode::Push,
+        Name::Pull => Mode::Pull,
+    }))
+}
+
+struct Length(Span);
+
+impl FromStr for Length {
+    type Err = duration::DurationError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        duration::parse(text).map(Self)
+    }
+}
+
+/// A duration such as `5m`.
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
+    text(deserializer).map(|Length(span)| Some(span))
+}
+
+/// How long a token is good for.
+pub(super) fn token_ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
+    let Length(ttl) = text(deserializer)?;
+    if ttl < Span::from_secs(1) || ttl > MAX_TTL {
+        return Err(D::Error::custom("must be between 1s and 30d"));
+    }
+    Ok(Some(ttl))
+}
+
+/// How many agents may join with a token.
+pub(super) fn uses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let uses = i64::deserialize(deserializer)?;
+    match u32::try_from(uses) {
+        Ok(uses @ 1..=MAX_USES) => Ok(Some(uses)),
+        Ok(_) | Err(_) => Err(D::Error::custom(format_args!("must be between 1 and {MAX_USES}"))),
+    }
+}
+
+struct GroupReference(String);
+
+impl FromStr for GroupReference {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with('/') {
+            GroupPath::new(text).map_err(|error| error.to_string())?;
+        } else {
+            GroupId::new(text).map_err(|error| format!("{error} (or a path such as /servers/web)"))?;
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Path or name of a group.
+pub(super) fn group_reference<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    text(deserializer).map(|GroupReference(text)| text)
+}
+
+/// Labels within the bounds of the domain.
+pub(super) fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+    Labels::new(BTreeMap::deserialize(deserializer)?).map_err(D::Error::custom)
+}

@@ -1,0 +1,117 @@
+//! Checked manifests as messages of `muster.api.v1`.
+
+use domain::Span;
+use domain::document::Document;
+use prost_types::Struct;
+use serde_json::{Map, Value};
+
+use super::spec::{
+    EnrollmentTokenSpec, GroupMetadata, GroupSpec, KindMetadata, PolicyKindSpec, PolicyMetadata, PolicySpec,
+    SettingsSpec, TokenMetadata,
+};
+use super::{Located, Manifest};
+use crate::api::v1::resource::Resource as Any;
+use crate::api::v1::{Group, Kind, Mode, Policy, Resource, Settings, Token};
+use crate::document::to_struct;
+
+/// A field and what is wrong with it.
+type Problem = (&'static str, String);
+
+impl Located {
+    /// The kind as manifests name it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.resource.resource {
+            Some(Any::Group(_)) => "Group",
+            Some(Any::Kind(_)) => "PolicyKind",
+            Some(Any::Policy(_)) => "Policy",
+            Some(Any::Token(_)) => "EnrollmentToken",
+            None => "",
+        }
+    }
+
+    /// The name of the object.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match &self.resource.resource {
+            Some(Any::Group(group)) => &group.name,
+            Some(Any::Kind(kind)) => &kind.name,
+            Some(Any::Policy(policy)) => &policy.name,
+            Some(Any::Token(token)) => &token.name,
+            None => "",
+        }
+    }
+}
+
+pub(super) fn group(manifest: Manifest<GroupMetadata, GroupSpec>) -> Resource {
+    let Manifest { metadata, spec, .. } = manifest;
+    wrap(Any::Group(Group {
+        name: metadata.name.to_string(),
+        path: spec.path.to_string(),
+        settings: Some(settings(spec.settings)),
+        policies: spec.policies.iter().map(ToString::to_string).collect(),
+        labels: metadata.labels.as_map().clone().into_iter().collect(),
+        ..Group::default()
+    }))
+}
+
+pub(super) fn kind(manifest: Manifest<KindMetadata, PolicyKindSpec>) -> Result<Resource, Problem> {
+    Ok(wrap(Any::Kind(Kind {
+        name: manifest.metadata.name.to_string(),
+        schema: Some(structure("spec.schema", &Value::Object(manifest.spec.schema))?),
+        revision: 0,
+    })))
+}
+
+pub(super) fn policy(manifest: Manifest<PolicyMetadata, PolicySpec>) -> Result<Resource, Problem> {
+    let Manifest { metadata, spec, .. } = manifest;
+    Ok(wrap(Any::Policy(Policy {
+        name: metadata.name.to_string(),
+        kind: spec.kind.to_string(),
+        document: Some(document("spec.document", spec.document)?),
+        locks: spec.locks.iter().map(ToString::to_string).collect(),
+        ..Policy::default()
+    })))
+}
+
+pub(super) fn token(manifest: Manifest<TokenMetadata, EnrollmentTokenSpec>) -> Resource {
+    let Manifest { metadata, spec, .. } = manifest;
+    wrap(Any::Token(Token {
+        name: metadata.name.to_string(),
+        group: spec.group,
+        uses: spec.uses.unwrap_or_default(),
+        ttl: spec.ttl.map(duration),
+        ..Token::default()
+    }))
+}
+
+fn wrap(resource: Any) -> Resource {
+    Resource { resource: Some(resource) }
+}
+
+fn settings(spec: SettingsSpec) -> Settings {
+    let mode = |mode| match mode {
+        domain::Mode::Pull => Mode::Pull.into(),
+        domain::Mode::Push => Mode::Push.into(),
+    };
+    Settings {
+        mode: spec.mode.map(mode),
+        heartbeat_interval: spec.heartbeat_interval.map(duration),
+        offline_after: spec.offline_after.map(duration),
+    }
+}
+
+fn duration(span: Span) -> prost_types::Duration {
+    let nanos = i32::try_from(span.0 % 1_000 * 1_000_000).unwrap_or_default();
+    prost_types::Duration { seconds: i64::try_from(span.0 / 1_000).unwrap_or(i64::MAX), nanos }
+}
+
+fn document(field: &'static str, members: Map<String, Value>) -> Result<Struct, Problem> {
+    let document = Document::new(Value::Object(members)).map_err(|error| (field, error.to_string()))?;
+    structure(field, document.value())
+}
+
+fn structure(field: &'static str, value: &Value) -> Result<Struct, Problem> {
+    let structure = to_struct(value).map_err(|error| (field, error.to_string()))?;
+    Ok(structure.unwrap_or_default())
+}

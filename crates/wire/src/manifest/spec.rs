@@ -1,0 +1,115 @@
+//! What people write: one type for each kind of manifest, with the field names of the file.
+
+use domain::catalog::Labels;
+use domain::document::Pointer;
+use domain::{GroupId, GroupPath, KindName, Mode, PolicyName, Span, TokenId};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::fields;
+
+/// A node of the tree.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GroupSpec {
+    /// Place in the tree, e.g. `/servers/web`. Parents exist or are in the same apply.
+    #[serde(deserialize_with = "fields::text")]
+    pub path: GroupPath,
+    /// What the group sets itself; what is absent is inherited.
+    #[serde(default)]
+    pub settings: SettingsSpec,
+    /// Names of the policies assigned here, at most one of a kind.
+    #[serde(default, deserialize_with = "fields::texts")]
+    pub policies: Vec<PolicyName>,
+}
+
+/// Communication settings. What is absent is inherited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct SettingsSpec {
+    /// `push`: agents hold a connection and are told at once; `pull`: they ask at each heartbeat.
+    #[serde(default, deserialize_with = "fields::mode")]
+    pub mode: Option<Mode>,
+    /// Time between heartbeats, 1s to 24h.
+    #[serde(default, deserialize_with = "fields::duration")]
+    pub heartbeat_interval: Option<Span>,
+    /// Silence after which an agent counts as offline: at least the interval, at most 240h.
+    #[serde(default, deserialize_with = "fields::duration")]
+    pub offline_after: Option<Span>,
+}
+
+/// A policy kind: documents of this kind satisfy its schema.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PolicyKindSpec {
+    /// JSON Schema, draft 2020-12.
+    pub schema: Map<String, Value>,
+}
+
+/// A policy: a named document of a kind.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PolicySpec {
+    /// Its kind; fixed once created.
+    #[serde(deserialize_with = "fields::text")]
+    pub kind: KindName,
+    /// The document: a JSON Merge Patch (RFC 7396) on what the groups above assign.
+    pub document: Map<String, Value>,
+    /// JSON Pointers (RFC 6901) that groups further down may not change.
+    #[serde(default, deserialize_with = "fields::texts")]
+    pub locks: Vec<Pointer>,
+}
+
+/// An enrolment token. The server makes its secret when the token is created.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EnrollmentTokenSpec {
+    /// Group that agents join: its path or its name.
+    #[serde(deserialize_with = "fields::group_reference")]
+    pub group: String,
+    /// How many agents may join with it: 1 to 100,000. Absent: 1.
+    #[serde(default, deserialize_with = "fields::uses")]
+    pub uses: Option<u32>,
+    /// How long it is good for, from creation: at most 30 days. Absent: 24h.
+    #[serde(default, deserialize_with = "fields::token_ttl")]
+    pub ttl: Option<Span>,
+}
+
+/// Name and labels of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupMetadata {
+    /// Its name: stable, also when the group moves.
+    #[serde(deserialize_with = "fields::text")]
+    pub name: GroupId,
+    /// Free labels.
+    #[serde(default, deserialize_with = "fields::labels")]
+    pub labels: Labels,
+}
+
+/// Name of a policy kind.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KindMetadata {
+    /// Its name.
+    #[serde(deserialize_with = "fields::text")]
+    pub name: KindName,
+}
+
+/// Name of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyMetadata {
+    /// Its name.
+    #[serde(deserialize_with = "fields::text")]
+    pub name: PolicyName,
+}
+
+/// Name of an enrolment token.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenMetadata {
+    /// Its id.
+    #[serde(deserialize_with = "fields::text")]
+    pub name: TokenId,
+}

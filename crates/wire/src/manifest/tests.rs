@@ -1,0 +1,316 @@
+use super::*;
+use crate::api::v1::resource::Resource as Any;
+use crate::api::v1::{Group, Mode, Policy, Settings, Token};
+
+/// A manifest of each kind with one part replaced.
+fn group(spec: &str) -> String {
+    format!("apiVersion: muster.dev/v1alpha1\nkind: Group\nmetadata: {{name: web}}\nspec: {spec}\n")
+}
+
+fn named(name: &str) -> String {
+    format!(
+        "{{apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {{name: {name}}}, spec: {{path: /a}}}}"
+    )
+}
+
+fn policy(document: &str) -> String {
+    format!(
+        "apiVersion: muster.dev/v1alpha1\nkind: Policy\nmetadata: {{name: p}}\nspec:\n  kind: k\n  document: {document}\n"
+    )
+}
+
+fn one(text: &str) -> Any {
+    let located = read("a.yaml", text.as_bytes()).unwrap();
+    assert_eq!(located.len(), 1);
+    located[0].resource.resource.clone().unwrap()
+}
+
+/// The only error of a stream, without the name of the file.
+#[track_caller]
+fn refused(text: &str, expected: &str) {
+    let errors = read("f", text.as_bytes()).unwrap_err();
+    let got: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(got, [format!("f:{expected}")], "{}", text.chars().take(300).collect::<String>());
+}
+
+/// What is wrong, whatever the place.
+#[track_caller]
+fn refused_with(text: &str, field: &str, expected: &str) {
+    let errors = read("f", text.as_bytes()).unwrap_err();
+    let shown: String = text.chars().take(300).collect();
+    let [ManifestError::Document { field: got, problem, .. }] = &errors[..] else { panic!("{errors:?}") };
+    assert_eq!((got.as_str(), problem.as_str()), (field, expected), "{shown}");
+}
+
+#[test]
+fn every_kind_is_read() {
+    let text = r#"
+# A comment before the first document.
+---
+apiVersion: muster.dev/v1alpha1
+kind: Group
+metadata: {name: servers-web, labels: {tier: front, "example.com/site": Köln}}
+spec:
+  path: /servers/web
+  settings: {mode: push, heartbeatInterval: 1m, offlineAfter: 2m30s}
+  policies: [firewall-base, firewall-web]
+---
+{"apiVersion": "muster.dev/v1alpha1", "kind": "PolicyKind", "metadata": {"name": "firewall"},
+ "spec": {"schema": {"type": "object"}}}
+---
+apiVersion: muster.dev/v1alpha1
+kind: Policy
+metadata: {name: firewall-base}
+spec: {kind: firewall, document: {rules: {ssh: deny, 22: [1, 2.5, yes, null]}}, locks: [/rules/ssh]}
+---
+apiVersion: muster.dev/v1alpha1
+kind: EnrollmentToken
+metadata: {name: web}
+spec: {group: /servers/web, uses: 10, ttl: 24h}
+"#;
+    let located = read("a.yaml", text.as_bytes()).unwrap();
+    let seen: Vec<_> = located.iter().map(|it| (it.kind(), it.name(), it.place.line)).collect();
+    let expected = [
+        ("Group", "servers-web", 4),
+        ("PolicyKind", "firewall", 12),
+        ("Policy", "firewall-base", 15),
+        ("EnrollmentToken", "web", 20),
+    ];
+    assert_eq!(seen, expected);
+
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let group = Group {
+        name: "servers-web".into(),
+        path: "/servers/web".into(),
+        settings: Some(Settings {
+            mode: Some(Mode::Push.into()),
+            heartbeat_interval: seconds(60),
+            offline_after: seconds(150),
+        }),
+        policies: vec!["firewall-base".into(), "firewall-web".into()],
+        labels: [("tier", "front"), ("example.com/site", "Köln")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        ..Group::default()
+    };
+    assert_eq!(located[0].resource.resource, Some(Any::Group(group)));
+
+    let document = serde_json::json!({"rules": {"ssh": "deny", "22": [1, 2.5, "yes", null]}});
+    let policy = Policy {
+        name: "firewall-base".into(),
+        kind: "firewall".into(),
+        document: crate::document::to_struct(&document).unwrap(),
+        locks: vec!["/rules/ssh".into()],
+        ..Policy::default()
+    };
+    assert_eq!(located[2].resource.resource, Some(Any::Policy(policy)));
+
+    let token = Token {
+        name: "web".into(),
+        group: "/servers/web".into(),
+        uses: 10,
+        ttl: seconds(86_400),
+        ..Token::default()
+    };
+    assert_eq!(located[3].resource.resource, Some(Any::Token(token)));
+}
+
+#[test]
+fn what_is_absent_stays_absent() {
+    let Any::Group(read) = one(&group("{path: /}")) else { panic!("a group") };
+    assert_eq!(read.settings, Some(Settings::default()));
+    assert!(read.policies.is_empty() && read.labels.is_empty());
+    assert_eq!(super::read("f", b"").unwrap(), []);
+    assert_eq!(super::read("f", b"# nothing\n---\n").unwrap(), []);
+}
+
+#[test]
+fn json_with_tabs_is_read() {
+    let text = "{\n\t\"apiVersion\": \"muster.dev/v1alpha1\",\n\t\"kind\": \"Group\",\n\t\"metadata\": {\"name\": \"web\"},\n\t\"spec\": {\n\t\t\"path\": \"/web\"\n\t}\n}\n";
+    assert!(matches!(one(text), Any::Group(group) if group.path == "/web"));
+}
+
+#[test]
+fn malformed_yaml_names_the_line() {
+    for text in ["a: [", "a: b: c", "\t- x", "a: \"x", "&", "{a", "- - :\n -", "%x\n---\n@", "key: *nowhere"]
+    {
+        let errors = read("f", text.as_bytes()).unwrap_err();
+        let shown = errors[0].to_string();
+        assert!(shown.starts_with("f:") && shown.contains("(document 1): "), "{text:?}: {shown}");
+    }
+    refused("just a text", "1:1 (document 1): must be a map of names to values");
+}
+
+#[test]
+fn unknown_things_are_refused_with_what_is_known() {
+    refused(
+        "apiVersion: muster.dev/v1\nkind: Group\n",
+        "1:13 (document 1): apiVersion: unknown value \"muster.dev/v1\"; allowed: muster.dev/v1alpha1",
+    );
+    refused(
+        "apiVersion: muster.dev/v1alpha1\nkind: Grupo\n",
+        "2:7 (document 1): kind: unknown value \"Grupo\"; allowed: Group, PolicyKind, Policy, EnrollmentToken",
+    );
+    refused("kind: Group\n", "1:1 (document 1): field apiVersion is missing");
+    refused(
+        &group("{path: /a, settings: {contentSpread: 5m}}"),
+        "4:29 (document 1): spec.settings.contentSpread: unknown field \"contentSpread\"; \
+         known here: mode, heartbeatInterval, offlineAfter",
+    );
+    refused_with(
+        &group("{path: /a, content: []}"),
+        "spec.content",
+        "unknown field \"content\"; known here: path, settings, policies",
+    );
+    refused_with(
+        &format!("{}status: {{}}\n", group("{path: /a}")),
+        "status",
+        "unknown field \"status\"; known here: apiVersion, kind, metadata, spec",
+    );
+    refused_with(&group("{}"), "spec", "field path is missing");
+    let labelled = policy("{}").replace("{name: p}", "{name: p, labels: {a: b}}");
+    refused_with(&labelled, "metadata.labels", "unknown field \"labels\"; known here: name");
+    let long = format!("{{path: /a, {}: 1}}", "x".repeat(900));
+    let errors = read("f", group(&long).as_bytes()).unwrap_err();
+    assert!(errors[0].to_string().contains("unknown field \"xxx"), "{}", errors[0]);
+}
+
+#[test]
+fn names_are_checked_where_they_stand() {
+    let rest = "only a-z, 0-9, '_' and '-' are allowed";
+    for (name, character, at) in [
+        ("a.b", "'.'", 1),
+        ("'*'", "'*'", 0),
+        ("'>'", "'>'", 0),
+        (r#""a\r\nPUB x""#, r"'\r'", 1),
+        ("ünder", "'ü'", 0),
+        ("A", "'A'", 0),
+        ("'a b'", "' '", 1),
+    ] {
+        let problem = format!("has the character {character} at byte {at}; {rest}");
+        refused_with(&named(name), "metadata.name", &problem);
+    }
+    refused_with(&named("''"), "metadata.name", "must not be empty");
+    let long = "a".repeat(10_000);
+    refused_with(&named(&long), "metadata.name", "is 10000 bytes long; at most 64 are allowed");
+    refused_with(&group("{path: a}"), "spec.path", "must start with '/'");
+    refused_with(
+        &group("{path: /a, policies: [ok, a.b]}"),
+        "spec.policies[1]",
+        &format!("has the character '.' at byte 1; {rest}"),
+    );
+}
+
+#[test]
+fn values_are_checked_where_they_stand() {
+    let duration = "must be a duration such as 90s, 5m or 1h30m (units: d, h, m, s, ms)";
+    refused_with(
+        &group("{path: /a, settings: {heartbeatInterval: 60}}"),
+        "spec.settings.heartbeatInterval",
+        duration,
+    );
+    refused_with(
+        &group("{path: /a, settings: {mode: Push}}"),
+        "spec.settings.mode",
+        "unknown value \"Push\"; allowed: push, pull",
+    );
+    let token = |spec: &str| {
+        format!(
+            "apiVersion: muster.dev/v1alpha1\nkind: EnrollmentToken\nmetadata: {{name: t}}\nspec: {spec}\n"
+        )
+    };
+    refused_with(&token("{group: /a, uses: 0}"), "spec.uses", "must be between 1 and 100000");
+    refused_with(&token("{group: /a, uses: -1}"), "spec.uses", "must be between 1 and 100000");
+    refused_with(&token("{group: /a, ttl: 31d}"), "spec.ttl", "must be between 1s and 30d");
+    refused_with(&token("{group: [a]}"), "spec.group", "must be a single value");
+    refused_with(&group("{path: /a, policies: x}"), "spec.policies", "must be a list");
+    refused_with(&token("{group: /a/, ttl: 1d}"), "spec.group", "segment 2 must not be empty");
+    refused_with(
+        &policy("{a: 9007199254740993}"),
+        "spec.document",
+        "has the number 9007199254740993 at /a; beyond ±(2^53 - 1) numbers lose their exact value",
+    );
+    refused_with(&policy("[1]"), "spec.document", "must be a map of names to values");
+    let locked = policy("{}").replace("  document", "  locks: [rules]\n  document");
+    refused_with(&locked, "spec.locks[0]", "must be empty or start with '/'");
+    let labelled = group("{path: /a}").replace("{name: web}", "{name: web, labels: {'a b': c}}");
+    refused_with(
+        &labelled,
+        "metadata.labels",
+        "label key \"a b\" must be 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-' and '/'",
+    );
+}
+
+#[test]
+fn duplicate_keys_are_refused() {
+    refused_with(&group("{path: /a, path: /b}"), "spec", "key \"path\" stands twice");
+    refused_with(&policy("{a: {b: 1, c: 2, b: 3}}"), "spec.document.a", "key \"b\" stands twice");
+}
+
+#[test]
+fn every_broken_document_is_reported() {
+    let text = format!("{}---\n{}---\n{}", named("A"), group("{path: /ok}"), group("{path: nope}"));
+    let errors = read("f", text.replace("}}---", "}}\n---").as_bytes()).unwrap_err();
+    let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(shown[0].starts_with("f:1:"), "{}", shown[0]);
+    assert_eq!(shown[1], "f:11:14 (document 3): spec.path: must start with '/'");
+}
+
+#[test]
+fn aliases_expand_within_bounds() {
+    let mut bomb = String::from("{a0: &a0 [x, x, x, x, x, x, x, x, x, x]");
+    for level in 1..9 {
+        let previous = format!("*a{}", level - 1);
+        bomb += &format!(", a{level}: &a{level} [{}]", [previous.as_str(); 10].join(", "));
+    }
+    bomb += "}";
+    refused_with(&policy(&bomb), "spec.document.a4[0][5][2][6]", "aliases expand to too much");
+
+    let Any::Policy(read) = one(&policy("{a: &x {b: 1}, c: *x}")) else { panic!("a policy") };
+    let document = crate::document::from_struct(read.document.unwrap()).unwrap();
+    assert_eq!(document, serde_json::json!({"a": {"b": 1}, "c": {"b": 1}}));
+}
+
+#[test]
+fn streams_are_bounded() {
+    let too_large = vec![b' '; MAX_BYTES + 1];
+    let error = read("f", &too_large).unwrap_err();
+    assert_eq!(error, [ManifestError::TooLarge { file: "f".into(), size: MAX_BYTES + 1 }]);
+    let many = format!("---\n{}\n", named("a")).repeat(MAX_DOCUMENTS + 1);
+    let error = read("f", many.as_bytes()).unwrap_err();
+    assert_eq!(error, [ManifestError::TooManyDocuments { file: "f".into() }]);
+    let error = read("f", b"a: \xff").unwrap_err();
+    assert_eq!(error, [ManifestError::NotUtf8 { file: "f".into(), at: 3 }]);
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let errors = read("f", policy(&deep).as_bytes()).unwrap_err();
+    assert!(matches!(&errors[..], [ManifestError::Document { .. }]), "{errors:?}");
+}
+
+#[test]
+fn the_deepest_document_reaches_the_server() {
+    use prost::Message as _;
+    let depth = crate::document::MAX_DEPTH;
+    let nested = |depth: usize| format!("{}1{}", "{a: ".repeat(depth), "}".repeat(depth));
+    let located = read("f", policy(&nested(depth)).as_bytes()).unwrap();
+    let request = crate::api::v1::ApplyRequest {
+        resources: located.into_iter().map(|it| it.resource).collect(),
+        ..Default::default()
+    };
+    let decoded = crate::api::v1::ApplyRequest::decode(&request.encode_to_vec()[..]);
+    assert_eq!(decoded, Ok(request));
+    assert!(read("f", policy(&nested(depth + 1)).as_bytes()).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        let _ = read("f", &bytes);
+    }
+
+    #[test]
+    fn any_text_in_a_name_is_read_or_refused(name in ".{0,80}") {
+        let text = named(&serde_json::to_string(&name).unwrap());
+        assert_eq!(read("f", text.as_bytes()).is_ok(), domain::GroupId::new(&name).is_ok());
+    }
+}
