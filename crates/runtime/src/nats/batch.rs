@@ -1,0 +1,110 @@
+//! Atomic batches: several messages stored together or not at all.
+//!
+//! The client library offers no such call. The protocol: each message carries the batch's id and its number
+//! in it; the first carries the condition; the last asks for the commit and gets the acknowledgement.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use wire::subject::Subject;
+
+use super::Nats;
+use super::api::{API_TIMEOUT, ApiError, parse};
+use super::headers::Headers;
+use super::publish::{EXPECTED_LAST, Expect, PublishError, is_conflict, publish_failure};
+
+/// Messages the server takes in one batch.
+pub(crate) const MAX_BATCH_MESSAGES: usize = 1000;
+
+const BATCH_ID: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+
+/// One message of a batch.
+#[derive(Debug, Clone)]
+pub struct BatchMessage {
+    /// Where it goes. All subjects of a batch belong to one stream.
+    pub subject: Subject,
+    /// Its headers.
+    pub headers: Headers,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+#[derive(Deserialize)]
+struct BatchAck {
+    seq: u64,
+    #[serde(default)]
+    batch: String,
+    #[serde(default)]
+    count: usize,
+}
+
+impl Nats {
+    /// Stores all messages, in this order and with nothing between them, if the stream's last sequence is
+    /// `expected_last`; otherwise none. Tries once: after [`PublishError::Unavailable`] the caller looks what
+    /// stands behind `expected_last`. A batch of one is an ordinary publish.
+    ///
+    /// # Returns
+    /// The sequence of the last message: `expected_last` plus the number of messages.
+    ///
+    /// # Errors
+    /// [`PublishError`], about the first message's subject.
+    ///
+    /// # Panics
+    /// If there are no messages or more than 1,000: callers check their own, lower limits.
+    pub async fn publish_batch(
+        &self,
+        messages: Vec<BatchMessage>,
+        expected_last: u64,
+    ) -> Result<u64, PublishError> {
+        let count = messages.len();
+        assert!((1..=MAX_BATCH_MESSAGES).contains(&count), "a batch has 1 to 1,000 messages, not {count}");
+        let subject = messages[0].subject.to_string();
+        match self.send_batch(messages, expected_last).await {
+            Ok(sequence) => Ok(sequence),
+            Err(error) if is_conflict(&error) => Err(PublishError::Conflict {
+                subject,
+                expected: Expect::Last(expected_last),
+                found: error.to_string(),
+            }),
+            Err(error) => Err(publish_failure(subject, error)),
+        }
+    }
+
+    async fn send_batch(&self, messages: Vec<BatchMessage>, expected_last: u64) -> Result<u64, ApiError> {
+        let count = messages.len();
+        let id = crate::ids::random_id();
+        let mut number = 0;
+        for BatchMessage { subject, mut headers, payload } in messages {
+            number += 1;
+            if number == 1 {
+                headers = headers.number(EXPECTED_LAST, expected_last);
+            }
+            if count == 1 {
+                return self.publish_once(&subject, headers, payload).await;
+            }
+            let marked = headers.text(BATCH_ID, &id).expect("invariant: a random id has no line break");
+            let headers = marked.number(BATCH_SEQUENCE, number as u64);
+            if number == 1 {
+                // An empty reply: the batch is open. A refusal here says more than the commit's would.
+                let opened = self.request(&subject, headers, payload, API_TIMEOUT).await?;
+                if !opened.payload.is_empty() {
+                    parse::<serde::de::IgnoredAny>(subject.as_str(), &opened)?;
+                }
+            } else if number < count {
+                self.publish(&subject, headers, payload).await?;
+            } else {
+                let commit =
+                    self.request(&subject, headers.number(BATCH_COMMIT, 1), payload, API_TIMEOUT).await?;
+                let ack = parse::<BatchAck>(subject.as_str(), &commit)?;
+                if ack.batch == id && ack.count == count {
+                    return Ok(ack.seq);
+                }
+                let description =
+                    format!("acknowledged batch {:?} of {} messages, not ours", ack.batch, ack.count);
+                return Err(ApiError::Refused { code: 0, description });
+            }
+        }
+        unreachable!("invariant: the last message returns")
+    }
+}

@@ -1,0 +1,263 @@
+//! Connecting: how often, for how long, to which servers, and what happened to the connection since.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event};
+use tokio::sync::watch;
+
+use crate::ids::jitter;
+
+/// Oldest NATS server that works: older ones lack the fixes of 2026 to what Muster relies on.
+pub const OLDEST_SERVER: (u64, u64, u64) = (2, 14, 7);
+
+/// Ping interval: a dead server is noticed after two of these (the client's own default takes minutes).
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Time for one attempt, TCP and handshake together.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause between attempts of the first connection.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Start of the exponential back-off between reconnects.
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+
+/// Commands that wait for the socket. Small, so that a caller feels a connection that is down.
+const COMMAND_CAPACITY: usize = 2048;
+
+/// How a process uses the broker.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Server URLs: `nats://host:port`.
+    pub servers: Vec<String>,
+    /// Name of the connection, for people who look at the broker.
+    pub name: String,
+    /// Prefix of all reply subjects. Services: `_INBOX`; agents: `_INBOX_<agent>`.
+    pub inbox_prefix: String,
+    /// How long to try for the first connection.
+    pub patience: Duration,
+    /// Longest pause between reconnects: full jitter below it, so that a fleet comes back spread out.
+    pub backoff_cap: Duration,
+    /// The first reconnect comes after a random part of this. Grows with the size of the fleet.
+    pub first_delay: Duration,
+}
+
+impl Connection {
+    /// A service's connection: replies below `_INBOX`, back within seconds.
+    #[must_use]
+    pub fn service(servers: Vec<String>, name: impl Into<String>) -> Self {
+        Self {
+            servers,
+            name: name.into(),
+            inbox_prefix: "_INBOX".to_owned(),
+            // A broker that restarts beside its services needs a few seconds.
+            patience: Duration::from_secs(30),
+            backoff_cap: Duration::from_secs(2),
+            first_delay: Duration::from_millis(100),
+        }
+    }
+
+    /// An agent's connection: replies below `_INBOX_<agent>`, reconnects spread over two minutes.
+    #[must_use]
+    pub fn agent(servers: Vec<String>, agent: &domain::AgentId) -> Self {
+        Self {
+            servers,
+            name: format!("agent {agent}"),
+            inbox_prefix: format!("_INBOX_{agent}"),
+            // The agent's own schedule decides when to try again.
+            patience: Duration::from_secs(5),
+            backoff_cap: Duration::from_secs(120),
+            first_delay: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No server could be reached.
+    #[error("cannot connect to NATS at {servers} (tried for {} s); is nats-server running there?", patience.as_secs())]
+    Unreachable {
+        /// The URLs tried.
+        servers: String,
+        /// For how long.
+        patience: Duration,
+        /// The last attempt's error.
+        source: async_nats::ConnectError,
+    },
+    /// A server address is not one.
+    #[error("{servers:?} is not a list of NATS URLs such as nats://127.0.0.1:4222")]
+    Address {
+        /// As configured.
+        servers: String,
+        /// What is wrong.
+        source: async_nats::ConnectError,
+    },
+    /// The server is too old.
+    #[error("the NATS server at {servers} is version {found}; Muster needs {}.{}.{} or newer", OLDEST_SERVER.0, OLDEST_SERVER.1, OLDEST_SERVER.2)]
+    ServerTooOld {
+        /// The URLs.
+        servers: String,
+        /// Its version.
+        found: String,
+    },
+    /// The subscription for replies failed.
+    #[error("cannot subscribe to replies")]
+    Replies(#[source] async_nats::SubscribeError),
+}
+
+/// What happened to the connection. Counters only rise, so a change is seen even if several came at once.
+/// This is advice: the client reports such events best-effort.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Whether the last event said connected.
+    pub connected: bool,
+    /// Connections made so far. A rise means: messages may have been missed, resync now.
+    pub connections: u64,
+    /// Times a subscription of ours was too slow and lost messages: resync now.
+    pub drops: u64,
+    /// Times a server announced that it will stop. The connection moves by itself.
+    pub lame_ducks: u64,
+}
+
+/// Checks `a.b.c…` against [`OLDEST_SERVER`].
+pub(crate) fn new_enough(version: &str) -> bool {
+    let release = version.split(['-', '+']).next().unwrap_or_default();
+    let mut numbers = release.split('.').map(|part| part.parse::<u64>().ok());
+    let mut number = || numbers.next().flatten();
+    match (number(), number(), number()) {
+        (Some(major), Some(minor), Some(patch)) => (major, minor, patch) >= OLDEST_SERVER,
+        _ => false,
+    }
+}
+
+/// Pause before reconnect number `attempt` (from 1): full jitter below an exponential that ends at the cap.
+fn pause(connection: &Connection, attempt: usize) -> Duration {
+    if attempt <= 1 {
+        return jitter(connection.first_delay);
+    }
+    let doublings = u32::try_from(attempt - 1).unwrap_or(u32::MAX).min(20);
+    jitter(BACKOFF_BASE.saturating_mul(1 << doublings).min(connection.backoff_cap))
+}
+
+pub(crate) async fn connect(
+    connection: &Connection,
+) -> Result<(Client, Arc<watch::Sender<Link>>), ConnectError> {
+    let link = Arc::new(watch::Sender::new(Link::default()));
+    let deadline = tokio::time::Instant::now() + connection.patience;
+    let servers = connection.servers.join(",");
+    loop {
+        let attempt = options(connection, &link).connect(connection.servers.as_slice()).await;
+        match attempt {
+            Ok(client) => {
+                let found = client.server_info().version;
+                if !new_enough(&found) {
+                    return Err(ConnectError::ServerTooOld { servers, found });
+                }
+                return Ok((client, link));
+            }
+            Err(source) if source.kind() == async_nats::ConnectErrorKind::ServerParse => {
+                return Err(ConnectError::Address { servers, source });
+            }
+            Err(source) if tokio::time::Instant::now() + FIRST_PAUSE >= deadline => {
+                return Err(ConnectError::Unreachable { servers, patience: connection.patience, source });
+            }
+            Err(error) => {
+                tracing::debug!(%servers, %error, "cannot connect yet");
+                tokio::time::sleep(FIRST_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn options(connection: &Connection, link: &Arc<watch::Sender<Link>>) -> ConnectOptions {
+    let events = Arc::clone(link);
+    let connected_before = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&connected_before);
+    let pauses = connection.clone();
+    ConnectOptions::new()
+        .name(&connection.name)
+        .custom_inbox_prefix(&connection.inbox_prefix)
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(ATTEMPT_TIMEOUT)
+        .client_capacity(COMMAND_CAPACITY)
+        .reconnect_delay_callback(move |attempt| {
+            // The first connection is paced by `connect`.
+            if connected_before.load(Ordering::Relaxed) { pause(&pauses, attempt) } else { Duration::ZERO }
+        })
+        .event_callback(move |event| {
+            if matches!(event, Event::Connected) {
+                seen.store(true, Ordering::Relaxed);
+            }
+            note(&events, &event);
+            std::future::ready(())
+        })
+}
+
+fn note(link: &watch::Sender<Link>, event: &Event) {
+    match event {
+        Event::Connected => link.send_modify(|link| {
+            link.connected = true;
+            link.connections += 1;
+        }),
+        Event::Disconnected | Event::Closed => {
+            tracing::info!("connection to NATS lost");
+            link.send_modify(|link| link.connected = false);
+        }
+        Event::LameDuckMode => link.send_modify(|link| link.lame_ducks += 1),
+        Event::SlowConsumer(subscription) => {
+            tracing::warn!(subscription, "a subscription was too slow and lost messages");
+            link.send_modify(|link| link.drops += 1);
+        }
+        Event::ServerError(error) => tracing::warn!(%error, "error from the NATS server"),
+        Event::ClientError(error) => tracing::debug!(%error, "error in the NATS client"),
+        Event::Draining => {}
+    }
+}
+
+/// Leaves a server that announced its stop: after a random part of the back-off cap, so that its clients
+/// move one after the other.
+pub(crate) async fn leave_lame_ducks(client: Client, mut link: watch::Receiver<Link>, spread: Duration) {
+    let mut seen = link.borrow().lame_ducks;
+    while link.changed().await.is_ok() {
+        let ducks = link.borrow().lame_ducks;
+        if ducks == seen {
+            continue;
+        }
+        seen = ducks;
+        let wait = jitter(spread);
+        tracing::info!(wait_ms = wait.as_millis(), "the NATS server will stop: moving to another");
+        tokio::time::sleep(wait).await;
+        if client.force_reconnect().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_below_the_floor_are_refused() {
+        for good in ["2.14.7", "2.15.0", "2.15.1-RC.1", "3.0.0"] {
+            assert!(new_enough(good), "{good}");
+        }
+        for bad in ["2.14.6", "2.9.10", "1.99.99", "", "2", "x.y.z", "2.15"] {
+            assert!(!new_enough(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pauses_stay_below_the_cap() {
+        let connection = Connection::service(Vec::new(), "test");
+        for attempt in [0, 1, 2, 5, 40, usize::MAX] {
+            assert!(pause(&connection, attempt) <= connection.backoff_cap);
+        }
+        let agent = Connection::agent(Vec::new(), &domain::AgentId::new("a").unwrap());
+        let longest = (0..200).map(|_| pause(&agent, 30)).max().unwrap();
+        assert!(longest > Duration::from_secs(60) && longest <= Duration::from_secs(120), "{longest:?}");
+    }
+}

@@ -1,0 +1,240 @@
+//! What every service starts from, and how one runs alone in its process.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use domain::FleetId;
+use ed25519_dalek::SigningKey;
+use tonic::service::RoutesBuilder;
+
+use crate::keys::{self, KeyError};
+use crate::nats::{ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError};
+use crate::ready::{Condition, Readiness};
+use crate::serve::{Listener, ServeError};
+use crate::tasks::{Shutdown, TaskFailure, Tasks, TasksError};
+use crate::trust::{Trust, TrustError};
+
+/// Options of every service.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceArgs {
+    /// Address for gRPC, reflection, health and the probes /healthz and /readyz; loopback only.
+    #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7400")]
+    pub listen: SocketAddr,
+
+    /// NATS servers, separated by commas.
+    #[arg(
+        long,
+        env = "MUSTER_NATS_URL",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "nats://127.0.0.1:4222"
+    )]
+    pub nats_url: Vec<String>,
+
+    /// NATS servers that join tokens name, separated by commas, where agents need other addresses than this
+    /// process does. Without it they are those of --nats-url.
+    #[arg(long, env = "MUSTER_AGENT_SERVERS", value_name = "URL", value_delimiter = ',')]
+    pub agent_servers: Vec<String>,
+
+    /// The fleet this control plane serves.
+    #[arg(long, env = "MUSTER_FLEET", value_name = "ID", default_value = "default")]
+    pub fleet: FleetId,
+
+    /// File of the key that signs snapshots and assignments. All replicas of policy and identity share it.
+    #[arg(long, env = "MUSTER_DIRECTOR_KEY", value_name = "FILE")]
+    pub director_key: Option<PathBuf>,
+
+    /// Replicas of each JetStream stream: 1, or 3 on a cluster of NATS servers.
+    #[arg(long, env = "MUSTER_STREAM_REPLICAS", value_name = "N", default_value = "1", value_parser = replicas)]
+    pub stream_replicas: u8,
+}
+
+impl ServiceArgs {
+    /// NATS servers that join tokens name.
+    #[must_use]
+    pub fn servers_for_agents(&self) -> &[String] {
+        if self.agent_servers.is_empty() { &self.nats_url } else { &self.agent_servers }
+    }
+}
+
+fn replicas(text: &str) -> Result<u8, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("streams have 1 replica, or 3 on a cluster of NATS servers".to_owned()),
+    }
+}
+
+/// Why a service does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// No NATS.
+    #[error("the broker cannot be used")]
+    Connect(#[from] ConnectError),
+    /// A stream is not as it should be.
+    #[error("the streams cannot be prepared")]
+    Stream(#[from] StreamError),
+    /// The director key cannot be used.
+    #[error("the director key cannot be used")]
+    Key(#[from] KeyError),
+    /// A service that signs has no key.
+    #[error(
+        "this service signs what agents obey and needs the director key: give its file with --director-key"
+    )]
+    NoKey,
+    /// The listener failed.
+    #[error("the API cannot be served")]
+    Serve(#[from] ServeError),
+    /// Join tokens cannot be made.
+    #[error("the servers for agents cannot be used")]
+    Trust(#[from] TrustError),
+    /// The signal handlers cannot be installed.
+    #[error("signals cannot be handled")]
+    Signals(#[source] std::io::Error),
+    /// The service itself did not start.
+    #[error("service {name} did not start")]
+    Start {
+        /// The service.
+        name: &'static str,
+        /// Why not.
+        source: TaskFailure,
+    },
+    /// A task failed or did not stop.
+    #[error("the process stopped")]
+    Tasks(#[from] TasksError),
+}
+
+/// What a service is given. One for each process; services in one process share it.
+#[derive(Clone)]
+pub struct ServiceContext {
+    /// The connection to the broker.
+    pub nats: Nats,
+    /// Where the service starts its tasks, and where it learns that it has to stop.
+    pub tasks: Tasks,
+    /// Where the service says whether it is ready.
+    pub readiness: Readiness,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// URLs of the broker for agents: what join tokens name.
+    pub agent_servers: Vec<String>,
+    /// Replicas for streams.
+    pub stream_replicas: u8,
+    director: Option<Arc<SigningKey>>,
+}
+
+impl ServiceContext {
+    /// Loads the director key if there is one, connects, and makes sure that all streams are as they should
+    /// be. `name` is the name of the connection. Failures of tasks request the shutdown of `tasks`.
+    ///
+    /// # Errors
+    /// [`ServiceError`] if the key, the broker or a stream cannot be used.
+    pub async fn connect(args: &ServiceArgs, name: &str, tasks: Tasks) -> Result<Self, ServiceError> {
+        let director = args.director_key.as_deref().map(keys::load).transpose()?.map(Arc::new);
+        let nats = Nats::connect(&Connection::service(args.nats_url.clone(), name)).await?;
+        for spec in [POLICY, IDENTITY, DESIRED, EVENTS] {
+            nats.ensure_stream(&spec, args.stream_replicas).await?;
+        }
+        let readiness = Readiness::new();
+        let condition = readiness.register("nats");
+        let watched = nats.clone();
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn("watch nats", async move {
+            watch_link(&watched, &condition, &shutdown).await;
+            Ok::<(), ServiceError>(())
+        });
+        Ok(Self {
+            nats,
+            tasks,
+            readiness,
+            fleet: args.fleet.clone(),
+            agent_servers: args.servers_for_agents().to_vec(),
+            stream_replicas: args.stream_replicas,
+            director,
+        })
+    }
+
+    /// The request to stop.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        self.tasks.shutdown()
+    }
+
+    /// The key that signs snapshots and assignments.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoKey`] if none was configured.
+    pub fn director(&self) -> Result<Arc<SigningKey>, ServiceError> {
+        self.director.clone().ok_or(ServiceError::NoKey)
+    }
+
+    /// What agents of this fleet trust, for making join tokens.
+    ///
+    /// # Errors
+    /// [`ServiceError`] without a director key, or if a join token cannot hold the servers for agents.
+    pub fn trust(&self) -> Result<Trust, ServiceError> {
+        Ok(Trust::new(self.fleet.clone(), &*self.director()?, self.agent_servers.clone())?)
+    }
+
+    /// Serves `routes` as one more task.
+    pub fn serve(&self, listener: Listener, routes: RoutesBuilder) {
+        let (readiness, shutdown) = (self.readiness.clone(), self.shutdown().clone());
+        self.tasks.spawn("serve", async move {
+            listener.serve(routes.routes(), &[wire::DESCRIPTORS], readiness, shutdown).await
+        });
+    }
+
+    /// Waits for the shutdown and for all tasks, then closes the connection.
+    ///
+    /// # Errors
+    /// [`TasksError`] if a task failed or did not stop in time.
+    pub async fn finish(&self) -> Result<(), TasksError> {
+        let end = self.tasks.finish().await;
+        self.nats.close().await;
+        end
+    }
+}
+
+/// Runs one service in its own process until `shutdown`: binds, connects, starts it, serves its API, stops in
+/// order. `start` registers the service's API, conditions and tasks.
+///
+/// # Errors
+/// [`ServiceError`] if anything cannot start or ends early.
+pub async fn run<E: Into<TaskFailure>>(
+    args: &ServiceArgs,
+    name: &'static str,
+    shutdown: Shutdown,
+    start: impl AsyncFnOnce(&ServiceContext, &mut RoutesBuilder) -> Result<(), E>,
+) -> Result<(), ServiceError> {
+    let tasks = Tasks::new(shutdown);
+    let listener = Listener::bind(args.listen).await?;
+    let context = ServiceContext::connect(args, &format!("musterd {name}"), tasks).await?;
+    let mut routes = RoutesBuilder::default();
+    if let Err(error) = start(&context, &mut routes).await {
+        context.shutdown().request();
+        // The reason to stop is the one worth telling.
+        drop(context.finish().await);
+        return Err(ServiceError::Start { name, source: error.into() });
+    }
+    context.serve(listener, routes);
+    Ok(context.finish().await?)
+}
+
+async fn watch_link(nats: &Nats, condition: &Condition, shutdown: &Shutdown) {
+    let mut link = nats.link();
+    loop {
+        match nats.is_connected() {
+            true => condition.set_ready(),
+            false => condition.set_not_ready("is not connected"),
+        }
+        tokio::select! {
+            changed = link.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = shutdown.requested() => return,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What a fleet's agents trust, and the join tokens that carry it: one place for every service that makes
+//! tokens (`identity` for `token create`, `policy` for manifests), so that their tokens are the same.
+
+use domain::catalog::Token;
+use domain::token::Terms;
+use domain::{Digest, FleetId, GroupId, Timestamp, TokenId};
+use ed25519_dalek::SigningKey;
+use wire::join::{JoinToken, MAX_SERVERS, SECRET_BYTES};
+
+use crate::ids::{random_id, random_secret};
+
+/// Longest server URL in a join token, in bytes: eight of them leave the token within what
+/// [`wire::join::MAX_TOKEN_CHARS`] lets an agent read.
+pub const MAX_SERVER_BYTES: usize = 255;
+
+/// Why join tokens cannot name these servers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    /// None, or more than a token holds.
+    #[error("join tokens name 1 to {MAX_SERVERS} NATS servers, not {0}: give fewer with --agent-servers")]
+    Number(usize),
+    /// Too long for a token.
+    #[error("the server address {0:?}… is longer than {MAX_SERVER_BYTES} bytes")]
+    Length(String),
+}
+
+/// The trust root of a fleet and where its agents find the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    fleet: FleetId,
+    servers: Vec<String>,
+    root: Vec<u8>,
+}
+
+/// A token that was made. The secret is in `join_token` and nowhere else: hand it out only after `token` is
+/// stored. No `Debug`, so that it is not printed by accident.
+pub struct IssuedToken {
+    /// What is stored.
+    pub token: Token,
+    /// What `muster-agent run --join` takes.
+    pub join_token: String,
+}
+
+impl Trust {
+    /// The trust of `fleet` in the key that signs for it. `servers` are the NATS URLs for agents.
+    ///
+    /// # Errors
+    /// [`TrustError`] if a join token cannot hold the servers.
+    pub fn new(fleet: FleetId, director: &SigningKey, servers: Vec<String>) -> Result<Self, TrustError> {
+        if servers.is_empty() || servers.len() > MAX_SERVERS {
+            return Err(TrustError::Number(servers.len()));
+        }
+        if let Some(server) = servers.iter().find(|server| server.len() > MAX_SERVER_BYTES) {
+            return Err(TrustError::Length(server.chars().take(64).collect()));
+        }
+        let root = wire::envelope::trust_root(&fleet, &director.verifying_key());
+        Ok(Self { fleet, servers, root })
+    }
+
+    /// The fleet.
+    #[must_use]
+    pub fn fleet(&self) -> &FleetId {
+        &self.fleet
+    }
+
+    /// NATS URLs for agents.
+    #[must_use]
+    pub fn servers(&self) -> &[String] {
+        &self.servers
+    }
+
+    /// The exact bytes of the trust root. The same key and fleet give the same bytes in every process.
+    #[must_use]
+    pub fn root(&self) -> &[u8] {
+        &self.root
+    }
+
+    /// Makes a token for `group` with a new secret, on `terms` from `now` on. Without an `id` it gets a random
+    /// one. Nothing is stored: the caller writes [`IssuedToken::token`] to the catalogue.
+    #[must_use]
+    pub fn issue(&self, id: Option<TokenId>, group: GroupId, terms: Terms, now: Timestamp) -> IssuedToken {
+        let id = id.unwrap_or_else(|| TokenId::new(random_id()).expect("invariant: a random id is an id"));
+        let secret = random_secret::<SECRET_BYTES>();
+        let join_token = JoinToken {
+            servers: self.servers.clone(),
+            fleet: self.fleet.clone(),
+            trust_root: Digest::of(&self.root),
+            token: id.clone(),
+            secret,
+        };
+        IssuedToken {
+            token: terms.token(id, group, Digest::of(&secret), now),
+            join_token: join_token.encode(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trust(servers: Vec<String>) -> Result<Trust, TrustError> {
+        Trust::new(FleetId::new("f".repeat(64)).unwrap(), &SigningKey::from_bytes(&[1; 32]), servers)
+    }
+
+    #[test]
+    fn the_longest_token_is_one_that_agents_read() {
+        let trust = trust(vec!["s".repeat(MAX_SERVER_BYTES); MAX_SERVERS]).unwrap();
+        let id = TokenId::new("t".repeat(64)).unwrap();
+        let terms = Terms::new(None, None).unwrap();
+        let issued = trust.issue(Some(id.clone()), GroupId::new("web").unwrap(), terms, Timestamp(5));
+        let read = JoinToken::decode(&issued.join_token).unwrap();
+        assert_eq!((read.token, read.servers.as_slice()), (id, trust.servers()));
+        assert_eq!(Digest::of(&read.secret), issued.token.secret_digest);
+        assert_eq!(read.trust_root, Digest::of(trust.root()));
+    }
+
+    #[test]
+    fn each_token_has_its_own_id_and_secret() {
+        let trust = trust(vec!["nats://127.0.0.1:4222".into()]).unwrap();
+        let terms = Terms::new(None, None).unwrap();
+        let [a, b] =
+            [1, 2].map(|_| trust.issue(None, GroupId::new("web").unwrap(), terms, Timestamp(5)).token);
+        assert_ne!(a.id, b.id);
+        assert_ne!(a.secret_digest, b.secret_digest);
+    }
+
+    #[test]
+    fn servers_that_no_token_holds_are_refused() {
+        assert_eq!(trust(vec![]), Err(TrustError::Number(0)));
+        assert_eq!(trust(vec!["s".into(); 9]), Err(TrustError::Number(9)));
+        let error = trust(vec!["s".repeat(256)]).unwrap_err();
+        assert_eq!(error, TrustError::Length("s".repeat(64)));
+    }
+}
