@@ -86,13 +86,18 @@ impl<'a> Run<'a> {
     }
 
     fn settings(&mut self, group: &Group, overlay: SettingsOverlay, parent: Option<&Content>) -> Settings {
+        // What the group inherits as it is was checked, and reported, where it was set.
+        if let (Some(parent), true) = (parent, group.settings == SettingsOverlay::default()) {
+            return parent.settings;
+        }
         overlay.effective().unwrap_or_else(|source| {
             self.out.problems.push(Problem::Settings {
                 group: group.id.clone(),
                 path: group.path.clone(),
                 source,
             });
-            let default = || SettingsOverlay::default().effective().expect("invariant: defaults are in bounds");
+            let default =
+                || SettingsOverlay::default().effective().expect("invariant: defaults are in bounds");
             parent.map_or_else(default, |parent| parent.settings)
         })
     }
@@ -186,13 +191,7 @@ impl<'a> Run<'a> {
         base_is_same.then(|| Arc::clone(&old.document))
     }
 
-    fn report(
-        &mut self,
-        group: &Group,
-        policy: &Policy,
-        document: &EffectiveDocument,
-        failures: &[Failure],
-    ) {
+    fn report(&mut self, group: &Group, policy: &Policy, document: &EffectiveDocument, failures: &[Failure]) {
         let bytes = document.bytes().len();
         if bytes > MAX_DOCUMENT_BYTES {
             self.out.problems.push(Problem::DocumentTooLarge {
@@ -225,7 +224,11 @@ impl<'a> Run<'a> {
     }
 }
 
-fn overlay(base: Option<Arc<EffectiveDocument>>, policy: &Policy, kind: Option<&Versioned<Kind>>) -> Overlaid {
+fn overlay(
+    base: Option<Arc<EffectiveDocument>>,
+    policy: &Policy,
+    kind: Option<&Versioned<Kind>>,
+) -> Overlaid {
     let document = EffectiveDocument::overlay(base.as_deref(), &policy.document);
     let failures = kind.map(|kind| kind.value.schema.failures(document.value())).unwrap_or_default();
     Overlaid { _base: base, document: Arc::new(document), failures: failures.into() }

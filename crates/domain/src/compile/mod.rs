@@ -204,7 +204,8 @@ fn tops(catalog: &Catalog, changed: &[ObjectKey]) -> BTreeSet<GroupPath> {
         let uses = |group: &Group| group.policies.iter().any(|name| policies.contains(name));
         paths.extend(catalog.groups().filter(|g| uses(&g.value)).map(|group| group.value.path.clone()));
     }
-    let below_another =
-        |path: &GroupPath| std::iter::successors(path.parent(), GroupPath::parent).any(|p| paths.contains(&p));
+    let below_another = |path: &GroupPath| {
+        std::iter::successors(path.parent(), GroupPath::parent).any(|p| paths.contains(&p))
+    };
     paths.iter().filter(|path| !below_another(path)).cloned().collect()
 }

@@ -130,7 +130,6 @@ impl Problem {
             Self::Settings { .. } | Self::DocumentTooLarge { .. } | Self::SnapshotTooLarge { .. } => None,
         }
     }
-
 }
 
 /// The problems of a run: the first [`MAX_PROBLEMS`] in order of discovery, and how many there are in all.
