@@ -32,9 +32,10 @@ advisories: ## known vulnerabilities of dependencies (fetches the advisory datab
 	deploy/tools.sh cargo-deny
 	cargo deny --locked check advisories
 
-bench: ## measure against the floors and write docs/benchmarks.md
+bench: ## measure against the floors and write docs/benchmarks.md (ARGS="--quick w2" for less)
 	deploy/tools.sh nats-server
-	cargo bench --package bench
+	cargo build --release --workspace --bins
+	cargo run --release --package bench -- $(ARGS)
 
 ci: check test ## all of CI
 
