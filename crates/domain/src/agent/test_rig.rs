@@ -179,7 +179,18 @@ impl Rig {
             }
             Effect::CheckHealth(_) => vec![Input::HealthChecked(Ok(()))],
             Effect::Repair(_) => vec![Input::Repaired(Ok(()))],
-            _ => Vec::new(),
+            Effect::Connect
+            | Effect::Disconnect
+            | Effect::Reconnect
+            | Effect::Subscribe(_)
+            | Effect::Unsubscribe(_)
+            | Effect::FetchSnapshot { .. }
+            | Effect::Refresh(_)
+            | Effect::CheckDrift
+            | Effect::Prune { .. }
+            | Effect::SendHeartbeat(_)
+            | Effect::SendStatus(_)
+            | Effect::Note(_) => Vec::new(),
         };
         self.steps_left -= usize::from(!inputs.is_empty());
         inputs
@@ -252,10 +263,8 @@ impl Rig {
 
     /// Number of the last heartbeat sent.
     pub(super) fn last_beat(&self) -> u64 {
-        let beat = |effect: &Effect| match effect {
-            Effect::SendHeartbeat(beat) => Some(beat.beat),
-            _ => None,
-        };
+        let beat =
+            |effect: &Effect| if let Effect::SendHeartbeat(beat) = effect { Some(beat.beat) } else { None };
         self.log.iter().rev().find_map(beat).unwrap_or(1)
     }
 }
