@@ -54,6 +54,7 @@ pub mod api {
     }
 }
 
+pub mod catalog;
 pub mod document;
 pub mod envelope;
 pub mod heartbeat;

@@ -130,7 +130,7 @@ fn trace_id(text: &str) -> Option<[u8; 16]> {
 
 /// The state "deleted".
 pub(super) fn tombstone() -> Bytes {
-    let object = Some(proto::entry::Object::Tombstone(proto::Tombstone {}));
+    let object = Some(proto::entry::Object::Tombstone(proto::Tombstone::default()));
     proto::Entry { object }.encode_to_vec().into()
 }
 

@@ -44,7 +44,11 @@ impl ::prost::Name for Entry {
 }
 /// The object of this subject was deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Tombstone {}
+pub struct Tombstone {
+    /// For a policy: the generation that this deletion is, so that a new one of that name counts on; else 0.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+}
 impl ::prost::Name for Tombstone {
     const NAME: &'static str = "Tombstone";
     const PACKAGE: &'static str = "muster.store.v1";
