@@ -120,8 +120,7 @@ fn explain_kind(kind: &KindName, layers: &[Layer<'_>], pointer: &Pointer) -> Exp
             pointer: at,
         })
     };
-    let values =
-        provenance.leaves().into_iter().filter(|(at, _)| asked(at)).filter_map(explained).collect();
+    let values = provenance.leaves().into_iter().filter(|(at, _)| asked(at)).filter_map(explained).collect();
     Explanation { kind: kind.clone(), document, values }
 }
 

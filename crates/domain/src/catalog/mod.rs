@@ -8,8 +8,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 pub use objects::{
-    Group, Kind, LabelError, Labels, Locks, MAX_LABEL_KEY_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS, MAX_LOCKS,
-    Policy, ROOT, Token, TooManyLocks, root_id,
+    Group, Kind, LabelError, Labels, Locks, MAX_LABEL_KEY_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS,
+    MAX_LOCKS, Policy, ROOT, Token, TooManyLocks, root_id,
 };
 
 use crate::id::{GroupId, KindName, PolicyName, TokenId};

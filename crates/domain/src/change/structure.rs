@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Current, MAX_GROUPS, MAX_KINDS, MAX_POLICY_OBJECTS, MAX_TOKENS, MAX_USERS_NAMED, Violation,
-};
+use super::{Current, MAX_GROUPS, MAX_KINDS, MAX_POLICY_OBJECTS, MAX_TOKENS, MAX_USERS_NAMED, Violation};
 use crate::catalog::{Catalog, Entry, Group, ObjectKey};
 use crate::id::{GroupId, KindName, PolicyName};
 use crate::path::GroupPath;
@@ -31,22 +29,16 @@ impl Structure<'_> {
     fn written_groups(&self) -> impl Iterator<Item = &Group> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Group(group) => Some(&**group),
-            Entry::Kind(_)
-            | Entry::Policy(_)
-            | Entry::Token(_)
-            | Entry::Epoch(_)
-            | Entry::Deleted { .. } => None,
+            Entry::Kind(_) | Entry::Policy(_) | Entry::Token(_) | Entry::Epoch(_) | Entry::Deleted { .. } => {
+                None
+            }
         })
     }
 
     fn deleted(&self) -> impl Iterator<Item = &ObjectKey> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Deleted { key, .. } => Some(key),
-            Entry::Kind(_)
-            | Entry::Policy(_)
-            | Entry::Token(_)
-            | Entry::Epoch(_)
-            | Entry::Group(_) => None,
+            Entry::Kind(_) | Entry::Policy(_) | Entry::Token(_) | Entry::Epoch(_) | Entry::Group(_) => None,
         })
     }
 
@@ -59,9 +51,8 @@ impl Structure<'_> {
         for (path, ids) in wanted {
             let there = self.current.catalog.group_at(path).map(|group| &group.value.id);
             // Whoever stands there stays, unless the change moves or deletes it.
-            let stays = there.filter(|id| {
-                self.candidate.group(id).is_some_and(|group| group.value.path == *path)
-            });
+            let stays =
+                there.filter(|id| self.candidate.group(id).is_some_and(|group| group.value.path == *path));
             let holder = stays.unwrap_or(ids[0]);
             for id in ids.into_iter().filter(|id| *id != holder) {
                 let (group, by) = (id.clone(), holder.clone());
@@ -78,7 +69,8 @@ impl Structure<'_> {
         for key in self.deleted() {
             let ObjectKey::Group(id) = key else { continue };
             let Some(gone) = self.current.catalog.group(id) else { continue };
-            suspects.extend(self.current.catalog.subtree(&gone.value.path).iter().map(|group| &group.value.id));
+            suspects
+                .extend(self.current.catalog.subtree(&gone.value.path).iter().map(|group| &group.value.id));
         }
         for group in suspects.into_iter().filter_map(|id| self.candidate.group(id)) {
             let group = &*group.value;
