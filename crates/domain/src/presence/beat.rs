@@ -1,0 +1,217 @@
+//! Signs of life: what they change, and what to answer.
+
+use super::groups::Tally;
+use super::intern::Handle;
+use super::status::{Beat, ItemState, Report, Status};
+use super::{Effect, Presence, State, slots};
+use crate::id::AgentId;
+use crate::revision::Cursor;
+use crate::settings::{DEFAULT_PULL_INTERVAL, Mode};
+use crate::time::{Span, Timestamp};
+
+/// What the registry makes of the sender of a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Enrolled.
+    Enrolled,
+    /// Not in the registry (yet).
+    Unknown,
+    /// Deleted by an operator.
+    Deleted,
+}
+
+/// What to answer to a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// What the registry makes of the agent.
+    pub standing: Standing,
+    /// Delay until its next slot.
+    pub next_in: Span,
+    /// Newest snapshot of its group; [`Cursor::NONE`] if there is none.
+    pub head: Cursor,
+    /// The head is newer than what a pull agent runs, and did not fail on it: send it along.
+    pub offer_snapshot: bool,
+    /// The registry holds a newer assignment than the agent obeys: send it along.
+    pub offer_assignment: bool,
+    /// The agent's status is not known in full: ask for it.
+    pub want_status: bool,
+}
+
+impl Presence {
+    /// A heartbeat arrived here and waits for an answer.
+    pub fn heartbeat(&mut self, now: Timestamp, id: &str, beat: Beat) -> Answer {
+        self.now = self.now.max(now);
+        let Some(at) = self.enrolled_sender(id) else { return self.refuse(id) };
+        self.hear(at, self.now, beat);
+        let agent = self.table.get(at);
+        let group = self.groups.get(agent.group);
+        let head = group.head.unwrap_or_default();
+        let failed_here = agent.failed_at != Cursor::NONE && agent.failed_at >= head && !agent.moving();
+        let pulls = group.settings.mode == Mode::Pull || agent.mode == Some(Mode::Pull);
+        Answer {
+            standing: Standing::Enrolled,
+            next_in: slots::next_slot(self.now, group.settings.heartbeat_interval, agent.hash())
+                .since(self.now),
+            head,
+            offer_snapshot: pulls && !failed_here && (head > agent.cursor || agent.moving()),
+            offer_assignment: agent.moving(),
+            want_status: agent.lacking,
+        }
+    }
+
+    /// A sign of life that nobody here has to answer: a report between heartbeats, or a heartbeat that
+    /// another replica heard at `heard`.
+    pub fn observe(&mut self, heard: Timestamp, id: &str, beat: Beat) {
+        if let Some(at) = self.enrolled_sender(id) {
+            self.hear(at, heard.min(self.now), beat);
+        }
+    }
+
+    fn enrolled_sender(&mut self, id: &str) -> Option<u32> {
+        let at = self.table.find(id);
+        if at.is_none() {
+            match self.standing(id) {
+                Standing::Deleted => self.counters.deleted += 1,
+                Standing::Enrolled | Standing::Unknown => self.counters.unknown += 1,
+            }
+        }
+        at
+    }
+
+    /// What the registry makes of an id.
+    #[must_use]
+    pub fn standing(&self, id: &str) -> Standing {
+        if self.table.find(id).is_some() {
+            Standing::Enrolled
+        } else if AgentId::new(id).is_ok_and(|id| self.deleted.contains(&id)) {
+            Standing::Deleted
+        } else {
+            Standing::Unknown
+        }
+    }
+
+    /// The answer to an agent that has no record: nothing is kept of it.
+    fn refuse(&self, id: &str) -> Answer {
+        Answer {
+            standing: self.standing(id),
+            next_in: slots::next_slot(self.now, DEFAULT_PULL_INTERVAL, slots::hash(id)).since(self.now),
+            head: Cursor::NONE,
+            offer_snapshot: false,
+            offer_assignment: false,
+            want_status: false,
+        }
+    }
+
+    fn hear(&mut self, at: u32, heard: Timestamp, beat: Beat) {
+        if self.is_outdated(at, heard, &beat) {
+            self.counters.outdated += 1;
+            return;
+        }
+        self.settle(at, heard);
+        let before = self.groups.tally(self.table.get(at));
+        let was = (self.table.get(at).moving(), before.reach.cursor, before.reach.failed_at);
+        self.note_session(at, &beat);
+        let fresh = beat.report.is_some();
+        if let Some(report) = beat.report {
+            self.note_report(at, beat.cursor, report);
+        }
+        let interval = self.groups.get(before.group).settings.heartbeat_interval;
+        let agent = self.table.get_mut(at);
+        agent.lacking = agent.lacking && !fresh;
+        agent.heard = agent.heard.max(heard);
+        agent.slot = slots::next_slot(agent.heard, interval, agent.hash());
+        agent.cursor = beat.cursor;
+        agent.obeys = beat.assignment;
+        self.recount(before, at);
+        if before.state != State::Online {
+            self.set_state(at, State::Online, heard);
+        }
+        // Usually the deadline moved later and this does nothing; a slot promised under a longer interval
+        // that is gone now moves it earlier.
+        self.rearm(at);
+        self.tell_progress(at, was, heard);
+    }
+
+    /// Older than what is known: of this session with a lower number, or of another one that was heard
+    /// before the present one spoke.
+    fn is_outdated(&self, at: u32, heard: Timestamp, beat: &Beat) -> bool {
+        let agent = self.table.get(at);
+        if beat.session == agent.session { beat.sequence < agent.sequence } else { heard < agent.heard }
+    }
+
+    /// Follows the agent's sessions. A gap in the numbers may hide a change of the status; two sessions
+    /// that alternate are two machines.
+    fn note_session(&mut self, at: u32, beat: &Beat) {
+        let agent = self.table.get_mut(at);
+        if beat.session == agent.session {
+            let gap = beat.sequence > agent.sequence.saturating_add(1);
+            agent.lacking = agent.lacking || gap;
+        } else {
+            if beat.session == agent.rival && agent.heard.0 != 0 {
+                agent.alternations = agent.alternations.saturating_add(1);
+                self.counters.alternations += 1;
+            }
+            agent.rival = agent.session;
+            agent.session = beat.session;
+            agent.lacking = true;
+        }
+        agent.sequence = beat.sequence;
+    }
+
+    /// Replaces what is known of the agent's status.
+    pub(super) fn note_report(&mut self, at: u32, in_force: Cursor, report: Report) {
+        let failed_at = report.status.failed_at(in_force);
+        let old = self.table.get(at);
+        let (old_version, old_status) = (old.version, old.status);
+        // The new values are taken before the old ones are given back: an equal value is not rebuilt.
+        let version = self.versions.acquire(report.version, 1).unwrap_or_default();
+        let status = self.keep_status(report.status);
+        self.versions.release(old_version);
+        self.statuses.release(old_status);
+        let agent = self.table.get_mut(at);
+        agent.version = version;
+        agent.status = status;
+        agent.failed_at = failed_at;
+        agent.mode = Some(report.mode);
+        agent.set_hostname(&report.hostname);
+    }
+
+    fn keep_status(&mut self, status: Status) -> Handle {
+        let weight = status.weight();
+        match self.statuses.acquire(status, weight) {
+            Ok(handle) => handle,
+            Err(status) => {
+                self.counters.statuses_trimmed += 1;
+                let plain = status.without_details();
+                let weight = plain.weight();
+                self.statuses.acquire(plain, weight).unwrap_or_default()
+            }
+        }
+    }
+
+    fn recount(&mut self, before: Tally, at: u32) {
+        let after = self.groups.tally(self.table.get(at));
+        if before != after {
+            self.groups.uncount(before);
+            self.groups.count(after);
+        }
+    }
+
+    /// Tells that the agent reached another snapshot, or that one failed on it.
+    fn tell_progress(&mut self, at: u32, was: (bool, Cursor, Cursor), heard: Timestamp) {
+        let agent = self.table.get(at);
+        let (moving, cursor, failed_at) = (agent.moving(), agent.cursor, agent.failed_at);
+        let applied = cursor != Cursor::NONE && (cursor != was.1 || moving != was.0) && !moving;
+        let failed = failed_at != Cursor::NONE && failed_at != was.2;
+        if applied {
+            let (agent, group) = self.names(at);
+            self.effects.push_back(Effect::Applied { agent, group, cursor, at: heard });
+        }
+        if failed {
+            let items = self.statuses.get(self.table.get(at).status).map_or(&[][..], |status| &status.items);
+            let items = items.iter().filter(|item| item.state == ItemState::Failed).cloned().collect();
+            let (agent, group) = self.names(at);
+            self.effects.push_back(Effect::Failed { agent, group, cursor: failed_at, items, at: heard });
+        }
+    }
+}
