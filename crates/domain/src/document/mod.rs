@@ -13,8 +13,10 @@ pub use provenance::{Provenance, touches};
 use crate::digest::Digest;
 pub use crate::snapshot::MAX_DOCUMENT_BYTES;
 
-/// Deepest nesting of a document: every walk over one recurses, so depth bounds its stack.
-pub const MAX_JSON_DEPTH: usize = 64;
+/// Deepest nesting of a document: what one can be carried in (`google.protobuf.Struct` takes three levels of
+/// protobuf for each, of which decoders accept a hundred). Every walk over a document recurses, so this
+/// bounds its stack as well.
+pub const MAX_JSON_DEPTH: usize = 30;
 /// Largest magnitude of a number: beyond 2^53 - 1 readers disagree about its value (RFC 7493, I-JSON).
 pub const MAX_NUMBER: i64 = (1 << 53) - 1;
 

@@ -249,7 +249,7 @@ mod tests {
         assert!(failures[0].message.contains("levels"), "{failures:?}");
 
         // The same doubling for each level of the document.
-        let nested = (0..60).fold(json!({}), |inner, _| json!({"d": inner}));
+        let nested = (0..29).fold(json!({}), |inner, _| json!({"d": inner}));
         let deep = Schema::new(json!({
             "properties": {"d": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}
         }))
