@@ -177,6 +177,8 @@ mod tests {
     use domain::Mode;
     use serde_json::json;
 
+    use domain::document::MAX_JSON_DEPTH;
+
     use super::*;
 
     fn samples() -> Vec<Entry> {
@@ -235,11 +237,12 @@ mod tests {
     }
 
     #[test]
-    fn documents_that_protobuf_cannot_carry_are_refused() {
-        let deep = (0..crate::document::MAX_DEPTH).fold(json!({}), |inner, _| json!({ "d": inner }));
+    fn the_deepest_document_is_carried() {
+        let deep = (1..MAX_JSON_DEPTH).fold(json!({}), |inner, _| json!({ "d": inner }));
         let Entry::Policy(policy) = samples().remove(3) else { panic!("the sample is a policy") };
-        let policy = Policy { document: Document::new(deep).unwrap(), ..(*policy).clone() };
-        assert_eq!(encode(&Entry::Policy(Arc::new(policy))), Err(DocumentError::TooDeep));
+        let entry =
+            Entry::Policy(Arc::new(Policy { document: Document::new(deep).unwrap(), ..(*policy).clone() }));
+        assert_eq!(read(&store_key(&entry.key()), &encode(&entry).unwrap()).unwrap(), entry);
     }
 
     proptest::proptest! {
