@@ -66,6 +66,8 @@ pub mod manifest;
 pub mod registry;
 pub mod snapshot;
 pub mod subject;
+#[cfg(feature = "api")]
+pub mod time;
 
 /// File descriptors of everything in `proto/`, for gRPC reflection and for the JSON form of messages.
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");
@@ -109,4 +111,10 @@ pub fn decode<M: prost::Message + Default>(bytes: &[u8], limit: usize) -> Result
         return Err(DecodeError::TooLarge { size: bytes.len(), limit });
     }
     Ok(M::decode(bytes)?)
+}
+
+/// Bytes of a message, to be sent.
+#[must_use]
+pub fn encode<M: prost::Message>(message: &M) -> bytes::Bytes {
+    message.encode_to_vec().into()
 }
