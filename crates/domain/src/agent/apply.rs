@@ -225,12 +225,17 @@ impl Machine {
     }
 
     pub(super) fn on_persisted(&mut self, turn: &mut Turn, ticket: u64, result: Result<(), Reason>) {
+        if result.is_ok() {
+            self.save_retry_at = None;
+            self.saved = self.saved.max(ticket.min(self.tickets));
+        }
         if self.moving == Some(ticket) {
             self.on_moved(turn, result);
             return;
         }
         let Some(job) = self.work.at(Step::Persist).filter(|job| job.ticket == ticket) else {
             if let Err(reason) = result {
+                self.save_retry_at = Some(turn.now + DISK_RETRY + turn.spread(DISK_RETRY));
                 turn.note(Note::Delayed { step: "storing the state", reason });
             }
             return;
@@ -435,11 +440,19 @@ impl Machine {
     fn finish(&mut self, turn: &mut Turn) {
         self.work = Work::Idle;
         self.work_retry_at = turn.now;
-        let kept = self.active.iter().chain(&self.durable.good).map(Generation::id);
-        let mut keep: Vec<_> = kept.collect();
-        keep.dedup();
-        turn.emit(Effect::Prune { keep });
+        self.prune = true;
         self.send_status(turn);
+    }
+
+    /// Not before the state is durable: after a crash the agent goes back to what the disk names.
+    pub(super) fn follow_prune(&mut self, turn: &mut Turn) {
+        if self.prune && self.work == Work::Idle && self.is_saved() {
+            self.prune = false;
+            let kept = self.active.iter().chain(&self.durable.good).map(Generation::id);
+            let mut keep: Vec<_> = kept.collect();
+            keep.dedup();
+            turn.emit(Effect::Prune { keep });
+        }
     }
 
     /// Items of a generation on its way: unchanged ones are as healthy as they were.

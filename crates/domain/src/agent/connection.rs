@@ -88,6 +88,10 @@ impl Machine {
         if turn.now >= self.drift_at {
             self.check_drift(turn);
         }
+        if self.save_retry_at.take_if(|at| turn.now >= *at).is_some() {
+            self.persist(turn);
+        }
+        self.follow_prune(turn);
     }
 
     fn follow_timeouts(&mut self, turn: &mut Turn) {
@@ -265,7 +269,7 @@ impl Machine {
         let expiry = self.active.as_ref().filter(|_| !self.status.stale).map(|active| active.expires_at);
         let waits = self.work.is_paused() || (self.work == Work::Idle && self.next.is_some());
         let work = waits.then_some(self.work_retry_at);
-        [link, trial, expiry, work, Some(self.drift_at)].into_iter().flatten().min()
+        [link, trial, expiry, work, self.save_retry_at, Some(self.drift_at)].into_iter().flatten().min()
     }
 
     fn connects_at(&self) -> Timestamp {

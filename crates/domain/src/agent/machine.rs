@@ -56,12 +56,18 @@ pub struct Machine {
     pub(super) settled: Cursor,
     pub(super) work_retry_at: Timestamp,
     pub(super) work_failures: u32,
+    /// When a state that could not be stored is written again.
+    pub(super) save_retry_at: Option<Timestamp>,
     pub(super) drift_at: Timestamp,
     pub(super) status: Status,
     pub(super) acked: Option<Status>,
     pub(super) settings: Settings,
     standing: Standing,
-    tickets: u64,
+    /// The last write of the state that was asked for, and the last one that is durable.
+    pub(super) tickets: u64,
+    pub(super) saved: u64,
+    /// Generations may lie about that nothing names any more.
+    pub(super) prune: bool,
     last_now: Timestamp,
     started: bool,
     stopped: bool,
@@ -125,12 +131,15 @@ impl Machine {
             settled: Cursor::NONE,
             work_retry_at: Timestamp(0),
             work_failures: 0,
+            save_retry_at: None,
             drift_at: Timestamp(0),
             status: Status::new(),
             acked: None,
             settings: FIRST_SETTINGS,
             standing: Standing::Ok,
             tickets: 0,
+            saved: 0,
+            prune: false,
             last_now: Timestamp(0),
             started: false,
             stopped: false,
@@ -232,6 +241,12 @@ impl Machine {
         self.tickets
     }
 
+    /// Whether what is on disk is what the machine holds: nothing that the disk still names may be removed
+    /// before.
+    pub(super) fn is_saved(&self) -> bool {
+        self.saved == self.tickets
+    }
+
     /// The clock, or the latest signed time where the clock is behind it.
     pub(super) fn signed_now(&self, now: Timestamp) -> Timestamp {
         now.max(self.durable.time_floor)
@@ -247,9 +262,7 @@ impl Machine {
             self.fetch.shift(back);
             shift(&mut self.work_retry_at);
             shift(&mut self.drift_at);
-            if let Some(at) = &mut self.reconnect_at {
-                shift(at);
-            }
+            self.reconnect_at.iter_mut().chain(&mut self.save_retry_at).for_each(shift);
             if let Link::Down { retry_at } = &mut self.link {
                 shift(retry_at);
             }
