@@ -54,8 +54,11 @@ pub mod clock;
 pub mod config;
 pub mod ids;
 pub mod keys;
+#[cfg(test)]
+mod live;
 pub mod log;
 pub mod nats;
+pub mod nats_server;
 pub mod ready;
 pub mod serve;
 pub mod service;

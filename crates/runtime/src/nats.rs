@@ -26,7 +26,8 @@ mod streams;
 
 pub use api::ApiError;
 pub use batch::BatchMessage;
-pub use connect::{ConnectError, Connection, Link, OLDEST_SERVER};
+pub(crate) use connect::new_enough;
+pub use connect::{ConnectError, Connection, Link, OLDEST_SERVER, connect_client};
 pub use follow::{Follow, Followed, From};
 pub use get::{GetError, StreamMessage};
 pub use headers::{HeaderError, Headers, escape, unescape};
@@ -187,3 +188,6 @@ impl Nats {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

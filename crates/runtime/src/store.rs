@@ -324,3 +324,6 @@ impl StoredEntry {
         self.index + 1 == self.count
     }
 }
+
+#[cfg(test)]
+mod tests;

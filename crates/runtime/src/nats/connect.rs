@@ -172,6 +172,18 @@ pub(crate) async fn connect(
     }
 }
 
+/// Connects as [`super::Nats::connect`] does, without the tasks that match replies and leave lame ducks: for
+/// agents, thousands of which may live in one process and which do both themselves.
+///
+/// # Errors
+/// [`ConnectError`] when no server can be reached within the patience of `connection`, or one is too old.
+pub async fn connect_client(
+    connection: &Connection,
+) -> Result<(Client, watch::Receiver<Link>), ConnectError> {
+    // The sender lives in the client's event callback, as long as the client.
+    connect(connection).await.map(|(client, link)| (client, link.subscribe()))
+}
+
 fn options(connection: &Connection, link: &Arc<watch::Sender<Link>>) -> ConnectOptions {
     let events = Arc::clone(link);
     let connected_before = Arc::new(AtomicBool::new(false));

@@ -77,12 +77,25 @@ impl Nats {
     /// left out.
     #[must_use]
     pub fn follow(&self, stream: &'static str, filter: &str, from: From, headers_only: bool) -> Follow {
+        self.follow_any(stream, &[filter], from, headers_only)
+    }
+
+    /// As [`Nats::follow`], for messages whose subjects match any of `filters`: at least one, none of which
+    /// overlaps another. They come in the order of the stream.
+    #[must_use]
+    pub fn follow_any(
+        &self,
+        stream: &'static str,
+        filters: &[&str],
+        from: From,
+        headers_only: bool,
+    ) -> Follow {
         let (sender, receiver) = mpsc::channel(BUFFER);
         let mut feeder = Feeder {
             nats: self.clone(),
             link: self.link(),
             stream,
-            filter: filter.to_owned(),
+            filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
             from,
             headers_only,
             sender,
@@ -99,7 +112,7 @@ struct Feeder {
     nats: Nats,
     link: watch::Receiver<Link>,
     stream: &'static str,
-    filter: String,
+    filters: Vec<String>,
     from: From,
     headers_only: bool,
     sender: mpsc::Sender<Followed>,
@@ -199,7 +212,10 @@ impl Feeder {
         let inbox = self.nats.client().new_inbox();
         let messages = self.nats.subscribe(&inbox).await.map_err(|_| Gone)?;
         let name = crate::ids::random_id();
-        let call = format!("CONSUMER.CREATE.{}.{name}.{}", self.stream, self.filter);
+        let call = match &self.filters[..] {
+            [filter] => format!("CONSUMER.CREATE.{}.{name}.{filter}", self.stream),
+            _ => format!("CONSUMER.CREATE.{}.{name}", self.stream),
+        };
         let created: Created = self.nats.api(&call, &self.config(&name, &inbox)).await?;
         if created.num_pending == 0 {
             self.note_caught_up().await?;
@@ -218,7 +234,6 @@ impl Feeder {
             "name": name,
             "deliver_subject": inbox,
             "deliver_policy": if start.is_some() { "by_start_sequence" } else { "last_per_subject" },
-            "filter_subject": self.filter,
             "ack_policy": "none",
             "max_deliver": 1,
             "replay_policy": "instant",
@@ -229,6 +244,10 @@ impl Feeder {
             "mem_storage": true,
             "num_replicas": 1,
         });
+        match &self.filters[..] {
+            [filter] => config["filter_subject"] = filter.as_str().into(),
+            filters => config["filter_subjects"] = filters.into(),
+        }
         if let Some(sequence) = start {
             config["opt_start_seq"] = sequence.into();
         }

@@ -115,6 +115,12 @@ impl Router {
         Ok(Self { client, prefix, waiting, permits, next: AtomicU64::new(1), _replies: task })
     }
 
+    /// How many requests wait for replies.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().unwrap().len()
+    }
+
     pub(crate) async fn request(
         &self,
         subject: &str,
