@@ -1,0 +1,154 @@
+//! The server at the other end.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+use wire::api::v1::identity_service_client::IdentityServiceClient;
+use wire::api::v1::policy_service_client::PolicyServiceClient;
+use wire::api::v1::presence_service_client::PresenceServiceClient;
+
+use crate::failure::Failure;
+
+/// Longest wait for a connection: a server on the same network answers in milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer. Servers end their own waits (for a revision) well before.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a silent connection is tested, and how long the test may take: `watch` would else wait for ever
+/// for a machine that is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Largest answer: a page of policies with documents of the largest size.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Objects asked for at a time where one object is small.
+const PAGE: i32 = 1_000;
+/// Objects asked for at a time where each carries a document of up to 256 KiB.
+const PAGE_OF_DOCUMENTS: i32 = 50;
+/// Generations of a policy asked for at a time: all that are kept.
+const PAGE_OF_HISTORY: i32 = 100;
+/// Most pages of one list: ten million objects; a server that never ends its list is noticed.
+const MAX_PAGES: usize = 10_000;
+
+/// The services of one server.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    url: String,
+    channel: Channel,
+}
+
+impl Client {
+    pub(crate) async fn connect(url: &str) -> Result<Self, Failure> {
+        let unreachable = |source| Failure::Unreachable { url: url.to_owned(), source };
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(unreachable)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE);
+        let channel = endpoint.connect().await.map_err(unreachable)?;
+        Ok(Self { url: url.to_owned(), channel })
+    }
+
+    pub(crate) fn policy(&self) -> PolicyServiceClient<Channel> {
+        PolicyServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn presence(&self) -> PresenceServiceClient<Channel> {
+        PresenceServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn identity(&self) -> IdentityServiceClient<Channel> {
+        IdentityServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// A refusal of this server.
+    pub(crate) fn refusal(&self, status: tonic::Status) -> Failure {
+        self.refusal_of(status, Vec::new())
+    }
+
+    /// A refusal of resources that have names of their own.
+    pub(crate) fn refusal_of(&self, status: tonic::Status, resources: Vec<String>) -> Failure {
+        Failure::Status { status: Box::new(status), url: self.url.clone(), resources }
+    }
+}
+
+/// How much of a list to fetch, and in pieces of what size.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pages {
+    limit: usize,
+    size: i32,
+}
+
+impl Pages {
+    pub(crate) fn of_small(limit: Option<usize>) -> Self {
+        Self { limit: limit.unwrap_or(usize::MAX), size: PAGE }
+    }
+
+    pub(crate) fn of_documents(limit: Option<usize>) -> Self {
+        Self { limit: limit.unwrap_or(usize::MAX), size: PAGE_OF_DOCUMENTS }
+    }
+
+    pub(crate) fn of_history(limit: Option<usize>) -> Self {
+        Self { limit: limit.unwrap_or(usize::MAX), size: PAGE_OF_HISTORY }
+    }
+
+    /// Fetches page after page. `fetch` takes a page size and token and returns items and next token.
+    pub(crate) async fn fetch<T, F, A>(self, mut fetch: F) -> Result<Vec<T>, Failure>
+    where
+        F: FnMut(i32, String) -> A,
+        A: Future<Output = Result<(Vec<T>, String), Failure>>,
+    {
+        let mut items = Vec::new();
+        let mut token = String::new();
+        for _ in 0..MAX_PAGES {
+            let left = i32::try_from(self.limit.saturating_sub(items.len())).unwrap_or(i32::MAX);
+            if left == 0 {
+                return Ok(items);
+            }
+            let (page, next) = fetch(self.size.min(left), token).await?;
+            items.extend(page);
+            items.truncate(self.limit);
+            if next.is_empty() {
+                return Ok(items);
+            }
+            token = next;
+        }
+        Err(Failure::Answer(format!("the list has more than {MAX_PAGES} pages")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Serves the numbers below `total`.
+    async fn fetch(pages: Pages, total: usize) -> Result<Vec<usize>, Failure> {
+        pages
+            .fetch(|size, token| async move {
+                let from: usize = if token.is_empty() { 0 } else { token.parse().unwrap() };
+                let to = total.min(from + usize::try_from(size).unwrap());
+                Ok(((from..to).collect(), if to < total { to.to_string() } else { String::new() }))
+            })
+            .await
+    }
+
+    #[tokio::test]
+    async fn lists_are_fetched_to_their_end_or_limit() {
+        for (limit, total, expected) in [
+            (None, 0, 0),
+            (None, 2_500, 2_500),
+            (Some(1_500), 2_500, 1_500),
+            (Some(0), 5, 0),
+            (Some(9), 5, 5),
+        ] {
+            let items = fetch(Pages::of_small(limit), total).await.unwrap();
+            assert_eq!(items, (0..expected).collect::<Vec<_>>());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_without_end_is_noticed() {
+        let pages = Pages::of_small(None);
+        let endless = pages.fetch(|_, _| async { Ok((Vec::<u8>::new(), "again".to_owned())) }).await;
+        assert!(matches!(endless, Err(Failure::Answer(_))));
+    }
+}

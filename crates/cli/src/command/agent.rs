@@ -1,0 +1,231 @@
+//! `muster agent`.
+
+use std::cell::Cell;
+
+use clap::{Args, Subcommand, ValueEnum};
+use tonic::Code;
+use wire::api::v1::{
+    AgentFilter, DeleteAgentRequest, GetAgentRequest, GetRegistrationRequest, ListAgentsRequest,
+    ListAgentsResponse, Mode, MoveAgentRequest, PresenceState, Progress,
+};
+
+use super::ModeName;
+use crate::args::{Consent, Format, Limit, MODES};
+use crate::client::{Client, Pages};
+use crate::failure::{Failure, counted};
+use crate::session::Session;
+use crate::view;
+
+/// Agents: which are there, and what they run
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    List(List),
+    Show(Show),
+    Move(Move),
+    Delete(Delete),
+}
+
+/// List agents in order of id
+#[derive(Debug, Args)]
+#[command(after_long_help = format!(
+    "Examples:\n  muster agent list --group /servers --children\n  muster agent list --state offline --state late\n  \
+     muster agent list --progress failed -o json\n  muster agent list --mode pull --limit 20\n\n{MODES}"
+))]
+pub(crate) struct List {
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    limit: Limit,
+}
+
+/// Which agents; what is not said is "any".
+#[derive(Debug, Args)]
+struct Filter {
+    /// In this group (path or name)
+    #[arg(long, value_name = "GROUP", default_value = "", hide_default_value = true)]
+    group: String,
+    /// Also in the groups below it
+    #[arg(long, requires = "group")]
+    children: bool,
+    /// In this state; may be repeated
+    #[arg(long = "state", value_name = "STATE")]
+    states: Vec<State>,
+    /// In this mode
+    #[arg(long)]
+    mode: Option<ModeName>,
+    /// Standing so against the head of their group
+    #[arg(long)]
+    progress: Option<ProgressName>,
+    /// Running exactly this revision
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    revision: u64,
+    /// Of this agent version
+    #[arg(long = "version", value_name = "VERSION", default_value = "", hide_default_value = true)]
+    agent_version: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum State {
+    /// Enrolled, no heartbeat yet
+    NeverSeen,
+    /// Within its interval
+    Online,
+    /// Silent for more than one and a half intervals
+    Late,
+    /// Silent for longer than offlineAfter
+    Offline,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProgressName {
+    /// It runs the head
+    Current,
+    /// It has not reached the head yet
+    Pending,
+    /// It refused the head, or went back from it
+    Failed,
+}
+
+/// Show an agent with the state of each policy on it
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = format!("Examples:\n  muster agent show web-1-0a1b2c3d\n  muster agent show web-1-0a1b2c3d -o json\n\n{MODES}")
+)]
+pub(crate) struct Show {
+    /// Id of the agent
+    agent: String,
+}
+
+/// Move an agent to another group; a connected agent follows at once
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  muster agent move web-1-0a1b2c3d --to /servers/db")]
+pub(crate) struct Move {
+    /// Id of the agent
+    agent: String,
+    /// Path or name of the new group
+    #[arg(long, alias = "group", value_name = "GROUP")]
+    to: String,
+}
+
+/// Delete an agent; its id is never used again
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  muster agent delete web-1-0a1b2c3d --yes")]
+pub(crate) struct Delete {
+    /// Id of the agent
+    agent: String,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+impl Agent {
+    pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        match self {
+            Self::List(it) => it.run(session).await,
+            Self::Show(it) => it.run(session).await,
+            Self::Move(it) => it.run(session).await,
+            Self::Delete(it) => it.run(session).await,
+        }
+    }
+}
+
+impl From<Filter> for AgentFilter {
+    fn from(filter: Filter) -> Self {
+        let state = |state: &State| match state {
+            State::NeverSeen => PresenceState::NeverSeen.into(),
+            State::Online => PresenceState::Online.into(),
+            State::Late => PresenceState::Late.into(),
+            State::Offline => PresenceState::Offline.into(),
+        };
+        let progress = match filter.progress {
+            None => Progress::Unspecified,
+            Some(ProgressName::Current) => Progress::Current,
+            Some(ProgressName::Pending) => Progress::Pending,
+            Some(ProgressName::Failed) => Progress::Failed,
+        };
+        Self {
+            group: filter.group,
+            include_children: filter.children,
+            states: filter.states.iter().map(state).collect(),
+            mode: filter.mode.map_or(Mode::Unspecified, Mode::from).into(),
+            progress: progress.into(),
+            revision: filter.revision,
+            agent_version: filter.agent_version,
+        }
+    }
+}
+
+/// The agents that a filter lets through, and how many there are beyond the limit.
+pub(super) async fn list(
+    client: &Client,
+    filter: AgentFilter,
+    limit: Option<usize>,
+) -> Result<ListAgentsResponse, Failure> {
+    let total = Cell::new(0);
+    let (filter, matching) = (&filter, &total);
+    let agents = Pages::of_small(limit)
+        .fetch(|page_size, page_token| async move {
+            let request = ListAgentsRequest { filter: Some(filter.clone()), page_size, page_token };
+            let page = client.presence().list_agents(request).await;
+            let page = page.map_err(|status| client.refusal(status))?.into_inner();
+            matching.set(page.total);
+            Ok((page.agents, page.next_page_token))
+        })
+        .await?;
+    Ok(ListAgentsResponse { agents, next_page_token: String::new(), total: total.get() })
+}
+
+impl List {
+    async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        let response = list(&session.client, self.filter.into(), self.limit.limit).await?;
+        let empty = response.agents.is_empty().then_some("No agent is like this.");
+        session.show_list(&response, empty, view::agent::list)?;
+        let total = usize::try_from(response.total).unwrap_or(usize::MAX);
+        let more = total.saturating_sub(response.agents.len());
+        if more > 0 && !response.agents.is_empty() {
+            return session.notice(&format!("... and {}", counted(more, "more agent", "more agents")));
+        }
+        Ok(())
+    }
+}
+
+impl Show {
+    async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        let client = &session.client;
+        let response = client.presence().get_agent(GetAgentRequest { name: self.agent.clone() }).await;
+        let agent = response.map_err(|status| client.refusal(status))?.into_inner();
+        let registration = match session.format {
+            Format::Table => {
+                let request = GetRegistrationRequest { agent: self.agent };
+                match client.identity().get_registration(request).await {
+                    Ok(registration) => Some(registration.into_inner()),
+                    // Deleted a moment ago: presence has not heard of it yet.
+                    Err(status) if status.code() == Code::NotFound => None,
+                    Err(status) => return Err(client.refusal(status)),
+                }
+            }
+            Format::Json | Format::Yaml => None,
+        };
+        session.show(&agent, |it, style| view::agent::show(it, registration.as_ref(), style))
+    }
+}
+
+impl Move {
+    async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        let request = MoveAgentRequest { agent: self.agent, group: self.to };
+        let response = session.client.identity().move_agent(request).await;
+        let registration = response.map_err(|status| session.client.refusal(status))?.into_inner();
+        session.show(&registration, view::agent::moved)
+    }
+}
+
+impl Delete {
+    async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        if !self.consent.yes {
+            session.terminal.confirm(&format!("delete agent {}; its id is never used again", self.agent))?;
+        }
+        let request = DeleteAgentRequest { agent: self.agent.clone() };
+        let response = session.client.identity().delete_agent(request).await;
+        let response = response.map_err(|status| session.client.refusal(status))?.into_inner();
+        session.show(&response, |_, _| format!("deleted    Agent  {}\n", self.agent))
+    }
+}

@@ -1,0 +1,184 @@
+//! Why a command failed: cause, way out, exit code.
+
+mod status;
+
+use std::io;
+
+use wire::manifest::ManifestError;
+
+use crate::view::style::{Style, Tone, safe};
+
+/// Exit codes, as `muster --help` lists them.
+pub mod exit {
+    /// Done.
+    pub const OK: u8 = 0;
+    /// Failed for a reason that has no code of its own.
+    pub const FAILED: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 2;
+    /// Bad input, a lock, or not possible in the state the fleet is in.
+    pub const REFUSED: u8 = 3;
+    /// There is no such thing.
+    pub const NOT_FOUND: u8 = 4;
+    /// The server cannot be reached, or did not answer in time.
+    pub const UNREACHABLE: u8 = 5;
+    /// `wait` ran out of time.
+    pub const TIMED_OUT: u8 = 6;
+    /// `wait` ended because an agent failed.
+    pub const AGENTS_FAILED: u8 = 7;
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line, or the configuration file, is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// A file cannot be read.
+    #[error("cannot read {name}")]
+    Read {
+        /// The file.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Manifests are wrong; nothing was sent.
+    #[error("{}", counted(.0.len(), "mistake in the manifests", "mistakes in the manifests"))]
+    Manifests(Vec<ManifestError>),
+    /// Manifests do not fit together; nothing was sent.
+    #[error("{0}")]
+    Input(String),
+    /// No server at this address.
+    #[error("cannot reach a Muster server at {url}")]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// The server answered with an error.
+    #[error("{}", status.message())]
+    Status {
+        /// Its answer.
+        status: Box<tonic::Status>,
+        /// The address.
+        url: String,
+        /// What the n-th resource of an apply is called, to name it in the words of its file.
+        resources: Vec<String>,
+    },
+    /// The answer of the server makes no sense.
+    #[error("the server's answer cannot be used: {0}")]
+    Answer(String),
+    /// The person at the terminal said no.
+    #[error("nothing was changed")]
+    Declined,
+    /// `wait` ran out of time.
+    #[error("{0}")]
+    TimedOut(String),
+    /// An agent failed while `wait` was waiting.
+    #[error("{0}")]
+    AgentsFailed(String),
+    /// Standard output or standard error cannot be written.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+    /// The asynchronous runtime cannot be started.
+    #[error("cannot start the asynchronous runtime")]
+    Runtime(#[source] io::Error),
+}
+
+impl Failure {
+    /// The exit code that tells scripts what happened.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            // Whoever reads our output has seen enough: that is how pipes end.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => exit::OK,
+            Self::Usage(_) => exit::USAGE,
+            Self::Manifests(_) | Self::Input(_) => exit::REFUSED,
+            Self::Unreachable { .. } => exit::UNREACHABLE,
+            Self::Status { status, .. } => status::exit_code(status.code()),
+            Self::TimedOut(_) => exit::TIMED_OUT,
+            Self::AgentsFailed(_) => exit::AGENTS_FAILED,
+            Self::Read { .. } | Self::Answer(_) | Self::Declined | Self::Output(_) | Self::Runtime(_) => {
+                exit::FAILED
+            }
+        }
+    }
+
+    /// Cause, details and way out, as lines; `None` if there is nothing to say.
+    #[must_use]
+    pub(crate) fn render(&self, style: &Style) -> Option<String> {
+        if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            return None;
+        }
+        let mut text = format!("{} {}\n", style.paint("error:", Tone::Bad), safe(&self.cause()));
+        for line in self.details() {
+            text += &format!("  {}\n", safe(&line));
+        }
+        if let Some(way_out) = self.way_out() {
+            text += &format!("{} {}\n", style.paint("try:", Tone::Heading), safe(&way_out));
+        }
+        Some(text)
+    }
+
+    /// What went wrong, with the reasons below it.
+    fn cause(&self) -> String {
+        let mut text = match self {
+            Self::Status { status, resources, .. } => status::cause(status, resources),
+            other => other.to_string(),
+        };
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let reason = error.to_string();
+            if !text.ends_with(&reason) {
+                text += &format!(": {reason}");
+            }
+            source = error.source();
+        }
+        text
+    }
+
+    fn details(&self) -> Vec<String> {
+        match self {
+            Self::Manifests(errors) => errors.iter().map(ToString::to_string).collect(),
+            Self::Status { status, resources, .. } => status::details(status, resources),
+            Self::Usage(_)
+            | Self::Read { .. }
+            | Self::Input(_)
+            | Self::Unreachable { .. }
+            | Self::Answer(_)
+            | Self::Declined
+            | Self::TimedOut(_)
+            | Self::AgentsFailed(_)
+            | Self::Output(_)
+            | Self::Runtime(_) => Vec::new(),
+        }
+    }
+
+    fn way_out(&self) -> Option<String> {
+        match self {
+            Self::Usage(_) => Some("muster --help, or --help after any command".to_owned()),
+            Self::Unreachable { .. } => Some(format!(
+                "start one with `musterd all --data-dir DIR`, or name another with --server or MUSTER_SERVER \
+                 (default {})",
+                crate::args::DEFAULT_SERVER
+            )),
+            Self::Status { status, url, .. } => status::way_out(status, url),
+            Self::AgentsFailed(_) | Self::TimedOut(_) => {
+                Some("muster agent list --progress failed, and muster agent show AGENT".to_owned())
+            }
+            Self::Read { .. }
+            | Self::Manifests(_)
+            | Self::Input(_)
+            | Self::Answer(_)
+            | Self::Declined
+            | Self::Output(_)
+            | Self::Runtime(_) => None,
+        }
+    }
+}
+
+/// "1 agent", "2 agents".
+pub(crate) fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}

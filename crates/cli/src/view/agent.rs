@@ -1,0 +1,172 @@
+//! Agents.
+
+use wire::api::v1::{Agent, ListAgentsResponse, Registration};
+
+use super::style::{Style, Tone};
+use super::table::{Cell, Table};
+use super::text;
+
+pub(crate) fn list(response: &ListAgentsResponse, style: Style) -> String {
+    let mut table = Table::new(&[
+        "AGENT", "GROUP", "STATE", "MODE", "PROGRESS", "REVISION", "HEAD", "LAST HEARTBEAT", "VERSION",
+    ]);
+    for agent in &response.agents {
+        table.row([
+            Cell::from(&agent.name),
+            Cell::from(&agent.group),
+            text::state(agent.state()),
+            Cell::from(text::mode(agent.mode())),
+            text::progress(agent.progress()),
+            text::revision(agent.revision),
+            text::revision(agent.head_revision),
+            Cell::from(text::ago(agent.last_heartbeat.as_ref(), style)),
+            Cell::from(or_none(&agent.agent_version)),
+        ]);
+    }
+    table.render(style)
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { text::NONE } else { text }
+}
+
+pub(crate) fn show(agent: &Agent, registration: Option<&Registration>, style: Style) -> String {
+    let mut table = Table::fields();
+    table.field("Agent", &agent.name);
+    table.field("Group", &agent.group);
+    table.field("State", text::state(agent.state()));
+    table.field("Last heartbeat", text::ago(agent.last_heartbeat.as_ref(), style));
+    table.field("Heartbeat interval", text::length(agent.heartbeat_interval.as_ref()));
+    table.field("Mode", text::mode_explained(agent.mode()));
+    table.field("Progress", text::progress(agent.progress()));
+    table.field("Revision", text::revision(agent.revision));
+    table.field("Head revision", text::revision(agent.head_revision));
+    table.field("Host name", or_none(&agent.hostname));
+    table.field("Labels", text::labels(&agent.labels));
+    table.field("Version", or_none(&agent.agent_version));
+    if let Some(it) = registration {
+        table.field("Joined", text::time(it.join_time.as_ref()));
+        table.field("Joined with token", or_none(&it.token));
+        table.field("Public key", or_none(&it.public_key));
+    }
+    for (name, count) in [
+        ("Went back to last known good", agent.rollbacks),
+        ("Envelopes refused", agent.refusals),
+        ("Drift repaired", agent.repairs),
+    ] {
+        if count > 0 {
+            table.field(name, Cell::count(count, Tone::Watch));
+        }
+    }
+    if !agent.last_refusal.is_empty() {
+        table.field("Last refusal", Cell::toned(&agent.last_refusal, Tone::Bad));
+    }
+    if agent.stale {
+        table.field("Snapshot", Cell::toned("has expired", Tone::Bad));
+    }
+    if agent.duplicate_suspected {
+        table.field("Identity", Cell::toned("seems to be used by two machines", Tone::Bad));
+    }
+    let mut shown = table.render(style);
+    if !agent.items.is_empty() {
+        shown.push('\n');
+        shown += &items(agent, style);
+    }
+    shown
+}
+
+fn items(agent: &Agent, style: Style) -> String {
+    let mut table = Table::new(&["KIND", "STATE", "REVISION", "REASON"]);
+    for item in &agent.items {
+        let tone = match item.state.as_str() {
+            "applied" | "healthy" => Tone::Good,
+            "failed" => Tone::Bad,
+            _ => Tone::Watch,
+        };
+        table.row([
+            Cell::from(&item.kind),
+            Cell::toned(&item.state, tone),
+            text::revision(item.revision),
+            Cell::from(or_none(&item.reason)),
+        ]);
+    }
+    table.render(style)
+}
+
+/// An agent in its new place.
+pub(crate) fn moved(registration: &Registration, _style: Style) -> String {
+    let safe = super::style::safe;
+    format!("{} is in {} now\n", safe(&registration.agent), safe(&registration.group))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::{Duration, Timestamp};
+    use wire::api::v1::{Item, Mode, PresenceState, Progress};
+
+    use super::*;
+
+    fn agent() -> Agent {
+        Agent {
+            name: "web-1-0a1b2c3d".into(),
+            group: "/servers/web".into(),
+            state: PresenceState::Online.into(),
+            mode: Mode::Push.into(),
+            revision: 41,
+            head_revision: 42,
+            progress: Progress::Failed.into(),
+            last_heartbeat: Some(Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            heartbeat_interval: Some(Duration { seconds: 60, nanos: 0 }),
+            agent_version: "0.1.0".into(),
+            hostname: "web-1\u{1b}[2J".into(),
+            items: vec![Item {
+                kind: "firewall".into(),
+                state: "failed".into(),
+                revision: 42,
+                reason: "hook ended with 1".into(),
+            }],
+            rollbacks: 1,
+            ..Agent::default()
+        }
+    }
+
+    #[test]
+    fn agents_are_listed() {
+        let never = Agent { name: "b".into(), group: "/".into(), state: 1, ..Agent::default() };
+        let response =
+            ListAgentsResponse { agents: vec![agent(), never], next_page_token: String::new(), total: 2 };
+        assert_eq!(
+            list(&response, Style::plain_at(domain::Timestamp(1_700_000_004_500))),
+            "AGENT           GROUP         STATE       MODE  PROGRESS  REVISION  HEAD  LAST HEARTBEAT  VERSION\n\
+             web-1-0a1b2c3d  /servers/web  online      push  failed    41        42    4s ago          0.1.0\n\
+             b               /             never-seen  -     -         -         -     -               -\n"
+        );
+    }
+
+    #[test]
+    fn an_agent_is_shown_with_each_item() {
+        let registration = Registration { token: "web".into(), public_key: "UABC".into(), ..Registration::default() };
+        assert_eq!(
+            show(&agent(), Some(&registration), Style::plain_at(domain::Timestamp(1_700_000_004_500))),
+            "Agent:                         web-1-0a1b2c3d\n\
+             Group:                         /servers/web\n\
+             State:                         online\n\
+             Last heartbeat:                4s ago\n\
+             Heartbeat interval:            1m\n\
+             Mode:                          push (the agent holds a connection and is told at once)\n\
+             Progress:                      failed\n\
+             Revision:                      41\n\
+             Head revision:                 42\n\
+             Host name:                     web-1\\u{1b}[2J\n\
+             Labels:                        -\n\
+             Version:                       0.1.0\n\
+             Joined:                        -\n\
+             Joined with token:             web\n\
+             Public key:                    UABC\n\
+             Went back to last known good:  1\n\
+             \n\
+             KIND      STATE   REVISION  REASON\n\
+             firewall  failed        42  hook ended with 1\n"
+        );
+    }
+}
