@@ -1,1 +1,102 @@
-//! identity
+//! Who may join and who has joined: enrolment tokens, the registry of agents, and the group each agent is in.
+//!
+//! # What it stands on
+//! - Tokens are objects of the catalogue (stream POLICY), so that `muster apply` and `muster token create`
+//!   meet in one log. How often one was used, and every agent, is in the registry (stream IDENTITY).
+//! - Every decision is taken on what the streams hold and written by compare-and-set. What a replica keeps in
+//!   memory is a fold that is brought up to date first; any number of replicas may run.
+//! - A join is: decide, consume a use, make the record, publish the assignment. A crash between two of these
+//!   steps never lets one agent too many in. The use it consumed names its agent, whose next try goes on.
+//! - An assignment is in the record before it is published, so that whatever is missing in DESIRED can be
+//!   published again: at the start of each replica, and by presence in its replies to heartbeats.
+
+mod api;
+mod assign;
+mod catalogue;
+mod enrol;
+mod heal;
+mod registry;
+mod status;
+mod uses;
+
+use std::sync::Arc;
+
+use clap::Args;
+use domain::FleetId;
+use ed25519_dalek::SigningKey;
+use runtime::{Nats, ServiceArgs, ServiceContext, ServiceError, Shutdown, Trust};
+use tonic::service::RoutesBuilder;
+use wire::api::v1::identity_service_server::IdentityServiceServer;
+
+use crate::assign::HighestPlace;
+use crate::catalogue::Catalogue;
+use crate::uses::UseCounts;
+
+/// Largest request that the API reads: names and a few numbers.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// Options of the identity service.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Joins that are worked on at the same time; more wait their turn.
+    #[arg(long, env = "MUSTER_ENROL_PARALLEL", value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub enrol_parallel: u16,
+}
+
+/// What the parts of the service share.
+struct Shared {
+    nats: Nats,
+    fleet: FleetId,
+    director: Arc<SigningKey>,
+    trust: Trust,
+    catalogue: Catalogue,
+    use_counts: UseCounts,
+    consuming: uses::Consuming,
+    highest: HighestPlace,
+}
+
+/// Starts the service inside a process that may run others too.
+///
+/// # Errors
+/// [`ServiceError`] without a director key, or if a join token cannot hold the servers for agents.
+pub async fn start(
+    config: &Config,
+    context: &ServiceContext,
+    routes: &mut RoutesBuilder,
+) -> Result<(), ServiceError> {
+    let shared = Arc::new(Shared {
+        nats: context.nats.clone(),
+        fleet: context.fleet.clone(),
+        director: context.director()?,
+        trust: context.trust()?,
+        catalogue: Catalogue::new(context.nats.clone()),
+        use_counts: UseCounts::default(),
+        consuming: uses::Consuming::default(),
+        highest: HighestPlace::default(),
+    });
+    let api = IdentityServiceServer::new(api::Api(Arc::clone(&shared)));
+    routes.add_service(api.max_decoding_message_size(MAX_REQUEST_BYTES));
+
+    let shutdown = context.shutdown();
+    let tasks = &context.tasks;
+    let (service, stop) = (Arc::clone(&shared), shutdown.clone());
+    tasks.spawn("identity catalogue", async move { service.catalogue.follow(&stop).await });
+    let (service, stop) = (Arc::clone(&shared), shutdown.clone());
+    tasks.spawn("identity token uses", async move { service.use_counts.follow(&service.nats, &stop).await });
+    let (service, stop) = (Arc::clone(&shared), shutdown.clone());
+    tasks.spawn("identity heal", async move { heal::run(&service, &stop).await });
+    let (stop, ready) = (shutdown.clone(), context.readiness.register("identity"));
+    let parallel = usize::from(config.enrol_parallel);
+    tasks.spawn("identity enrol", async move { enrol::run(&shared, parallel, &ready, &stop).await });
+    Ok(())
+}
+
+/// Runs the service alone in its process.
+///
+/// # Errors
+/// [`ServiceError`] if it cannot start, or a part of it fails.
+pub async fn run(args: &ServiceArgs, config: &Config, shutdown: Shutdown) -> Result<(), ServiceError> {
+    let start =
+        async |context: &ServiceContext, routes: &mut RoutesBuilder| start(config, context, routes).await;
+    runtime::service::run(args, "identity", shutdown, start).await
+}

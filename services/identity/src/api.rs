@@ -1,0 +1,107 @@
+//! The gRPC service: reads requests, and turns what comes of them into answers.
+
+mod agents;
+mod tokens;
+
+use std::sync::Arc;
+
+use domain::catalog::Catalog;
+use domain::{GroupId, GroupPath};
+use tonic::{Request, Response, Status};
+use wire::api::v1::identity_service_server::IdentityService;
+use wire::api::v1::{
+    CreateTokenRequest, DeleteAgentRequest, DeleteAgentResponse, GetRegistrationRequest, JoinTokenSecret,
+    ListTokensRequest, ListTokensResponse, MoveAgentRequest, Registration, RevokeTokenRequest,
+    RevokeTokenResponse,
+};
+
+use crate::{Shared, status};
+
+/// The service as tonic calls it.
+pub(crate) struct Api(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl IdentityService for Api {
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<JoinTokenSecret>, Status> {
+        tokens::create(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<ListTokensRequest>,
+    ) -> Result<Response<ListTokensResponse>, Status> {
+        tokens::list(&self.0, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeTokenResponse>, Status> {
+        tokens::revoke(&self.0, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_registration(
+        &self,
+        request: Request<GetRegistrationRequest>,
+    ) -> Result<Response<Registration>, Status> {
+        agents::get(&self.0, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn move_agent(&self, request: Request<MoveAgentRequest>) -> Result<Response<Registration>, Status> {
+        agents::move_to_group(&self.0, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_agent(
+        &self,
+        request: Request<DeleteAgentRequest>,
+    ) -> Result<Response<DeleteAgentResponse>, Status> {
+        agents::delete(&self.0, &request.into_inner()).await.map(Response::new)
+    }
+}
+
+/// How a request names a group.
+#[derive(Clone)]
+enum GroupRef {
+    Path(GroupPath),
+    Id(GroupId),
+}
+
+impl GroupRef {
+    /// Reads a path (`/servers/web`) or a name (`servers-web`).
+    fn read(field: &str, text: &str) -> Result<Self, Status> {
+        if text.is_empty() {
+            return Err(status::invalid(field, "must be the path or the name of a group"));
+        }
+        if text.starts_with('/') {
+            GroupPath::new(text).map(Self::Path).map_err(|error| status::invalid(field, error))
+        } else {
+            GroupId::new(text).map(Self::Id).map_err(|error| status::invalid(field, error))
+        }
+    }
+
+    fn find(&self, catalog: &Catalog) -> Option<GroupId> {
+        let group = match self {
+            Self::Path(path) => catalog.group_at(path),
+            Self::Id(id) => catalog.group(id),
+        };
+        group.map(|group| group.value.id.clone())
+    }
+
+    fn not_found(&self) -> Status {
+        status::not_found(
+            "group",
+            match self {
+                Self::Path(path) => path.as_str(),
+                Self::Id(id) => id.as_str(),
+            },
+        )
+    }
+}
+
+/// Path of a group for people; its name if it was deleted.
+fn path_of(catalog: &Catalog, group: &GroupId) -> String {
+    catalog.group(group).map_or_else(|| group.to_string(), |group| group.value.path.to_string())
+}

@@ -1,0 +1,125 @@
+//! Agents in the registry: shown, moved, deleted.
+
+use std::time::Duration;
+
+use domain::registry::Registration;
+use domain::{AgentId, GroupId};
+use runtime::{clock, ids};
+use tonic::Status;
+use wire::api::v1::{
+    self, DeleteAgentRequest, DeleteAgentResponse, GetRegistrationRequest, MoveAgentRequest,
+};
+use wire::time::to_timestamp;
+
+use super::{GroupRef, path_of};
+use crate::assign::{self, Head};
+use crate::registry::{self, RecordError, Stored};
+use crate::{Shared, status};
+
+/// Tries to write a record while others write it. One operator moves one agent; more lost races than this are
+/// a script that fights another.
+const MAX_TRIES: u32 = 8;
+
+/// Pause before another try: full jitter below this, the time of a write.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+pub(super) async fn get(
+    shared: &Shared,
+    request: &GetRegistrationRequest,
+) -> Result<v1::Registration, Status> {
+    let agent = read_id(&request.agent)?;
+    let (_, registration) = read(shared, &agent).await?;
+    catch_up(shared).await?;
+    Ok(message(shared, &agent, &registration))
+}
+
+pub(super) async fn move_to_group(
+    shared: &Shared,
+    request: &MoveAgentRequest,
+) -> Result<v1::Registration, Status> {
+    let agent = read_id(&request.agent)?;
+    let group = GroupRef::read("group", &request.group)?;
+    for _ in 0..MAX_TRIES {
+        let (stored, registration) = read(shared, &agent).await?;
+        catch_up(shared).await?;
+        let (found, epoch) = shared.catalogue.look(|catalog| (group.find(catalog), catalog.epoch()));
+        let found: GroupId = found.ok_or_else(|| group.not_found())?;
+        let Some(moved) = registration.moved(&found, epoch) else {
+            return Ok(message(shared, &agent, &registration));
+        };
+        let assignment = assign::sign(shared, &agent, &moved);
+        match registry::write(&shared.nats, &agent, (&moved, assignment.clone()), stored.sequence).await {
+            Ok(()) => {
+                tracing::info!(%agent, from = %registration.group, to = %moved.group, "an agent moves");
+                tell(shared, &agent, &Head::Assigned(&moved, &assignment)).await;
+                return Ok(message(shared, &agent, &moved));
+            }
+            Err(RecordError::Conflict) => tokio::time::sleep(ids::jitter(RETRY_PAUSE)).await,
+            Err(error) => return Err(status::unavailable(&error)),
+        }
+    }
+    Err(contended())
+}
+
+pub(super) async fn delete(
+    shared: &Shared,
+    request: &DeleteAgentRequest,
+) -> Result<DeleteAgentResponse, Status> {
+    let agent = read_id(&request.agent)?;
+    for _ in 0..MAX_TRIES {
+        let (stored, registration) = read(shared, &agent).await?;
+        let gone = registration.deleted(clock::now());
+        match registry::bury(&shared.nats, &agent, &gone, stored.sequence).await {
+            Ok(()) => {
+                tracing::info!(%agent, "an agent was deleted");
+                tell(shared, &agent, &Head::Gone(&gone)).await;
+                return Ok(DeleteAgentResponse {});
+            }
+            Err(RecordError::Conflict) => tokio::time::sleep(ids::jitter(RETRY_PAUSE)).await,
+            Err(error) => return Err(status::unavailable(&error)),
+        }
+    }
+    Err(contended())
+}
+
+fn read_id(text: &str) -> Result<AgentId, Status> {
+    AgentId::new(text).map_err(|error| status::invalid("agent", error))
+}
+
+async fn catch_up(shared: &Shared) -> Result<(), Status> {
+    shared.catalogue.catch_up().await.map_err(|error| status::unavailable(&error))
+}
+
+/// The record of an agent that is there.
+async fn read(shared: &Shared, agent: &AgentId) -> Result<(Stored, Registration), Status> {
+    let stored = registry::read(&shared.nats, agent).await.map_err(|error| status::unavailable(&error))?;
+    let stored = stored.ok_or_else(|| status::not_found("agent", agent.as_str()))?;
+    let registration = stored.record.registered.agent().cloned();
+    let registration = registration.ok_or_else(|| status::not_found("agent", agent.as_str()))?;
+    Ok((stored, registration))
+}
+
+/// Publishes what the registry says now. It is decided already: if this fails, the agent learns of it by its
+/// next heartbeat.
+async fn tell(shared: &Shared, agent: &AgentId, head: &Head<'_>) {
+    if let Err(error) = assign::publish(shared, agent, head).await {
+        tracing::warn!(%agent, error = %runtime::log::chain(&error), "not published yet; a heartbeat will bring it");
+    }
+}
+
+fn contended() -> Status {
+    status::contended(&"the agent's record is being changed by others all the time: try again")
+}
+
+fn message(shared: &Shared, agent: &AgentId, registration: &Registration) -> v1::Registration {
+    v1::Registration {
+        agent: agent.to_string(),
+        group: shared.catalogue.look(|catalog| path_of(catalog, &registration.group)),
+        public_key: registration.key.to_string(),
+        labels: registration.labels.clone().into_iter().collect(),
+        hostname: registration.hostname.clone(),
+        join_time: Some(to_timestamp(registration.joined_at)),
+        token: registration.token.to_string(),
+        assignment_revision: registration.assignment.revision.0,
+    }
+}

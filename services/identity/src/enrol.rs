@@ -1,0 +1,224 @@
+//! Joining: requests on `svc.enrol`, each answered by one replica.
+//!
+//! The time in a request is not checked. A request proves that its sender holds the private key of the agent
+//! it names, and what comes of it is good for that agent alone: whoever sends it again gets the same answer
+//! for it, without another use of the token, and nothing after the agent was deleted. A check would keep out
+//! machines whose clock is not set yet, which is the moment in which they join.
+
+use std::time::Duration;
+
+use domain::registry::{AgentKey, IdTaken, Join, Newcomer, Registration, join};
+use domain::token::{Claim, Refusal};
+use domain::{AgentId, Digest};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use runtime::nats::Message;
+use runtime::{Condition, Shutdown, clock};
+use wire::agent::v1::join_reply::Outcome;
+use wire::agent::v1::{Envelope, JoinBundle, JoinError, JoinErrorCode, JoinReply};
+use wire::envelope::EnvelopeError;
+use wire::join::VerifiedRequest;
+use wire::subject::{QUEUE_IDENTITY, is_join_inbox, pattern};
+
+use crate::Shared;
+use crate::assign::{self, Head};
+use crate::registry::{self, RecordError};
+use crate::uses::{self, ConsumeError};
+
+/// How long joins that have arrived may take at the shutdown. Shorter than the time that all tasks have.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why requests cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IntakeError {
+    /// The subscription failed.
+    #[error("requests to join cannot be subscribed to")]
+    Subscribe(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The connection was closed for good.
+    #[error("requests to join do not arrive any more: the connection is closed")]
+    Closed,
+}
+
+/// Why an agent is not let in.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("the request to join cannot be read")]
+    Malformed(#[from] EnvelopeError),
+    #[error("the request is for fleet {asked:?}, but this is fleet {here:?}")]
+    OtherFleet { asked: String, here: String },
+    #[error(transparent)]
+    IdTaken(#[from] IdTaken),
+    #[error("no use of the token was consumed")]
+    Consume(#[from] ConsumeError),
+    #[error("the registry cannot be used")]
+    Record(#[from] RecordError),
+}
+
+/// Takes requests until the shutdown, `parallel` at a time, and finishes those that have arrived by then.
+pub(crate) async fn run(
+    shared: &Shared,
+    parallel: usize,
+    ready: &Condition,
+    shutdown: &Shutdown,
+) -> Result<(), IntakeError> {
+    ready.set_not_ready("is reading the catalogue");
+    tokio::select! {
+        () = shared.catalogue.loaded() => {}
+        () = shutdown.requested() => return Ok(()),
+    }
+    let subscribed = shared.nats.queue_subscribe(pattern::ENROL, QUEUE_IDENTITY).await;
+    let mut requests = subscribed.map_err(|error| IntakeError::Subscribe(Box::new(error)))?;
+    ready.set_ready();
+    let mut open = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            request = requests.next(), if open.len() < parallel => {
+                open.push(serve(shared, request.ok_or(IntakeError::Closed)?));
+            }
+            Some(()) = open.next() => {}
+            () = shutdown.requested() => break,
+        }
+    }
+    // The connection may be gone already; then nothing arrives, and nothing is lost that was taken.
+    drop(requests.drain().await);
+    let finish = async {
+        while let Some(request) = requests.next().await {
+            open.push(serve(shared, request));
+            while open.len() >= parallel && open.next().await.is_some() {}
+        }
+        while open.next().await.is_some() {}
+    };
+    if tokio::time::timeout(DRAIN_TIMEOUT, finish).await.is_err() {
+        tracing::warn!("joins are still open: stopping without them");
+    }
+    Ok(())
+}
+
+async fn serve(shared: &Shared, message: Message) {
+    // The reply subject is the requester's choice: only an inbox for joins is written to.
+    let Some(reply) = message.reply.filter(|reply| is_join_inbox(reply)) else {
+        tracing::debug!("a request to join without a reply subject below _INBOX_join_: ignored");
+        return;
+    };
+    let outcome = match enrol(shared, &message.payload).await {
+        Ok(bundle) => Outcome::Bundle(bundle),
+        Err(refused) => Outcome::Error(explain(shared, &refused)),
+    };
+    let answer = wire::encode(&JoinReply { outcome: Some(outcome) });
+    if let Err(error) = shared.nats.respond(&reply, answer).await {
+        // The agent asks again.
+        tracing::debug!(error = %runtime::log::chain(&error), "the answer to a join could not be sent");
+    }
+}
+
+async fn enrol(shared: &Shared, payload: &[u8]) -> Result<JoinBundle, Refused> {
+    let request = wire::join::open_request(payload)?;
+    if request.fleet != shared.fleet {
+        return Err(Refused::OtherFleet { asked: request.fleet.to_string(), here: shared.fleet.to_string() });
+    }
+    let key = AgentKey::new(&request.request.public_key).map_err(|error| {
+        let problem = error.to_string();
+        EnvelopeError::Payload(wire::DecodeError::Field { field: "public_key", problem })
+    })?;
+    match try_enrol(shared, &request, &key).await {
+        // The record was made, or the token spent, a moment ago, perhaps by this very agent in a request that
+        // another replica serves: then its record is there now.
+        Err(
+            Refused::Record(RecordError::Conflict) | Refused::Consume(ConsumeError::Refused(Refusal::Spent)),
+        ) => try_enrol(shared, &request, &key).await,
+        settled => settled,
+    }
+}
+
+async fn try_enrol(
+    shared: &Shared,
+    request: &VerifiedRequest,
+    key: &AgentKey,
+) -> Result<JoinBundle, Refused> {
+    let stored = registry::read(&shared.nats, &request.agent).await?;
+    let record = stored.as_ref().map(|stored| &stored.record);
+    match join(record.map(|record| &record.registered), key)? {
+        Join::Again(_) => {
+            tracing::debug!(agent = %request.agent, "joined before: the same answer again");
+            Ok(bundle(shared, &request.agent, record.and_then(|record| record.assignment.clone())))
+        }
+        Join::Free => admit(shared, request, key).await,
+    }
+}
+
+async fn admit(shared: &Shared, request: &VerifiedRequest, key: &AgentKey) -> Result<JoinBundle, Refused> {
+    let claim = Claim { agent: request.agent.clone(), key: key.clone() };
+    let presented = Digest::of(&request.request.secret);
+    let group = uses::consume(shared, &request.token, &presented, &claim).await?;
+    let newcomer = Newcomer {
+        key: key.clone(),
+        labels: request.request.labels.clone().into_iter().collect(),
+        hostname: request.request.hostname.clone(),
+        token: request.token.clone(),
+    };
+    let epoch = shared.catalogue.look(|catalog| catalog.epoch());
+    let registration = newcomer.registration(group, epoch, clock::now());
+    let assignment = assign::sign(shared, &request.agent, &registration);
+    registry::write(&shared.nats, &request.agent, (&registration, assignment.clone()), 0).await?;
+    tell(shared, &request.agent, &registration, &assignment).await;
+    let (agent, group, token) = (&request.agent, &registration.group, &request.token);
+    tracing::info!(%agent, %group, %token, hostname = registration.hostname, "an agent joined");
+    Ok(bundle(shared, agent, Some(assignment)))
+}
+
+/// Publishes the first assignment. The agent gets it in its reply as well, so that it is in, whatever happens
+/// here.
+async fn tell(shared: &Shared, agent: &AgentId, registration: &Registration, assignment: &Envelope) {
+    if let Err(error) = assign::publish(shared, agent, &Head::Assigned(registration, assignment)).await {
+        tracing::warn!(%agent, error = %runtime::log::chain(&error), "the assignment is not published yet");
+    }
+}
+
+fn bundle(shared: &Shared, agent: &AgentId, assignment: Option<Envelope>) -> JoinBundle {
+    JoinBundle {
+        agent: agent.to_string(),
+        trust_root: shared.trust.root().to_vec(),
+        assignment,
+        servers: shared.trust.servers().to_vec(),
+    }
+}
+
+/// What the agent is told: the cause and the way out, for the person who reads its log.
+fn explain(shared: &Shared, refused: &Refused) -> JoinError {
+    let chain = runtime::log::chain(refused);
+    let (code, way_out) = match refused {
+        Refused::Malformed(_) => (JoinErrorCode::Malformed, "is the agent of another version?"),
+        Refused::OtherFleet { .. } => {
+            (JoinErrorCode::TokenUnknown, "use a token that was made by this control plane")
+        }
+        Refused::IdTaken(_) => (
+            JoinErrorCode::IdTaken,
+            "choose another id, or keep the state directory of the agent that has it",
+        ),
+        Refused::Consume(ConsumeError::Refused(refusal)) => match refusal {
+            Refusal::Unknown => (JoinErrorCode::TokenUnknown, "make a new one with `muster token create`"),
+            Refusal::Expired => (JoinErrorCode::TokenExpired, "make a new one with `muster token create`"),
+            Refusal::Spent => {
+                (JoinErrorCode::TokenSpent, "make a new one with `muster token create --uses N`")
+            }
+        },
+        Refused::Consume(ConsumeError::GroupMissing) => {
+            (JoinErrorCode::GroupMissing, "make a token for a group that exists")
+        }
+        Refused::Consume(_) | Refused::Record(_) => {
+            tracing::warn!(error = chain, fleet = %shared.fleet, "a join could not be decided");
+            return JoinError {
+                code: JoinErrorCode::Unavailable.into(),
+                message: "the control plane cannot answer now; try again later".to_owned(),
+            };
+        }
+    };
+    let cause = match refused {
+        Refused::Consume(consume) => consume.to_string(),
+        Refused::Malformed(_) | Refused::OtherFleet { .. } | Refused::IdTaken(_) | Refused::Record(_) => {
+            chain
+        }
+    };
+    tracing::debug!(cause, "a join was refused");
+    JoinError { code: code.into(), message: format!("{cause}; {way_out}") }
+}
