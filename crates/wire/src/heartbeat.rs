@@ -1,5 +1,10 @@
 //! Heartbeats as they arrive: bounded before they are parsed, checked before anyone looks at them.
 
+use bytes::{BufMut as _, Bytes, BytesMut};
+use domain::{AgentId, Timestamp};
+use prost::Message as _;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
 use crate::agent::v1::{BeatBatch, Heartbeat, HeartbeatReply};
 use crate::{DecodeError, decode};
 
@@ -52,6 +57,117 @@ pub fn read_reply(bytes: &[u8]) -> Result<HeartbeatReply, DecodeError> {
     decode(bytes, MAX_REPLY_BYTES)
 }
 
+/// Bytes of a reply that carries envelopes as they were stored: they are copied once and never decoded.
+#[must_use]
+pub fn encode_reply(reply: &HeartbeatReply, snapshot: Option<&[u8]>, assignment: Option<&[u8]>) -> Bytes {
+    let envelopes = [(SNAPSHOT_FIELD, snapshot), (ASSIGNMENT_FIELD, assignment)];
+    let extra: usize = envelopes.iter().map(|(_, bytes)| bytes.map_or(0, |bytes| bytes.len() + 12)).sum();
+    let mut out = BytesMut::with_capacity(reply.encoded_len() + extra);
+    reply.encode(&mut out).expect("invariant: the buffer grows");
+    for (field, bytes) in envelopes {
+        if let Some(bytes) = bytes {
+            put_bytes(&mut out, field, bytes);
+        }
+    }
+    out.freeze()
+}
+
+/// Numbers of the fields that [`encode_reply`] and [`BatchWriter`] write themselves; a test holds them against
+/// the generated code.
+const SNAPSHOT_FIELD: u32 = 5;
+const ASSIGNMENT_FIELD: u32 = 6;
+const BATCH_BEATS_FIELD: u32 = 2;
+const BEAT_AGENT_FIELD: u32 = 1;
+const BEAT_RECEIVED_AT_FIELD: u32 = 2;
+const BEAT_HEARTBEAT_FIELD: u32 = 3;
+
+fn put_bytes(out: &mut BytesMut, field: u32, bytes: &[u8]) {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(bytes.len() as u64, out);
+    out.put_slice(bytes);
+}
+
+/// A [`BeatBatch`] that is written beat by beat, from heartbeats as they arrived.
+#[derive(Debug)]
+pub struct BatchWriter {
+    replica: u64,
+    beats: usize,
+    body: BytesMut,
+}
+
+impl BatchWriter {
+    /// An empty batch of the replica with this random id.
+    #[must_use]
+    pub fn new(replica: u64) -> Self {
+        Self { replica, beats: 0, body: BytesMut::new() }
+    }
+
+    /// Adds a heartbeat: its bytes as they came, after [`read`] accepted them. False if the batch has no room
+    /// for it; then it is unchanged.
+    #[must_use]
+    pub fn push(&mut self, agent: &AgentId, received_at: Timestamp, heartbeat: &[u8]) -> bool {
+        let id = agent.as_str().as_bytes();
+        let lens = [id.len(), heartbeat.len()].map(|len| 1 + encoded_len_varint(len as u64) + len);
+        let len = lens.iter().sum::<usize>() + 1 + encoded_len_varint(received_at.0);
+        if self.beats == MAX_BATCH_BEATS || self.body.len() + len + BATCH_SPARE_BYTES > MAX_BATCH_BYTES {
+            return false;
+        }
+        encode_key(BATCH_BEATS_FIELD, WireType::LengthDelimited, &mut self.body);
+        encode_varint(len as u64, &mut self.body);
+        put_bytes(&mut self.body, BEAT_AGENT_FIELD, id);
+        encode_key(BEAT_RECEIVED_AT_FIELD, WireType::Varint, &mut self.body);
+        encode_varint(received_at.0, &mut self.body);
+        put_bytes(&mut self.body, BEAT_HEARTBEAT_FIELD, heartbeat);
+        self.beats += 1;
+        true
+    }
+
+    /// Heartbeats in the batch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.beats
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.beats == 0
+    }
+
+    /// Bytes of the batch, which is empty afterwards.
+    #[must_use]
+    pub fn finish(&mut self, sent_at: Timestamp) -> Bytes {
+        let frame = BeatBatch { replica: self.replica, beats: Vec::new(), sent_at_ms: sent_at.0 };
+        self.beats = 0;
+        let mut out = self.body.split();
+        // Fields may come in any order.
+        frame.encode(&mut out).expect("invariant: the buffer grows");
+        out.freeze()
+    }
+}
+
+/// Room in a batch for what is not a heartbeat: three keys, two numbers, a length.
+const BATCH_SPARE_BYTES: usize = 64;
+
+/// Who sent a batch, and when: a [`BeatBatch`] without its heartbeats.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct BatchOrigin {
+    /// As in [`BeatBatch`].
+    #[prost(fixed64, tag = "1")]
+    pub replica: u64,
+    /// As in [`BeatBatch`].
+    #[prost(uint64, tag = "3")]
+    pub sent_at_ms: u64,
+}
+
+/// Reads who sent a batch, skipping its heartbeats: a replica hears its own batches as well.
+///
+/// # Errors
+/// [`DecodeError`] if the batch is too large or malformed.
+pub fn read_batch_origin(bytes: &[u8]) -> Result<BatchOrigin, DecodeError> {
+    decode(bytes, MAX_BATCH_BYTES)
+}
+
 /// Reads a batch of heartbeats that another replica heard. Each is checked as if it had come directly.
 ///
 /// # Errors
@@ -102,11 +218,65 @@ mod tests {
         assert!(matches!(read(&vec![0; MAX_HEARTBEAT_BYTES + 1]), Err(DecodeError::TooLarge { .. })));
     }
 
+    #[test]
+    fn batches_are_what_the_generated_code_reads() {
+        let agent = AgentId::new("a".repeat(64)).unwrap();
+        let heartbeat = Heartbeat { session: 7, sequence: 300, revision: u64::MAX, ..Heartbeat::default() };
+        let mut batch = BatchWriter::new(9);
+        for received_at in [1, u64::MAX] {
+            assert!(batch.push(&agent, Timestamp(received_at), &heartbeat.encode_to_vec()));
+        }
+        let bytes = batch.finish(Timestamp(5));
+        assert!(batch.is_empty());
+        let read = read_batch(&bytes).unwrap();
+        assert_eq!((read.replica, read.sent_at_ms, read.beats.len()), (9, 5, 2));
+        for (beat, received_at_ms) in read.beats.iter().zip([1, u64::MAX]) {
+            assert_eq!(beat.agent, agent.as_str());
+            assert_eq!((beat.received_at_ms, beat.heartbeat.as_ref()), (received_at_ms, Some(&heartbeat)));
+        }
+        let origin = read_batch_origin(&bytes).unwrap();
+        assert_eq!(origin, BatchOrigin { replica: 9, sent_at_ms: 5 });
+    }
+
+    #[test]
+    fn a_full_batch_takes_no_more_and_can_be_read() {
+        let agent = AgentId::new("a").unwrap();
+        for (size, expected) in [(20, MAX_BATCH_BEATS), (MAX_HEARTBEAT_BYTES, 15)] {
+            let mut bytes = Heartbeat { session: 1, ..Heartbeat::default() }.encode_to_vec();
+            // An unknown field that fills the heartbeat up.
+            bytes.extend_from_slice(&[0xfa, 0x07]);
+            let fill = size - bytes.len() - 3;
+            encode_varint(fill as u64, &mut bytes);
+            bytes.resize(bytes.len() + fill, 0);
+            let mut batch = BatchWriter::new(1);
+            while batch.push(&agent, Timestamp(1 << 40), &bytes) {}
+            assert_eq!(batch.len(), expected);
+            assert_eq!(read_batch(&batch.finish(Timestamp(1))).unwrap().beats.len(), expected);
+        }
+    }
+
+    #[test]
+    fn stored_envelopes_travel_in_replies_as_they_are() {
+        let envelope = |text: &'static str| crate::agent::v1::Envelope {
+            payload_type: text.into(),
+            payload: Bytes::from_static(&[1; 300]),
+            signatures: Vec::new(),
+        };
+        let reply = HeartbeatReply { server_time_ms: 4, want_status: true, ..HeartbeatReply::default() };
+        let (snapshot, assignment) = (envelope("s"), envelope("a"));
+        let bytes = encode_reply(&reply, Some(&snapshot.encode_to_vec()), Some(&assignment.encode_to_vec()));
+        let expected =
+            HeartbeatReply { snapshot: Some(snapshot), assignment: Some(assignment), ..reply.clone() };
+        assert_eq!(read_reply(&bytes).unwrap(), expected);
+        assert_eq!(read_reply(&encode_reply(&reply, None, None)).unwrap(), reply);
+    }
+
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
             let _ = read(&bytes);
             let _ = read_batch(&bytes);
+            let _ = read_batch_origin(&bytes);
             let _ = read_reply(&bytes);
         }
     }

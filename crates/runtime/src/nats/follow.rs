@@ -176,8 +176,12 @@ impl Feeder {
                 }
                 Err(Obstacle::Gone) => return,
                 Err(Obstacle::Api(error)) => {
-                    let error = crate::log::chain(&error);
-                    tracing::debug!(stream = self.stream, error, "cannot follow the stream yet");
+                    let text = crate::log::chain(&error);
+                    if error.is_temporary() || self.missing {
+                        tracing::debug!(stream = self.stream, error = text, "cannot follow the stream yet");
+                    } else {
+                        tracing::warn!(stream = self.stream, error = text, "cannot follow the stream");
+                    }
                     tokio::select! {
                         () = tokio::time::sleep(RETRY.0 / 2 + crate::ids::jitter(pause)) => {}
                         () = self.sender.closed() => return,

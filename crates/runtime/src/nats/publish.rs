@@ -129,6 +129,17 @@ impl Nats {
         }
     }
 
+    /// Deletes all messages of `subject` but the last: for what is written over and over in a stream that keeps
+    /// a history of other subjects.
+    ///
+    /// # Errors
+    /// [`ApiError`] if JetStream does not answer or refuses.
+    pub async fn keep_last(&self, stream: &'static str, subject: &Subject) -> Result<(), ApiError> {
+        let body = serde_json::json!({"filter": subject.as_str(), "keep": 1});
+        let _: serde_json::Value = self.api(&format!("STREAM.PURGE.{stream}"), &body).await?;
+        Ok(())
+    }
+
     /// Publishes once, without a second try.
     pub(crate) async fn publish_once(
         &self,

@@ -347,9 +347,12 @@ pub struct BeatBatch {
     /// Random id of the replica that heard them.
     #[prost(fixed64, tag = "1")]
     pub replica: u64,
-    /// At most 4,096.
+    /// At most 4,096. None: only a sign of life of the replica.
     #[prost(message, repeated, tag = "2")]
     pub beats: ::prost::alloc::vec::Vec<Beat>,
+    /// When this was sent, by the clock that `received_at_ms` was read from, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "3")]
+    pub sent_at_ms: u64,
 }
 impl ::prost::Name for BeatBatch {
     const NAME: &'static str = "BeatBatch";
