@@ -31,7 +31,7 @@ fn report() -> Report {
         reason: "".into(),
     });
     let status = Status { seen: Cursor::new(1, 9), items: items.into(), ..Status::default() };
-    Report { version: "1.0.0".into(), mode: Mode::Pull, hostname: "".into(), status }
+    Report { version: "1.0.0".into(), mode: Some(Mode::Pull), hostname: "".into(), status }
 }
 
 fn beat(n: u64, sequence: u64, report: Option<Report>) -> Beat {

@@ -6,8 +6,14 @@ use super::status::{Beat, ItemState, Report, Status};
 use super::{Effect, Presence, State, slots};
 use crate::id::AgentId;
 use crate::revision::Cursor;
-use crate::settings::{DEFAULT_PULL_INTERVAL, Mode};
+use crate::settings::Mode;
 use crate::time::{Span, Timestamp};
+
+/// Pace of agents that are not in the registry: those that just joined are there within moments, so they
+/// come back soon.
+pub const UNKNOWN_INTERVAL: Span = Span::from_secs(10);
+/// Pace of deleted agents, which have no reason to come back at all.
+pub const DELETED_INTERVAL: Span = Span::from_secs(3600);
 
 /// What the registry makes of the sender of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,9 +98,11 @@ impl Presence {
 
     /// The answer to an agent that has no record: nothing is kept of it.
     fn refuse(&self, id: &str) -> Answer {
+        let standing = self.standing(id);
+        let interval = if standing == Standing::Deleted { DELETED_INTERVAL } else { UNKNOWN_INTERVAL };
         Answer {
-            standing: self.standing(id),
-            next_in: slots::next_slot(self.now, DEFAULT_PULL_INTERVAL, slots::hash(id)).since(self.now),
+            standing,
+            next_in: slots::next_slot(self.now, interval, slots::hash(id)).since(self.now),
             head: Cursor::NONE,
             offer_snapshot: false,
             offer_assignment: false,
@@ -172,7 +180,7 @@ impl Presence {
         agent.version = version;
         agent.status = status;
         agent.failed_at = failed_at;
-        agent.mode = Some(report.mode);
+        agent.mode = report.mode;
         agent.set_hostname(&report.hostname);
     }
 

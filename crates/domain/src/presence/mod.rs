@@ -34,7 +34,7 @@ mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 
-pub use beat::{Answer, Standing};
+pub use beat::{Answer, DELETED_INTERVAL, Standing, UNKNOWN_INTERVAL};
 pub use damping::{BURST, REFILL};
 pub use query::{AgentView, Counts, Filter, GroupView, MAX_EXAMINED, Page, Progress, Scope, Summary};
 pub use restore::Remembered;
@@ -278,6 +278,12 @@ impl Presence {
 
     /// An agent was deleted; its id is refused from now on.
     pub fn deleted(&mut self, agent: AgentId) {
+        self.forgotten(&agent);
+        self.deleted.insert(agent);
+    }
+
+    /// An agent is not in the registry any more, without having been deleted: the registry was replaced.
+    pub fn forgotten(&mut self, agent: &AgentId) {
         if let Some(at) = self.table.find(agent.as_str()) {
             self.calendar.cancel(&mut self.table, at);
             self.groups.leave(&mut self.table, at);
@@ -287,7 +293,6 @@ impl Presence {
             self.labels.release(record.labels);
             self.table.remove(at);
         }
-        self.deleted.insert(agent);
     }
 
     fn label(&mut self, at: u32, labels: &Labels) {

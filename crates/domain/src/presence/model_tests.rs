@@ -228,9 +228,15 @@ impl Run {
         for (n, agent) in &self.model.agents {
             self.fleet.enrolled(now, &enrolment(&id(*n), GROUPS[agent.group].0, agent.assigned));
         }
-        for part in 0..4 {
-            for (id, kept) in old.remember(part, 4) {
+        let mut after = None;
+        loop {
+            let (part, next) = old.remember(after, 2);
+            for (id, kept) in part {
                 self.fleet.restore(id, kept);
+            }
+            after = next;
+            if after.is_none() {
+                break;
             }
         }
         for n in self.model.agents.keys().copied().collect::<Vec<_>>() {

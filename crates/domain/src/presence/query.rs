@@ -217,6 +217,16 @@ impl Presence {
         self.len() == 0
     }
 
+    /// Ids of all enrolled agents, in order.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.table.after(None).map(|at| self.table.get(at).id())
+    }
+
+    /// Ids of all groups that have a snapshot, in order.
+    pub fn groups(&self) -> impl Iterator<Item = &GroupId> {
+        self.groups.iter().filter(|(_, group)| group.path.is_some()).map(|(_, group)| &group.id)
+    }
+
     /// Finds a group by path (if `text` starts with `/`) or by id.
     #[must_use]
     pub fn find_group(&self, text: &str) -> Option<(&GroupId, Option<&GroupPath>)> {
@@ -237,17 +247,31 @@ impl Presence {
         self.groups.get(self.groups.find(group)?).head
     }
 
-    /// The group an agent belongs to.
-    #[must_use]
-    pub fn group_of(&self, agent: &str) -> Option<&GroupId> {
-        let at = self.table.find(agent)?;
-        Some(&self.groups.get(self.table.get(at).group).id)
-    }
-
     /// One agent.
     #[must_use]
     pub fn agent(&self, id: &str) -> Option<AgentView<'_>> {
         self.table.find(id).map(|at| self.view(at))
+    }
+
+    /// Whether an agent matches.
+    #[must_use]
+    pub fn selects(&self, filter: &Filter, agent: &str) -> bool {
+        let Some(at) = self.table.find(agent) else { return false };
+        let tally = self.groups.tally(self.table.get(at));
+        self.covers(&filter.scope, self.groups.get(tally.group)) && self.matches(filter, &tally)
+    }
+
+    /// Whether a group lies in a scope.
+    fn covers(&self, scope: &Scope, group: &Group) -> bool {
+        match scope {
+            Scope::Fleet => true,
+            Scope::Only(id) => group.id == *id,
+            Scope::Within(id) => {
+                let top = self.groups.find(id).and_then(|top| self.groups.get(top).path.as_ref());
+                let below = top.zip(group.path.as_ref()).is_some_and(|(top, path)| path.is_within(top));
+                group.id == *id || below
+            }
+        }
     }
 
     /// At most `limit` agents that match, from the first one after `after`.
@@ -328,20 +352,13 @@ impl Presence {
     }
 
     fn marks(&self, scope: &Scope) -> Marks {
-        let (id, below) = match scope {
-            Scope::Fleet => return None,
-            Scope::Only(id) => (id, false),
-            Scope::Within(id) => (id, true),
-        };
+        if *scope == Scope::Fleet {
+            return None;
+        }
         let mut marks = Vec::new();
-        let Some(top) = self.groups.find(id) else { return Some(marks) };
-        let base = self.groups.get(top).path.as_ref().filter(|_| below);
-        for (at, group) in self.groups.iter() {
-            let within = base.zip(group.path.as_ref()).is_some_and(|(base, path)| path.is_within(base));
-            if at == top || within {
-                marks.resize(marks.len().max(at as usize + 1), false);
-                marks[at as usize] = true;
-            }
+        for (at, _) in self.groups.iter().filter(|(_, group)| self.covers(scope, group)) {
+            marks.resize(marks.len().max(at as usize + 1), false);
+            marks[at as usize] = true;
         }
         Some(marks)
     }

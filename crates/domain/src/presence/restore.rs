@@ -2,7 +2,6 @@
 
 use super::status::{Beat, Report};
 use super::{Presence, State, slots};
-use crate::settings::Mode;
 use crate::time::Timestamp;
 
 /// What was known of one agent at some moment.
@@ -47,30 +46,35 @@ impl Presence {
         self.rearm(at);
     }
 
-    /// What to remember of the agents of one of `parts` equal parts of the fleet. An agent always belongs
-    /// to the same part, in every replica. Agents that were never heard are left out.
-    pub fn remember(&self, part: u32, parts: u32) -> impl Iterator<Item = (&str, Remembered)> {
-        let belongs = move |hash: u64| hash % u64::from(parts.max(1)) == u64::from(part);
-        let heard = move |at: u32| {
-            let agent = self.table.get(at);
-            (agent.heard.0 != 0 && belongs(agent.hash())).then_some(agent)
+    /// What to remember of the next `limit` agents, in order of id, after `after`; and the last of them if
+    /// there are more. Agents that were never heard count but are left out.
+    #[must_use]
+    pub fn remember(&self, after: Option<&str>, limit: usize) -> (Vec<(&str, Remembered)>, Option<&str>) {
+        let mut rest = self.table.after(after);
+        let mut last = None;
+        let heard = |at: &u32| self.table.get(*at).heard.0 != 0;
+        let taken = rest.by_ref().take(limit).inspect(|&at| last = Some(at));
+        let kept = taken.filter(heard).map(|at| self.remembered(at)).collect();
+        let more = rest.next().is_some();
+        (kept, last.filter(|_| more).map(|at| self.table.get(at).id()))
+    }
+
+    fn remembered(&self, at: u32) -> (&str, Remembered) {
+        let agent = self.table.get(at);
+        let status = self.statuses.get(agent.status).filter(|_| !agent.lacking);
+        let report = status.map(|status| Report {
+            version: self.versions.get(agent.version).cloned().unwrap_or_default(),
+            mode: agent.mode,
+            hostname: agent.hostname().into(),
+            status: status.clone(),
+        });
+        let beat = Beat {
+            session: agent.session,
+            sequence: agent.sequence,
+            cursor: agent.cursor,
+            assignment: agent.obeys,
+            report,
         };
-        self.table.after(None).filter_map(heard).map(|agent| {
-            let status = self.statuses.get(agent.status).filter(|_| !agent.lacking);
-            let report = status.map(|status| Report {
-                version: self.versions.get(agent.version).cloned().unwrap_or_default(),
-                mode: agent.mode.unwrap_or(Mode::Pull),
-                hostname: agent.hostname().into(),
-                status: status.clone(),
-            });
-            let beat = Beat {
-                session: agent.session,
-                sequence: agent.sequence,
-                cursor: agent.cursor,
-                assignment: agent.obeys,
-                report,
-            };
-            (agent.id(), Remembered { heard: agent.heard, state: agent.state, beat })
-        })
+        (agent.id(), Remembered { heard: agent.heard, state: agent.state, beat })
     }
 }

@@ -27,8 +27,8 @@ pub struct Beat {
 pub struct Report {
     /// Version of the agent.
     pub version: Box<str>,
-    /// Mode the agent runs in.
-    pub mode: Mode,
+    /// Mode the agent runs in, if it knows one.
+    pub mode: Option<Mode>,
     /// Host name, for people.
     pub hostname: Box<str>,
     /// State of what it holds.

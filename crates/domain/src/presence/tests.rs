@@ -46,7 +46,7 @@ pub(super) fn report(seen: u64, failure: Option<&str>) -> Report {
     let item =
         ItemReport { kind: KindName::new("firewall").unwrap(), state, revision: Revision(seen), reason };
     let status = Status { seen: Cursor::new(1, seen), items: vec![item], ..Status::default() };
-    Report { version: "1.2.3".into(), mode: Mode::Pull, hostname: "web-1".into(), status }
+    Report { version: "1.2.3".into(), mode: Some(Mode::Pull), hostname: "web-1".into(), status }
 }
 
 /// One pull group of one-minute agents at revision 5, with agent `a` in it.
@@ -134,7 +134,7 @@ fn answers_offer_what_is_newer_and_ask_for_what_is_missing() {
 fn push_agents_fetch_for_themselves() {
     let mut fleet = small_fleet();
     fleet.group_changed(START, head("web", "/servers/web", settings(Mode::Push, MINUTE, MINUTE), 6));
-    let pushed = Report { mode: Mode::Push, ..report(5, None) };
+    let pushed = Report { mode: Some(Mode::Push), ..report(5, None) };
     check_answer(&mut fleet, Beat { report: Some(pushed), ..beat(1, 5) }, (false, false, false));
     let switching = Beat { report: Some(report(5, None)), ..beat(2, 5) };
     check_answer(&mut fleet, switching, (true, false, false));
@@ -186,7 +186,8 @@ fn older_signs_of_life_change_nothing() {
 fn after_a_restart_nobody_falls_before_its_own_deadline_passed_again() {
     let mut before = small_fleet();
     before.heartbeat(START, "a", Beat { report: Some(report(5, None)), ..beat(1, 5) });
-    let kept: Vec<_> = before.remember(0, 1).map(|(id, kept)| (id.to_owned(), kept)).collect();
+    let kept: Vec<_> =
+        before.remember(None, 10).0.into_iter().map(|(id, kept)| (id.to_owned(), kept)).collect();
 
     let restart = START + MINUTE.scaled(60, 1);
     let mut fleet = Presence::new(restart);
@@ -264,6 +265,7 @@ fn pages_and_counts_agree_with_the_filter() {
             after = Some(next);
         }
         assert!(seen.is_sorted(), "{seen:?}");
+        assert!(seen.iter().all(|id| fleet.selects(&filter, id)));
         assert_eq!((seen.len() as u64, fleet.count(&filter)), (expected, expected), "{filter:?}");
     };
     check(Filter::default(), 81);
@@ -279,6 +281,26 @@ fn pages_and_counts_agree_with_the_filter() {
     assert_eq!((summary.all.total(), summary.pull.total(), summary.push.total()), (41, 11, 30));
     assert_eq!(summary.groups.iter().map(|g| g.id.as_str()).collect::<Vec<_>>(), ["servers", "web"]);
     assert_eq!((summary.all.current, summary.all.online_pending), (5, 5));
+}
+
+#[test]
+fn what_is_remembered_comes_in_parts() {
+    let mut fleet = small_fleet();
+    for id in ["b", "c", "d", "e"] {
+        fleet.enrolled(START, &enrolment(id, "web", 1));
+        fleet.heartbeat(START, id, beat(1, 5));
+    }
+    let mut parts = Vec::new();
+    let mut after = None;
+    loop {
+        let (part, next) = fleet.remember(after, 2);
+        parts.push(part.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(parts, [vec!["b"], vec!["c", "d"], vec!["e"]], "a was never heard, but counts");
 }
 
 #[test]
