@@ -110,7 +110,7 @@ impl Agent {
             assignment: beat.assignment,
             report: beat.status.as_ref().map(|status| presence::Report {
                 version: "1.0.0".into(),
-                mode: status.mode,
+                mode: Some(status.mode),
                 hostname: "host".into(),
                 status: presence::Status {
                     seen: status.seen,
