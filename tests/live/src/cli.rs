@@ -1,0 +1,117 @@
+//! The real CLI.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::process::binary;
+
+/// `muster`, talking to one server.
+#[derive(Clone)]
+pub struct Cli {
+    server: String,
+    dir: PathBuf,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Output {
+    /// Exit code.
+    pub code: i32,
+    /// Data.
+    pub stdout: String,
+    /// Notices and errors.
+    pub stderr: String,
+}
+
+impl Output {
+    /// The data of a command that went well.
+    ///
+    /// # Panics
+    /// If it did not.
+    #[must_use]
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// The message of a command that failed with this exit code.
+    ///
+    /// # Panics
+    /// If it ended otherwise.
+    #[must_use]
+    #[track_caller]
+    pub fn refused(self, code: i32) -> String {
+        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
+        self.stderr
+    }
+}
+
+impl Cli {
+    /// For a server at `address`.
+    #[must_use]
+    pub fn new(address: &str, dir: PathBuf) -> Self {
+        Self { server: format!("http://{address}"), dir }
+    }
+
+    /// Runs a command line, words separated by spaces.
+    pub async fn run(&self, line: &str) -> Output {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        self.run_with(&words, "").await
+    }
+
+    /// Runs a command with something on its standard input.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub async fn run_with(&self, args: &[&str], stdin: &str) -> Output {
+        let mut child = tokio::process::Command::new(binary("muster"))
+            .args(args)
+            .env("MUSTER_SERVER", &self.server)
+            .env_remove("MUSTER_CONFIG")
+            .current_dir(&self.dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("muster can be started");
+        let mut input = child.stdin.take().expect("its input is a pipe");
+        // A command that refuses its arguments ends without reading.
+        drop(input.write_all(stdin.as_bytes()).await);
+        drop(input);
+        let output = child.wait_with_output().await.expect("muster ends");
+        Output {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Applies manifests that must be accepted.
+    ///
+    /// # Panics
+    /// If they are not.
+    #[track_caller]
+    pub fn apply(&self, manifests: &str) -> impl Future<Output = String> {
+        let caller = std::panic::Location::caller();
+        let (cli, manifests) = (self.clone(), manifests.to_owned());
+        async move {
+            let output = cli.run_with(&["apply", "-f", "-"], &manifests).await;
+            assert_eq!(output.code, 0, "{caller}: {}{}", output.stdout, output.stderr);
+            output.stdout
+        }
+    }
+
+    /// The JSON that a command prints with `-o json`.
+    ///
+    /// # Panics
+    /// If it fails or prints something else.
+    pub async fn json(&self, line: &str) -> Value {
+        let output = self.run(&format!("{line} -o json")).await.ok();
+        serde_json::from_str(&output).unwrap_or_else(|error| panic!("{line}: {error}: {output}"))
+    }
+}

@@ -1,0 +1,194 @@
+//! A control plane of processes beside one `nats-server`.
+
+use std::path::{Path, PathBuf};
+
+use runtime::nats_server::{self, NatsServer, Setup};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::agents::AgentProcess;
+use crate::cli::Cli;
+use crate::process::Process;
+use crate::wait::{eventually, until};
+
+/// One `musterd SERVICE` process.
+pub struct Service {
+    /// `policy`, `presence` or `identity`.
+    pub service: &'static str,
+    /// Its process.
+    pub process: Process,
+    /// Where its API listens.
+    pub address: String,
+    name: String,
+}
+
+/// A control plane. Everything ends when it is dropped.
+pub struct Fleet {
+    /// The broker.
+    pub nats: NatsServer,
+    /// The services.
+    pub services: Vec<Service>,
+    dir: TempDir,
+    key: PathBuf,
+}
+
+impl Fleet {
+    /// One replica of each service.
+    pub async fn start() -> Self {
+        Self::with_replicas(1).await
+    }
+
+    /// So many replicas of each service.
+    ///
+    /// # Panics
+    /// If something does not start.
+    pub async fn with_replicas(replicas: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let binary = nats_server::find(None).await.expect("nats-server is there: make tools");
+        let nats = NatsServer::start(Setup::new(binary, dir.path().join("nats"))).await.expect("it starts");
+        let key = dir.path().join("director.key");
+        drop(runtime::keys::load_or_create(&key).expect("a key can be made"));
+        let mut fleet = Self { nats, services: Vec::new(), dir, key };
+        for number in 0..replicas {
+            for service in ["policy", "identity", "presence"] {
+                fleet.add(service, number, &[]);
+            }
+        }
+        for at in 0..fleet.services.len() {
+            fleet.wait_ready(at).await;
+        }
+        fleet
+    }
+
+    /// Starts one more replica; [`Fleet::wait_ready`] tells when it is of use.
+    pub fn add(&mut self, service: &'static str, number: usize, env: &[(&str, &str)]) -> usize {
+        let name = format!("{service}-{number}");
+        let process = self.spawn(&name, service, env);
+        self.services.push(Service { service, process, address: String::new(), name });
+        self.services.len() - 1
+    }
+
+    fn spawn(&self, name: &str, service: &str, env: &[(&str, &str)]) -> Process {
+        let (url, key) = (self.nats.url(), self.key.to_string_lossy().into_owned());
+        let mut args = vec![service, "--listen", "127.0.0.1:0", "--nats-url", &url, "--log-format", "json"];
+        if service != "presence" {
+            args.extend(["--director-key", &key]);
+        }
+        Process::start(self.dir.path(), name, "musterd", &args, env)
+    }
+
+    /// Starts a service again that has ended.
+    pub async fn restart(&mut self, at: usize) {
+        let name = self.services[at].name.clone();
+        let mark = self.services[at].process.log().len();
+        self.services[at].process = self.spawn(&name, self.services[at].service, &[]);
+        self.services[at].address.clear();
+        self.wait_ready_after(at, mark).await;
+    }
+
+    /// Waits until a service answers that it is ready.
+    pub async fn wait_ready(&mut self, at: usize) {
+        self.wait_ready_after(at, 0).await;
+    }
+
+    async fn wait_ready_after(&mut self, at: usize, mark: usize) {
+        let service = &mut self.services[at];
+        let mut address = String::new();
+        until(format!("{} listens", service.name), || {
+            assert_eq!(service.process.ended(), None, "{} ended: {}", service.name, service.process.log());
+            let log = service.process.log();
+            address = listening(&log[mark.min(log.len())..]).ok_or(log)?;
+            Ok(())
+        })
+        .await;
+        service.address.clone_from(&address);
+        let log = || service.process.log();
+        eventually(format!("{} is ready", service.name), async || {
+            match http_get(&address, "/readyz").await {
+                Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
+                Ok(answer) => Err(format!("{answer}\n{}", log())),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+    }
+
+    /// Numbers of the replicas of a service.
+    #[must_use]
+    pub fn replicas(&self, service: &str) -> Vec<usize> {
+        let wanted = |(at, one): (usize, &Service)| (one.service == service).then_some(at);
+        self.services.iter().enumerate().filter_map(wanted).collect()
+    }
+
+    /// The CLI, talking to the first replica of a service.
+    #[must_use]
+    pub fn cli(&self, service: &str) -> Cli {
+        self.cli_of(self.replicas(service)[0])
+    }
+
+    /// The CLI, talking to one process.
+    #[must_use]
+    pub fn cli_of(&self, at: usize) -> Cli {
+        Cli::new(&self.services[at].address, self.dir.path().to_owned())
+    }
+
+    /// Directory for whatever a test leaves.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A join token for a group.
+    ///
+    /// # Panics
+    /// If none is to be had.
+    pub async fn token(&self, group: &str, uses: u32) -> String {
+        let made = self.cli("identity").json(&format!("token create --group {group} --uses {uses}")).await;
+        made["token"].as_str().expect("an answer has a token").to_owned()
+    }
+
+    /// An agent in a group, started.
+    pub async fn agent(&self, id: &str, group: &str) -> AgentProcess {
+        let mut agent = AgentProcess::new(self.dir.path(), id, &self.token(group, 1).await);
+        agent.start();
+        agent
+    }
+
+    /// Waits until presence shows something of an agent, as `muster agent show -o json` prints it.
+    pub async fn shows(&self, agent: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let (cli, holds) = (&self.cli("presence"), &holds);
+        let line = &format!("agent show {agent} -o json");
+        eventually(format!("presence shows of {agent}: {what}"), move || async move {
+            let output = cli.run(line).await;
+            match serde_json::from_str::<Value>(&output.stdout) {
+                Ok(shown) if holds(&shown) => Ok(shown),
+                Ok(shown) => Err(shown.to_string()),
+                Err(_) => Err(output.stderr),
+            }
+        })
+        .await
+    }
+}
+
+/// The address in the last line of a log that says "listening".
+fn listening(log: &str) -> Option<String> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines
+        .filter(|line| line.to_string().contains("\"listening\""))
+        .filter_map(|line| {
+            let address = line.get("address").or_else(|| line.get("fields")?.get("address"))?;
+            Some(address.as_str()?.to_owned())
+        })
+        .last()
+}
+
+/// A plain HTTP/1.1 request; the whole answer as text.
+async fn http_get(address: &str, path: &str) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
