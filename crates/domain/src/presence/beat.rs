@@ -35,7 +35,8 @@ pub struct Answer {
     pub next_in: Span,
     /// Newest snapshot of its group; [`Cursor::NONE`] if there is none.
     pub head: Cursor,
-    /// The head is newer than what a pull agent runs, and did not fail on it: send it along.
+    /// A pull agent runs something older than the head, or the same with a signature that has expired, and
+    /// the head did not fail on it: send it along.
     pub offer_snapshot: bool,
     /// The registry holds a newer assignment than the agent obeys: send it along.
     pub offer_assignment: bool,
@@ -59,7 +60,7 @@ impl Presence {
             next_in: slots::next_slot(self.now, group.settings.heartbeat_interval, agent.hash())
                 .since(self.now),
             head,
-            offer_snapshot: pulls && !failed_here && (head > agent.cursor || agent.moving()),
+            offer_snapshot: pulls && !failed_here && (head > agent.cursor || agent.stale || agent.moving()),
             offer_assignment: agent.moving(),
             want_status: agent.lacking,
         }
@@ -168,7 +169,7 @@ impl Presence {
 
     /// Replaces what is known of the agent's status.
     pub(super) fn note_report(&mut self, at: u32, in_force: Cursor, report: Report) {
-        let failed_at = report.status.failed_at(in_force);
+        let (failed_at, stale) = (report.status.failed_at(in_force), report.status.stale);
         let old = self.table.get(at);
         let (old_version, old_status) = (old.version, old.status);
         // The new values are taken before the old ones are given back: an equal value is not rebuilt.
@@ -180,6 +181,7 @@ impl Presence {
         agent.version = version;
         agent.status = status;
         agent.failed_at = failed_at;
+        agent.stale = stale;
         agent.mode = report.mode;
         agent.set_hostname(&report.hostname);
     }

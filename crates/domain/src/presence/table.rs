@@ -82,6 +82,8 @@ pub(super) struct Agent {
     pub(super) mode: Option<Mode>,
     /// Its status is not known in full.
     pub(super) lacking: bool,
+    /// It reported that its snapshot has expired.
+    pub(super) stale: bool,
 }
 
 impl Agent {
@@ -114,6 +116,7 @@ impl Agent {
             told: State::NeverSeen,
             mode: None,
             lacking: true,
+            stale: false,
         }
     }
 

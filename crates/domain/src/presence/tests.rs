@@ -115,18 +115,22 @@ fn answers_offer_what_is_newer_and_ask_for_what_is_missing() {
     check_answer(&mut fleet, beat(1, 0), (true, false, true));
     check_answer(&mut fleet, Beat { report: Some(report(5, None)), ..beat(2, 5) }, (false, false, false));
     check_answer(&mut fleet, beat(3, 5), (false, false, false));
-    check_answer(&mut fleet, beat(5, 5), (false, false, true));
-    let failed = Beat { report: Some(report(6, Some("no such port"))), ..beat(6, 5) };
+    let mut stale = report(5, None);
+    stale.status.stale = true;
+    check_answer(&mut fleet, Beat { report: Some(stale), ..beat(4, 5) }, (true, false, false));
+    check_answer(&mut fleet, Beat { report: Some(report(5, None)), ..beat(5, 5) }, (false, false, false));
+    check_answer(&mut fleet, beat(7, 5), (false, false, true));
+    let failed = Beat { report: Some(report(6, Some("no such port"))), ..beat(9, 5) };
     let minute = settings(Mode::Pull, MINUTE, MINUTE.scaled(5, 2));
     fleet.group_changed(START, head("web", "/servers/web", minute, 6));
-    check_answer(&mut fleet, beat(6, 5), (true, false, true));
+    check_answer(&mut fleet, beat(8, 5), (true, false, true));
     check_answer(&mut fleet, failed, (false, false, false));
     assert_eq!(fleet.agent("a").unwrap().progress, Progress::Failed);
     fleet.group_changed(START, head("web", "/servers/web", minute, 7));
-    check_answer(&mut fleet, beat(7, 5), (true, false, false));
+    check_answer(&mut fleet, beat(10, 5), (true, false, false));
     assert_eq!(fleet.agent("a").unwrap().progress, Progress::Pending);
     fleet.enrolled(START, &enrolment("a", "db", 2));
-    check_answer(&mut fleet, beat(8, 7), (true, true, false));
+    check_answer(&mut fleet, beat(11, 7), (true, true, false));
     assert_eq!(fleet.agent("a").unwrap().progress, Progress::Pending, "an agent on the move is at no head");
 }
 
