@@ -55,14 +55,22 @@ pub struct Cli {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Global {
-    /// Address of the server [default: http://127.0.0.1:7400]
-    #[arg(long, global = true, env = "MUSTER_SERVER", value_name = "URL", hide_env_values = true)]
+    /// Address of the server [env: MUSTER_SERVER] [default: http://127.0.0.1:7400]
+    #[arg(long, global = true, env = "MUSTER_SERVER", value_name = "URL", hide_env = true)]
     pub(crate) server: Option<String>,
-    /// How to print: for people, or the JSON form of the API's message [default: table]
-    #[arg(long, short, global = true, env = "MUSTER_OUTPUT", value_name = "FORMAT", hide_env_values = true)]
+    /// Print a table, or the API's message as json or yaml [env: MUSTER_OUTPUT] [default: table]
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "MUSTER_OUTPUT",
+        value_name = "FORMAT",
+        hide_env = true,
+        hide_possible_values = true
+    )]
     pub(crate) output: Option<Format>,
-    /// TOML file with `server` and `output` [default: none]
-    #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE", hide_env_values = true)]
+    /// TOML file with `server` and `output` [env: MUSTER_CONFIG] [default: none]
+    #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE", hide_env = true)]
     pub(crate) config: Option<PathBuf>,
 }
 

@@ -129,8 +129,3 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
         Some(_) | None => Err("must be KEY=VALUE".to_owned()),
     }
 }
-
-fn proto_duration(span: Span) -> prost_types::Duration {
-    let nanos = i32::try_from(span.0 % 1_000 * 1_000_000).unwrap_or_default();
-    prost_types::Duration { seconds: i64::try_from(span.0 / 1_000).unwrap_or(i64::MAX), nanos }
-}

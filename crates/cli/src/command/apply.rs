@@ -15,8 +15,8 @@ use crate::view;
 
 const EXAMPLES: &str = "\
 Examples:
-  muster apply -f examples/                          # every *.yaml, *.yml and *.json of a folder
-  muster apply -f web.yaml --dry-run                 # what would change, for which groups and agents
+  muster apply -f examples/             # every *.yaml, *.yml and *.json of a folder
+  muster apply -f web.yaml --dry-run    # what would change, and which agents it touches
   muster apply -f web.yaml -m 'close port 22'
   generate-policies | muster apply -f -";
 

@@ -10,8 +10,9 @@ use wire::api::v1::{
     CreateGroupRequest, DeleteGroupRequest, GetGroupRequest, Group as Message, ListGroupsRequest,
     ListGroupsResponse, MoveGroupRequest, Settings, UpdateGroupRequest,
 };
+use wire::time::to_duration;
 
-use super::{ModeName, parse_duration, parse_label, proto_duration};
+use super::{ModeName, parse_duration, parse_label};
 use crate::args::{Change, Consent, Limit, MODES};
 use crate::client::{Client, Pages};
 use crate::failure::Failure;
@@ -211,8 +212,8 @@ impl Create {
     async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
         let settings = Settings {
             mode: self.mode.map(|mode| wire::api::v1::Mode::from(mode).into()),
-            heartbeat_interval: self.heartbeat_interval.map(proto_duration),
-            offline_after: self.offline_after.map(proto_duration),
+            heartbeat_interval: self.heartbeat_interval.map(to_duration),
+            offline_after: self.offline_after.map(to_duration),
         };
         let group = Message {
             name: self.name,

@@ -3,8 +3,9 @@
 use clap::{Args, Subcommand, ValueEnum};
 use domain::Span;
 use wire::api::v1::{Group, Mode, Settings as Message};
+use wire::time::to_duration;
 
-use super::{ModeName, group, parse_duration, proto_duration};
+use super::{ModeName, group, parse_duration};
 use crate::args::{Change, MODES};
 use crate::failure::Failure;
 use crate::session::Session;
@@ -83,8 +84,8 @@ impl Set {
         let fields = self.fields()?;
         let settings = Message {
             mode: self.mode.map(|mode| Mode::from(mode).into()),
-            heartbeat_interval: self.heartbeat_interval.map(proto_duration),
-            offline_after: self.offline_after.map(proto_duration),
+            heartbeat_interval: self.heartbeat_interval.map(to_duration),
+            offline_after: self.offline_after.map(to_duration),
         };
         let (name, path) = name_or_path(self.group);
         let group = Group { name, path, settings: Some(settings), ..Group::default() };

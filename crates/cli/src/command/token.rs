@@ -5,8 +5,9 @@ use domain::Span;
 use wire::api::v1::{
     CreateTokenRequest, ListTokensRequest, ListTokensResponse, RevokeTokenRequest, Token as Message,
 };
+use wire::time::to_duration;
 
-use super::{parse_duration, proto_duration};
+use super::{parse_duration};
 use crate::args::{Consent, Limit};
 use crate::client::Pages;
 use crate::failure::Failure;
@@ -77,7 +78,7 @@ impl Create {
             name: self.name,
             group: self.group,
             uses: self.uses,
-            ttl: Some(proto_duration(self.ttl)),
+            ttl: Some(to_duration(self.ttl)),
             ..Message::default()
         };
         let request = CreateTokenRequest { details: Some(details) };

@@ -71,7 +71,7 @@ fn millis(seconds: i64, nanos: i32) -> Option<u64> {
 }
 
 pub(crate) fn span(length: Option<&Duration>) -> Option<Span> {
-    length.and_then(|length| millis(length.seconds, length.nanos)).map(Span)
+    length.and_then(wire::time::read_duration)
 }
 
 pub(crate) fn length(length: Option<&Duration>) -> String {

@@ -1,6 +1,5 @@
 //! Checked manifests as messages of `muster.api.v1`.
 
-use domain::Span;
 use domain::document::Document;
 use prost_types::Struct;
 use serde_json::{Map, Value};
@@ -13,6 +12,7 @@ use super::{Located, Manifest};
 use crate::api::v1::resource::Resource as Any;
 use crate::api::v1::{Group, Kind, Mode, Policy, Resource, Settings, Token};
 use crate::document::to_struct;
+use crate::time::to_duration;
 
 /// A field and what is wrong with it.
 type Problem = (&'static str, String);
@@ -80,7 +80,7 @@ pub(super) fn token(manifest: Manifest<TokenMetadata, EnrollmentTokenSpec>) -> R
         name: metadata.name.to_string(),
         group: spec.group,
         uses: spec.uses.unwrap_or_default(),
-        ttl: spec.ttl.map(duration),
+        ttl: spec.ttl.map(to_duration),
         ..Token::default()
     }))
 }
@@ -96,14 +96,9 @@ fn settings(spec: SettingsSpec) -> Settings {
     };
     Settings {
         mode: spec.mode.map(mode),
-        heartbeat_interval: spec.heartbeat_interval.map(duration),
-        offline_after: spec.offline_after.map(duration),
+        heartbeat_interval: spec.heartbeat_interval.map(to_duration),
+        offline_after: spec.offline_after.map(to_duration),
     }
-}
-
-fn duration(span: Span) -> prost_types::Duration {
-    let nanos = i32::try_from(span.0 % 1_000 * 1_000_000).unwrap_or_default();
-    prost_types::Duration { seconds: i64::try_from(span.0 / 1_000).unwrap_or(i64::MAX), nanos }
 }
 
 fn document(field: &'static str, members: Map<String, Value>) -> Result<Struct, Problem> {
