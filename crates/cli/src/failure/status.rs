@@ -24,37 +24,65 @@ pub(super) fn exit_code(code: Code) -> u8 {
     }
 }
 
-/// One line: the message, or the only thing that is wrong.
+/// One thing that the server found wrong.
+struct Wrong {
+    field: String,
+    why: String,
+}
+
+impl Wrong {
+    fn line(&self) -> String {
+        if self.field.is_empty() || self.why.starts_with(&self.field) {
+            self.why.clone()
+        } else {
+            format!("{}: {}", self.field, self.why)
+        }
+    }
+}
+
+/// One line: what is wrong, or how many things are.
 pub(super) fn cause(status: &Status, resources: &[String]) -> String {
     let message = status.message();
-    let named = violations(status, resources);
-    if message.is_empty() {
-        return format!("the server answered {:?} without saying why", status.code());
+    let wrong = wrong(status, resources);
+    match wrong.as_slice() {
+        [] if message.is_empty() => format!("the server answered {:?} without saying why", status.code()),
+        [only] if message.contains(&only.why) => only.line(),
+        [first, .., last] if message.contains(&first.why) || message.contains(&last.why) => {
+            format!("the server refused this: {} things are wrong", total(message, wrong.len()))
+        }
+        _ => message.to_owned(),
     }
-    if named.len() == 1 && named[0].ends_with(message) { named[0].clone() } else { message.to_owned() }
 }
 
-/// One line for each field or condition that is named; none if the cause says it all.
+/// One line for each thing that is wrong; none if the cause says it all.
 pub(super) fn details(status: &Status, resources: &[String]) -> Vec<String> {
-    let mut lines = violations(status, resources);
-    if lines.len() == 1 && lines[0].ends_with(status.message()) {
-        lines.clear();
+    let wrong = wrong(status, resources);
+    match wrong.as_slice() {
+        [only] if status.message().contains(&only.why) => Vec::new(),
+        all => {
+            let more = total(status.message(), all.len()) - all.len();
+            let rest = (more > 0 && !all.is_empty()).then(|| format!("... and {more} more"));
+            all.iter().map(Wrong::line).chain(rest).collect()
+        }
     }
-    lines
 }
 
-fn violations(status: &Status, resources: &[String]) -> Vec<String> {
+/// How many things are wrong: servers name the first few and end their message with "(and 7 more)".
+fn total(message: &str, named: usize) -> usize {
+    let more = message.rsplit_once("(and ").and_then(|(_, rest)| rest.strip_suffix(" more)")?.parse().ok());
+    more.map_or(named, |more: usize| more.saturating_add(1).max(named))
+}
+
+fn wrong(status: &Status, resources: &[String]) -> Vec<Wrong> {
     let details = status.get_error_details();
     let fields = details.bad_request().map_or(&[][..], |bad| &bad.field_violations);
     let conditions = details.precondition_failure().map_or(&[][..], |failed| &failed.violations);
-    let fields = fields.iter().map(|it| line(&it.field, &it.description, resources));
-    let conditions = conditions.iter().map(|it| line(&it.subject, &it.description, resources));
-    fields.chain(conditions).collect()
-}
-
-fn line(field: &str, description: &str, resources: &[String]) -> String {
-    let field = in_words_of_the_file(field, resources);
-    if field.is_empty() { description.to_owned() } else { format!("{field}: {description}") }
+    let quotas = details.quota_failure().map_or(&[][..], |failed| &failed.violations);
+    let fields = fields.iter().map(|it| (&it.field, &it.description));
+    let conditions = conditions.iter().map(|it| (&it.subject, &it.description));
+    let quotas = quotas.iter().map(|it| (&it.subject, &it.description));
+    let all = fields.chain(conditions).chain(quotas);
+    all.map(|(field, why)| Wrong { field: in_words_of_the_file(field, resources), why: why.clone() }).collect()
 }
 
 /// `resources[2].policy.document` as `web.yaml:7 Policy firewall-web: spec.document`.
@@ -80,9 +108,13 @@ fn in_words_of_the_file(field: &str, resources: &[String]) -> String {
 }
 
 pub(super) fn way_out(status: &Status, url: &str) -> Option<String> {
+    let details = status.get_error_details();
+    if details.error_info().is_some_and(|info| info.reason == "LOCKED") {
+        return Some("`muster policy explain --group GROUP` shows who locks what".to_owned());
+    }
     let text = match status.code() {
         Code::NotFound => {
-            let kind = status.get_error_details().resource_info().map(|it| it.resource_type.to_lowercase());
+            let kind = details.resource_info().map(|it| it.resource_type.to_lowercase());
             let noun = match kind.as_deref() {
                 Some(kind) if kind.contains("group") => "group",
                 Some(kind) if kind.contains("policykind") || kind == "kind" => "kind",
@@ -154,6 +186,29 @@ mod tests {
             Status::with_error_details(Code::InvalidArgument, "must start with '/'", details),
             exit::REFUSED,
             "error: group.path: must start with '/'\n",
+        );
+    }
+
+    #[test]
+    fn what_the_message_says_is_not_said_again() {
+        let locked = "policy p may not set /rules: policy base locks it";
+        let mut details = ErrorDetails::with_error_info("LOCKED", "muster.dev", std::collections::HashMap::new());
+        details.add_precondition_failure_violation("LOCKED", "resources[1]", locked);
+        check(
+            Status::with_error_details(Code::FailedPrecondition, locked, details.clone()),
+            exit::REFUSED,
+            "error: a.yaml:9 Policy p: policy p may not set /rules: policy base locks it\n\
+             try: `muster policy explain --group GROUP` shows who locks what\n",
+        );
+        details.add_precondition_failure_violation("HAS_AGENTS", "", "group at /a has 2 agents");
+        check(
+            Status::with_error_details(Code::FailedPrecondition, format!("{locked} (and 6 more)"), details),
+            exit::REFUSED,
+            "error: the server refused this: 7 things are wrong\n\
+             \u{20} a.yaml:9 Policy p: policy p may not set /rules: policy base locks it\n\
+             \u{20} group at /a has 2 agents\n\
+             \u{20} ... and 5 more\n\
+             try: `muster policy explain --group GROUP` shows who locks what\n",
         );
     }
 
