@@ -130,7 +130,8 @@ impl Failure {
         let mut source = std::error::Error::source(self);
         while let Some(error) = source {
             let reason = error.to_string();
-            if !text.ends_with(&reason) {
+            // "transport error" says nothing that the reason below it does not say better.
+            if !text.ends_with(&reason) && reason != "transport error" {
                 text += &format!(": {reason}");
             }
             source = error.source();
