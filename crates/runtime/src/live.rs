@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::log::{LogConfig, LogFormat};
 use crate::nats::{Connection, Nats};
 use crate::nats_server::{NatsServer, Setup, find};
 
@@ -16,6 +17,9 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) async fn start() -> Self {
+        let filter = std::env::var("MUSTER_LOG").unwrap_or_else(|_| "off".to_owned());
+        // The first test of the process starts the log for all.
+        drop(crate::log::init(&LogConfig { log_format: LogFormat::Text, log_level: filter }));
         let dir = tempfile::tempdir().unwrap();
         let server = NatsServer::start(Setup::new(find(None).await.unwrap(), dir.path())).await.unwrap();
         let nats = Nats::connect(&Connection::service(vec![server.url()], "test")).await.unwrap();

@@ -123,7 +123,7 @@ impl Listener {
             .route("/readyz", get(readyz))
             .with_state(readiness.clone());
         let routes = Routes::from(routes.into_axum_router().merge(probes));
-        let _health = attach(report_health(reporter, readiness));
+        let _health = attach(report_health(reporter, readiness, shutdown.clone()));
         let serving = Server::builder()
             .accept_http1(true)
             .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
@@ -178,13 +178,24 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, body)
 }
 
-async fn report_health(reporter: HealthReporter, readiness: Readiness) {
+async fn report_health(reporter: HealthReporter, readiness: Readiness, shutdown: Shutdown) {
     let mut changes = readiness.changes();
     loop {
         let status = if readiness.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
         reporter.set_service_status("", status).await;
-        if changes.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = shutdown.requested() => break,
         }
     }
+    reporter.set_service_status("", ServingStatus::NotServing).await;
+    // Ends the answers to those who watch, so that they do not hold the stop up.
+    reporter.clear_service_status("").await;
 }
+
+#[cfg(test)]
+mod tests;

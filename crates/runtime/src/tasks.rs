@@ -275,3 +275,6 @@ impl Drop for Attached {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;

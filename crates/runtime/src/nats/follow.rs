@@ -216,10 +216,7 @@ impl Feeder {
         let inbox = self.nats.client().new_inbox();
         let messages = self.nats.subscribe(&inbox).await.map_err(|_| Gone)?;
         let name = crate::ids::random_id();
-        let call = match &self.filters[..] {
-            [filter] => format!("CONSUMER.CREATE.{}.{name}.{filter}", self.stream),
-            _ => format!("CONSUMER.CREATE.{}.{name}", self.stream),
-        };
+        let call = format!("CONSUMER.CREATE.{}.{name}", self.stream);
         let created: Created = self.nats.api(&call, &self.config(&name, &inbox)).await?;
         if created.num_pending == 0 {
             self.note_caught_up().await?;
