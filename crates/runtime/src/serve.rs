@@ -178,7 +178,7 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, body)
 }
 
-async fn report_health(reporter: HealthReporter, readiness: Readiness, shutdown: Shutdown) {
+async fn report_health(mut reporter: HealthReporter, readiness: Readiness, shutdown: Shutdown) {
     let mut changes = readiness.changes();
     loop {
         let status = if readiness.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
