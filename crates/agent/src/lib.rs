@@ -1,1 +1,57 @@
-//! agent
+//! Muster's agent as a library: embed it with a [`Handler`] of your own, or run thousands in one process with
+//! [`MemoryStorage`].
+//!
+//! [`Agent`] is the shell around [`domain::agent::Machine`]: one task that hears the broker through a
+//! [`Transport`], keeps what it applies in a [`Storage`], and calls a [`Handler`] for each policy that
+//! changed. It obeys signed envelopes only; everything else that the broker sends is a hint.
+//!
+//! ```no_run
+//! # async fn example(enrolment: agent::Enrolment) {
+//! use std::sync::Arc;
+//! let session = runtime::ids::random_u64();
+//! let parts = agent::Parts {
+//!     transport: agent::NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session),
+//!     storage: Arc::new(agent::MemoryStorage::default()),
+//!     handler: Arc::new(()),
+//!     loaded: Default::default(),
+//!     timing: Default::default(),
+//!     hostname: "embedded".to_owned(),
+//!     session,
+//!     observer: None,
+//! };
+//! let shutdown = runtime::Shutdown::new();
+//! agent::Agent::new(enrolment, parts).run(shutdown).await;
+//! # }
+//! ```
+#![warn(missing_docs)]
+
+mod agent;
+pub mod cli;
+mod command;
+mod convert;
+mod crash;
+mod disk;
+mod handler;
+mod identity;
+pub mod join;
+mod note;
+mod storage;
+mod table;
+mod tasks;
+mod transport;
+
+#[cfg(test)]
+mod agent_tests;
+#[cfg(test)]
+mod command_tests;
+#[cfg(test)]
+mod test_fleet;
+
+pub use agent::{Agent, Enrolment, Observer, Parts};
+pub use command::{CommandHandler, HandlersError};
+pub use crash::{CRASH_ENV, CRASH_POINTS};
+pub use disk::{DiskError, DiskStorage, Shown, ShownItem};
+pub use handler::{Handler, PolicyChange};
+pub use identity::{IdentityError, StateDir};
+pub use storage::{Drift, MemoryStorage, Proofs, Storage, View};
+pub use transport::{Event, Fetched, NatsTransport, Transport};

@@ -1,0 +1,264 @@
+//! The binary `muster-agent`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use domain::AgentId;
+use domain::agent::Timing;
+use runtime::Shutdown;
+use runtime::log::LogConfig;
+use wire::join::JoinToken;
+
+use crate::agent::{Agent, Enrolment, Parts};
+use crate::command::CommandHandler;
+use crate::disk::{DiskStorage, Shown};
+use crate::identity::{IdentityError, StateDir};
+use crate::join;
+use crate::transport::NatsTransport;
+
+/// Tables of the configuration file that flags cannot express.
+pub const TABLES: &[&str] = &["handlers"];
+/// Largest file with a join token.
+const MAX_TOKEN_FILE_BYTES: usize = 16 * 1024;
+
+/// Muster's agent: applies what its group should have, and says how that went.
+#[derive(Debug, Parser)]
+#[command(name = "muster-agent", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the agent can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent until SIGTERM or SIGINT. The first time it joins the fleet of its join token.
+    Run(Box<RunArgs>),
+    /// Show how the agent on this machine fares, from its state directory.
+    Status(StatusArgs),
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Join token from `muster token create`. Needed the first time only.
+    #[arg(long, env = "MUSTER_JOIN", value_name = "TOKEN", hide_env_values = true)]
+    pub join: Option<String>,
+
+    /// File that holds the join token.
+    #[arg(long, env = "MUSTER_JOIN_FILE", value_name = "FILE", conflicts_with = "join")]
+    pub join_file: Option<PathBuf>,
+
+    /// Directory for the agent's identity and what it applied. One agent each.
+    #[arg(long, env = "MUSTER_STATE_DIR", value_name = "DIR", default_value = "/var/lib/muster-agent")]
+    pub state_dir: PathBuf,
+
+    /// Id to ask for when joining: [a-z0-9_-], at most 64 characters. Default: host name and part of the key.
+    #[arg(long, env = "MUSTER_AGENT_ID", value_name = "ID")]
+    pub id: Option<AgentId>,
+
+    /// Label to join with. May be given several times.
+    #[arg(long = "label", env = "MUSTER_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    pub labels: Vec<(String, String)>,
+
+    /// NATS servers to use instead of those learnt when joining.
+    #[arg(long, env = "MUSTER_AGENT_SERVERS", value_name = "URL", value_delimiter = ',')]
+    pub servers: Vec<String>,
+
+    /// Longest random wait before the first connection, against a fleet that starts at one moment.
+    #[arg(long, env = "MUSTER_START_SPREAD", value_name = "TIME", default_value = "2s", value_parser = runtime::config::duration)]
+    pub start_spread: Duration,
+
+    /// Time that new communication settings have to prove themselves by an answered heartbeat; else the agent
+    /// returns to the previous ones.
+    #[arg(long, env = "MUSTER_CONFIRM_WITHIN", value_name = "TIME", default_value = "5m", value_parser = runtime::config::duration)]
+    pub confirm_within: Duration,
+
+    /// Time between comparisons of the applied files with what was applied.
+    #[arg(long, env = "MUSTER_DRIFT_EVERY", value_name = "TIME", default_value = "1m", value_parser = runtime::config::duration)]
+    pub drift_every: Duration,
+
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The agent's state directory.
+    #[arg(long, env = "MUSTER_STATE_DIR", value_name = "DIR", default_value = "/var/lib/muster-agent")]
+    pub state_dir: PathBuf,
+
+    /// Form of the output.
+    #[arg(long, short, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Forms of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+    let limit = wire::join::MAX_LABEL_BYTES;
+    if key.is_empty() || key.len() > limit || value.len() > limit {
+        return Err(format!("key and value may have 1 to {limit} bytes"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// For people, with the cause and, where there is one, the way out.
+pub fn main(cli: Cli, tables: &toml::Table) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Run(args) => {
+            runtime::log::init(&args.log)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(run(&args, tables))
+        }
+        Command::Status(args) => {
+            let text = status(&args)?;
+            use std::io::Write as _;
+            std::io::stdout().write_all(text.as_bytes()).context("cannot write the status")
+        }
+    }
+}
+
+/// Runs the agent until a signal asks it to stop.
+async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
+    let tasks = runtime::Tasks::new(Shutdown::new());
+    tasks.stop_on_signals().context("cannot listen to signals")?;
+    let dir = StateDir::lock(&args.state_dir)?;
+    let handler = CommandHandler::from_table(tables.get("handlers"), dir.root().to_owned())?;
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut enrolment = match enrol(args, &dir, &hostname, tasks.shutdown()).await {
+        Err(error) if tasks.shutdown().is_requested() => {
+            tracing::info!(error = %format!("{error:#}"), "stopped");
+            return Ok(());
+        }
+        other => other?,
+    };
+    if !args.servers.is_empty() {
+        enrolment.servers.clone_from(&args.servers);
+    }
+    let (storage, loaded) = DiskStorage::open(dir.root(), &enrolment.trust, handler.fingerprint())?;
+    let session = runtime::ids::random_u64();
+    tracing::info!(
+        agent = %enrolment.agent, fleet = %enrolment.trust.fleet, state_dir = %dir.root().display(),
+        servers = enrolment.servers.join(","), "agent starts"
+    );
+    let parts = Parts {
+        transport: NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session),
+        storage: Arc::new(storage),
+        handler: Arc::new(handler),
+        loaded,
+        timing: Timing {
+            first_spread: args.start_spread.into(),
+            confirm_within: args.confirm_within.into(),
+            drift_every: args.drift_every.max(Duration::from_secs(1)).into(),
+            ..Timing::default()
+        },
+        hostname,
+        session,
+        observer: None,
+    };
+    let agent = Agent::new(enrolment, parts);
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn("agent", async move {
+        agent.run(shutdown).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    tasks.finish().await?;
+    tracing::info!("agent stopped");
+    drop(dir);
+    Ok(())
+}
+
+/// The identity from an earlier join, or a new one.
+async fn enrol(
+    args: &RunArgs,
+    dir: &StateDir,
+    hostname: &str,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Enrolment> {
+    let token = read_token(args)?;
+    match dir.enrolment() {
+        Ok(Some(known)) => {
+            if token.as_ref().is_some_and(|token| token.fleet != known.trust.fleet) {
+                bail!(
+                    "this agent belongs to the fleet {}, the join token to another one; use another --state-dir to join that",
+                    known.trust.fleet
+                );
+            }
+            return Ok(known);
+        }
+        Ok(None) => {}
+        Err(IdentityError::Damaged { path, problem }) if token.is_some() => {
+            tracing::warn!(path = %path.display(), problem, "the identity is damaged: joining again with the same key");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let Some(token) = token else {
+        bail!(
+            "this agent has not joined a fleet: give it a join token with --join, --join-file or MUSTER_JOIN (an operator makes one with `muster token create --group PATH`)"
+        );
+    };
+    let about = join::About {
+        id: args.id.clone(),
+        hostname: hostname.to_owned(),
+        labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
+    };
+    let joined = join::join(&token, &dir.key()?, &about, shutdown).await?;
+    dir.save(&joined.enrolment, &joined.trust_root)?;
+    tracing::info!(agent = %joined.enrolment.agent, fleet = %joined.enrolment.trust.fleet, "joined");
+    Ok(joined.enrolment)
+}
+
+fn read_token(args: &RunArgs) -> anyhow::Result<Option<JoinToken>> {
+    let text = match (&args.join, &args.join_file) {
+        (Some(text), _) => Some(text.clone()),
+        (None, Some(path)) => Some(read_token_file(path)?),
+        (None, None) => None,
+    };
+    text.map(|text| JoinToken::decode(&text).map_err(Into::into)).transpose()
+}
+
+fn read_token_file(path: &Path) -> anyhow::Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_TOKEN_FILE_BYTES as u64).read_to_string(&mut text));
+    read.with_context(|| format!("cannot read the join token from {}", path.display()))?;
+    Ok(text)
+}
+
+/// What `muster-agent status` prints.
+fn status(args: &StatusArgs) -> anyhow::Result<String> {
+    let dir = &args.state_dir;
+    let running = StateDir::is_locked(dir);
+    let shown = Shown::read(dir).with_context(|| format!("cannot read the status in {}", dir.display()))?;
+    let Some(shown) = shown else {
+        bail!("no agent has run with the state directory {} yet", dir.display());
+    };
+    Ok(match args.output {
+        Output::Json => {
+            let mut json = serde_json::to_value(&shown)?;
+            json["running"] = running.into();
+            format!("{json:#}\n")
+        }
+        Output::Table => crate::table::render(&shown, running, runtime::clock::now()),
+    })
+}

@@ -1,0 +1,266 @@
+//! Who the agent is, kept in its state directory: the lock, the key, and what it learnt when it joined.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use domain::{AgentId, Digest, FleetId};
+use nkeys::{KeyPair, KeyPairType};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use wire::envelope::{MAX_ENVELOPE_BYTES, MAX_TRUST_ROOT_BYTES};
+
+use crate::agent::Enrolment;
+use crate::disk::{DiskError, files};
+
+/// Held by the running agent.
+const LOCK: &str = "lock";
+/// The nkey seed.
+const KEY: &str = "agent.key";
+/// Who the agent is.
+const IDENTITY: &str = "identity.json";
+/// Whom it trusts.
+const TRUST_ROOT: &str = "trust-root";
+/// Its group.
+const ASSIGNMENT: &str = "assignment.envelope";
+/// Largest identity file: an id and eight URLs.
+const MAX_IDENTITY_BYTES: usize = 64 * 1024;
+/// Largest key file: a seed has 58 characters.
+const MAX_KEY_BYTES: usize = 256;
+
+/// Why an agent's identity cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Another agent runs there.
+    #[error("another muster-agent is running with the state directory {}", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The key file is damaged or readable by others.
+    #[error("the key file {} {problem}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The identity is damaged.
+    #[error("the identity in {} is damaged ({problem}); start the agent with --join and a valid token: with its key it gets the same identity again", path.display())]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdentityFile {
+    agent: String,
+    fleet: String,
+    servers: Vec<String>,
+    trust_root_sha256: String,
+}
+
+/// A state directory that this process has locked.
+#[derive(Debug)]
+pub struct StateDir {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory if needed, and locks it for this process.
+    ///
+    /// # Errors
+    /// [`IdentityError::Locked`] if another agent runs there, [`IdentityError::Disk`] if it cannot be used.
+    pub fn lock(root: &Path) -> Result<Self, IdentityError> {
+        fs::create_dir_all(root).map_err(DiskError::io("create", root))?;
+        let root = fs::canonicalize(root).map_err(DiskError::io("find", root))?;
+        let path = root.join(LOCK);
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).append(true).open(&path).map_err(DiskError::io("open", &path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { root, _lock: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(IdentityError::Locked { path: root }),
+            Err(error) => Err(DiskError::io("lock", &path)(error.into()).into()),
+        }
+    }
+
+    /// Whether an agent runs with this directory.
+    #[must_use]
+    pub fn is_locked(root: &Path) -> bool {
+        let Ok(file) = File::open(root.join(LOCK)) else { return false };
+        flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The agent's own key; made here the first time, and never leaves.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if the file cannot be read or written, is damaged, or readable by others.
+    pub fn key(&self) -> Result<KeyPair, IdentityError> {
+        let path = self.root.join(KEY);
+        let bytes = files::read(&path, MAX_KEY_BYTES).map_err(DiskError::io("read", &path))?;
+        let Some(bytes) = bytes else { return self.make_key(&path) };
+        let refuse = |problem| IdentityError::Key { path: path.clone(), problem };
+        let metadata = fs::metadata(&path).map_err(DiskError::io("read", &path))?;
+        if std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0 {
+            return Err(refuse("may be read by others; run chmod 600 if only its owner ever could"));
+        }
+        let seed = std::str::from_utf8(&bytes).unwrap_or_default();
+        let key = KeyPair::from_seed(seed.trim()).ok();
+        key.filter(|key| key.key_pair_type() == KeyPairType::User)
+            .ok_or_else(|| refuse("holds no user nkey seed; remove it and join as a new agent"))
+    }
+
+    fn make_key(&self, path: &Path) -> Result<KeyPair, IdentityError> {
+        let key = KeyPair::new_user();
+        let seed = key.seed().expect("invariant: a new pair holds its private key");
+        files::replace(path, seed.as_bytes(), files::SECRET, || {}).map_err(DiskError::io("write", path))?;
+        tracing::info!(path = %path.display(), public_key = key.public_key(), "made a new key");
+        Ok(key)
+    }
+
+    /// What the agent learnt when it joined; `None` if it has not joined.
+    ///
+    /// # Errors
+    /// [`IdentityError::Damaged`] if it did and part of that cannot be read.
+    pub fn enrolment(&self) -> Result<Option<Enrolment>, IdentityError> {
+        let damaged =
+            |problem: &str| IdentityError::Damaged { path: self.root.clone(), problem: problem.to_owned() };
+        let path = self.root.join(IDENTITY);
+        let read = |path: &Path, limit| match files::read(path, limit) {
+            Err(error) if matches!(error.kind(), ErrorKind::FileTooLarge | ErrorKind::InvalidData) => {
+                Err(damaged(&format!("{} {error}", path.display())))
+            }
+            other => other.map_err(|error| DiskError::io("read", path)(error).into()),
+        };
+        let Some(bytes) = read(&path, MAX_IDENTITY_BYTES)? else { return Ok(None) };
+        let json =
+            files::unseal(&bytes).ok_or_else(|| damaged("the checksum of identity.json does not hold"))?;
+        let file: IdentityFile =
+            serde_json::from_slice(json).map_err(|_| damaged("identity.json is not an identity"))?;
+        let root = read(&self.root.join(TRUST_ROOT), MAX_TRUST_ROOT_BYTES)?.unwrap_or_default();
+        if Digest::of(&root).to_string() != file.trust_root_sha256 {
+            return Err(damaged("trust-root is not the one the agent joined with"));
+        }
+        let trust =
+            wire::envelope::read_trust_root(&root).map_err(|_| damaged("trust-root cannot be read"))?;
+        let agent = AgentId::new(&file.agent).map_err(|_| damaged("the agent's id is not one"))?;
+        if FleetId::new(&file.fleet).ok().as_ref() != Some(&trust.fleet) {
+            return Err(damaged("trust-root is for another fleet"));
+        }
+        let assignment = read(&self.root.join(ASSIGNMENT), MAX_ENVELOPE_BYTES)?.map(Bytes::from);
+        Ok(Some(Enrolment { agent, trust, servers: file.servers, assignment }))
+    }
+
+    /// Keeps what the agent learnt when it joined. `trust_root` are the exact bytes.
+    ///
+    /// # Errors
+    /// [`IdentityError::Disk`] if it cannot be written; the agent has then not joined as far as it knows.
+    pub fn save(&self, enrolment: &Enrolment, trust_root: &[u8]) -> Result<(), IdentityError> {
+        let file = IdentityFile {
+            agent: enrolment.agent.to_string(),
+            fleet: enrolment.trust.fleet.to_string(),
+            servers: enrolment.servers.clone(),
+            trust_root_sha256: Digest::of(trust_root).to_string(),
+        };
+        let json = serde_json::to_vec_pretty(&file).expect("invariant: texts have a JSON form");
+        let write = |name: &str, bytes: &[u8]| {
+            let path = self.root.join(name);
+            files::replace(&path, bytes, files::PUBLIC, || {}).map_err(DiskError::io("write", &path))
+        };
+        write(TRUST_ROOT, trust_root)?;
+        if let Some(assignment) = &enrolment.assignment {
+            write(ASSIGNMENT, assignment)?;
+        }
+        // Last: its presence means that the rest is there.
+        Ok(write(IDENTITY, &files::seal(&json))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+
+    fn enrolment(root: &[u8]) -> Enrolment {
+        let trust = wire::envelope::read_trust_root(root).unwrap();
+        let servers = vec!["nats://127.0.0.1:4222".to_owned()];
+        Enrolment {
+            agent: AgentId::new("a").unwrap(),
+            trust,
+            servers,
+            assignment: Some(Bytes::from_static(b"x")),
+        }
+    }
+
+    fn trust_root() -> Vec<u8> {
+        wire::envelope::trust_root(
+            &FleetId::new("f").unwrap(),
+            &SigningKey::from_bytes(&[1; 32]).verifying_key(),
+        )
+    }
+
+    #[test]
+    fn a_second_agent_is_refused_and_the_first_may_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::lock(dir.path()).unwrap();
+        assert!(StateDir::is_locked(dir.path()));
+        assert!(matches!(StateDir::lock(dir.path()), Err(IdentityError::Locked { .. })));
+        drop(first);
+        assert!(!StateDir::is_locked(dir.path()));
+        StateDir::lock(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_only_its_owner_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::lock(dir.path()).unwrap();
+        let key = state.key().unwrap();
+        assert_eq!(state.key().unwrap().public_key(), key.public_key());
+        let path = dir.path().join(KEY);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(state.key().unwrap_err().to_string().contains("chmod 600"));
+    }
+
+    #[test]
+    fn an_identity_survives_and_damage_is_noticed_and_explained() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::lock(dir.path()).unwrap();
+        assert!(state.enrolment().unwrap().is_none());
+        let root = trust_root();
+        state.save(&enrolment(&root), &root).unwrap();
+        let read = state.enrolment().unwrap().unwrap();
+        assert_eq!(
+            (read.agent.as_str(), read.servers.len(), &read.trust.fleet),
+            ("a", 1, &enrolment(&root).trust.fleet)
+        );
+        let path = dir.path().join(IDENTITY);
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut flipped = good.clone();
+            flipped[at] ^= 4;
+            fs::write(&path, &flipped).unwrap();
+            assert!(state.enrolment().unwrap_err().to_string().contains("--join"), "byte {at}");
+        }
+        fs::write(&path, &good).unwrap();
+        fs::write(dir.path().join(TRUST_ROOT), b"other").unwrap();
+        assert!(matches!(state.enrolment(), Err(IdentityError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,281 @@
+//! Joining a fleet: the token says where and whom to trust, the agent's own key signs the request.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::agent::backoff;
+use domain::{AgentId, Digest};
+use nkeys::KeyPair;
+use prost::Message as _;
+use runtime::Shutdown;
+use runtime::nats::{ConnectError, Connection, Headers, Nats, RequestError};
+use wire::agent::v1;
+use wire::envelope::EnvelopeError;
+use wire::join::JoinToken;
+
+use crate::agent::Enrolment;
+
+/// How long an answer may take: identity writes to the store before it answers.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of the key's digest in an agent's default id: 2^32 keys of one host name.
+const ID_DIGEST_BYTES: usize = 4;
+/// Longest part of a host name in an agent's default id.
+const ID_HOST_CHARS: usize = 40;
+
+/// What an agent says of itself when it joins.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// The id it would like; made from host name and key if absent.
+    pub id: Option<AgentId>,
+    /// Host name, for people.
+    pub hostname: String,
+    /// Labels.
+    pub labels: HashMap<String, String>,
+}
+
+/// Why an agent is not in.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// No connection.
+    #[error("cannot reach the fleet")]
+    Connect(#[from] ConnectError),
+    /// Stopped before there was an answer.
+    #[error("stopped before the fleet answered")]
+    Stopped,
+    /// The fleet says no.
+    #[error("the fleet refused the join: {message}")]
+    Refused {
+        /// For programs.
+        code: v1::JoinErrorCode,
+        /// For people.
+        message: String,
+    },
+    /// The answer cannot be read.
+    #[error("the answer to the join cannot be read")]
+    Answer(#[from] wire::DecodeError),
+    /// Whoever answered is not the fleet that the token names.
+    #[error(
+        "whoever answers at {servers} is not the fleet of the join token: its trust root has another fingerprint"
+    )]
+    Fingerprint {
+        /// The servers.
+        servers: String,
+    },
+    /// The assignment in the answer does not hold.
+    #[error("the assignment in the answer does not hold")]
+    Assignment(#[from] EnvelopeError),
+    /// The answer contradicts itself or the token.
+    #[error("the answer to the join {0}")]
+    Contradiction(&'static str),
+    /// The key cannot sign.
+    #[error("the agent's key cannot sign")]
+    Key(#[from] nkeys::error::Error),
+}
+
+/// An agent that is in, and the exact bytes of its trust root.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// What it learnt.
+    pub enrolment: Enrolment,
+    /// The trust root's bytes, for [`crate::StateDir::save`].
+    pub trust_root: Bytes,
+}
+
+/// The id of an agent that asks for none: its host name and the start of its key's digest.
+#[must_use]
+pub fn default_id(hostname: &str, public_key: &str) -> AgentId {
+    let digest = Digest::of(public_key.as_bytes());
+    let suffix = hex::encode(&digest.0[..ID_DIGEST_BYTES]);
+    let name: String =
+        hostname.to_lowercase().split('.').next().unwrap_or_default().chars().take(ID_HOST_CHARS).collect();
+    let slug: String =
+        name.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).collect();
+    let slug = slug.trim_matches('-');
+    let slug = if slug.is_empty() { "agent" } else { slug };
+    AgentId::new(format!("{slug}-{suffix}"))
+        .expect("invariant: slug and digest are made of the characters of ids")
+}
+
+/// Joins over a connection of its own. Tries until the fleet answers or `shutdown` is requested: a machine may
+/// boot long before its fleet is there.
+///
+/// # Errors
+/// [`JoinError`] for what trying again does not change.
+pub async fn join(
+    token: &JoinToken,
+    key: &KeyPair,
+    about: &About,
+    shutdown: &Shutdown,
+) -> Result<Joined, JoinError> {
+    let nonce = AgentId::new(runtime::ids::random_id()).expect("invariant: a random id is an id");
+    let mut connection = Connection::agent(token.servers.clone(), &nonce);
+    connection.name = "agent that joins".to_owned();
+    connection.inbox_prefix = wire::subject::join_inbox_prefix(&nonce).into();
+    let mut attempt = 0;
+    loop {
+        let tried = tokio::select! {
+            () = shutdown.requested() => return Err(JoinError::Stopped),
+            tried = join_once(&connection, token, key, about) => tried,
+        };
+        match tried {
+            Err(JoinError::Connect(error @ ConnectError::Unreachable { .. })) => {
+                tracing::warn!(error = %runtime::log::chain(&error), "the fleet cannot be reached; trying again");
+            }
+            Err(JoinError::Refused { code: v1::JoinErrorCode::Unavailable, message }) => {
+                tracing::warn!(message, "the fleet cannot answer now; trying again");
+            }
+            done => return done,
+        }
+        let wait = backoff::full_jitter(attempt, backoff::BASE, backoff::CAP, rand::random());
+        attempt = attempt.saturating_add(1);
+        tokio::select! {
+            () = shutdown.requested() => return Err(JoinError::Stopped),
+            () = tokio::time::sleep(wait.into()) => {}
+        }
+    }
+}
+
+async fn join_once(
+    connection: &Connection,
+    token: &JoinToken,
+    key: &KeyPair,
+    about: &About,
+) -> Result<Joined, JoinError> {
+    let nats = Nats::connect(connection).await?;
+    let joined = request(&nats, token, key, about).await;
+    nats.close().await;
+    joined
+}
+
+/// Asks once, over a connection whose inbox prefix is one for joins.
+///
+/// # Errors
+/// [`JoinError`]; [`v1::JoinErrorCode::Unavailable`] stands also for "nobody answered".
+pub async fn request(
+    nats: &Nats,
+    token: &JoinToken,
+    key: &KeyPair,
+    about: &About,
+) -> Result<Joined, JoinError> {
+    let public_key = key.public_key();
+    let wanted = about.id.clone().unwrap_or_else(|| default_id(&about.hostname, &public_key));
+    let request = v1::JoinRequest {
+        fleet: token.fleet.to_string(),
+        token: token.token.to_string(),
+        secret: token.secret.to_vec(),
+        agent: wanted.to_string(),
+        public_key,
+        hostname: about.hostname.clone(),
+        labels: about.labels.clone().into_iter().collect(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        requested_at_ms: runtime::clock::now().0,
+    };
+    let payload = wire::join::seal_request(&request, key)?.encode_to_vec();
+    let enrol = wire::subject::enrol();
+    let reply =
+        nats.request(&enrol, Headers::new(), payload.into(), ANSWER_WITHIN).await.map_err(unanswered)?;
+    let reply: v1::JoinReply = wire::decode(&reply.payload, wire::join::MAX_REPLY_BYTES)?;
+    match reply.outcome {
+        Some(v1::join_reply::Outcome::Bundle(bundle)) => check(token, bundle),
+        Some(v1::join_reply::Outcome::Error(error)) => {
+            Err(JoinError::Refused { code: error.code(), message: error.message })
+        }
+        None => Err(JoinError::Contradiction("says neither yes nor no")),
+    }
+}
+
+fn unanswered(error: RequestError) -> JoinError {
+    let message = format!("nobody answers ({error}); is musterd running?");
+    JoinError::Refused { code: v1::JoinErrorCode::Unavailable, message }
+}
+
+/// Believes nothing that does not lead back to the fingerprint in the token.
+fn check(token: &JoinToken, bundle: v1::JoinBundle) -> Result<Joined, JoinError> {
+    let trust_root = Bytes::from(bundle.trust_root);
+    if Digest::of(&trust_root) != token.trust_root {
+        return Err(JoinError::Fingerprint { servers: token.servers.join(", ") });
+    }
+    let trust = wire::envelope::read_trust_root(&trust_root)?;
+    if trust.fleet != token.fleet {
+        return Err(JoinError::Contradiction("names another fleet than the token"));
+    }
+    let envelope = bundle.assignment.ok_or(JoinError::Contradiction("has no assignment"))?;
+    let assignment = wire::snapshot::open_assignment(&envelope, &trust.directors)?;
+    if assignment.agent.as_str() != bundle.agent || assignment.fleet != trust.fleet {
+        return Err(JoinError::Contradiction("assigns another agent"));
+    }
+    let servers = if bundle.servers.is_empty() { token.servers.clone() } else { bundle.servers };
+    let enrolment = Enrolment {
+        agent: assignment.agent,
+        trust,
+        servers,
+        assignment: Some(envelope.encode_to_vec().into()),
+    };
+    Ok(Joined { enrolment, trust_root })
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{Assignment, Cursor, FleetId, GroupId, Timestamp, TokenId};
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+
+    #[test]
+    fn default_ids_are_ids_whatever_the_host_is_called() {
+        for (host, expected) in [
+            ("web-1.example.com", "web-1-"),
+            ("WEB", "web-"),
+            ("", "agent-"),
+            ("--", "agent-"),
+            ("größe x", "gr--e-x-"),
+        ] {
+            let id = default_id(host, "UABC");
+            assert!(id.as_str().starts_with(expected), "{id}");
+            assert_eq!(id.as_str().len(), expected.len() + 8);
+        }
+        assert_ne!(default_id("h", "UA"), default_id("h", "UB"));
+        assert!(default_id(&"x".repeat(500), "U").as_str().len() <= 64);
+    }
+
+    fn bundle(director: &SigningKey, agent: &str) -> v1::JoinBundle {
+        let assignment = Assignment {
+            fleet: FleetId::new("f").unwrap(),
+            agent: AgentId::new("a").unwrap(),
+            group: GroupId::new("g").unwrap(),
+            cursor: Cursor::new(1, 1),
+            issued_at: Timestamp(1),
+        };
+        v1::JoinBundle {
+            agent: agent.to_owned(),
+            trust_root: wire::envelope::trust_root(&assignment.fleet, &director.verifying_key()),
+            assignment: Some(wire::snapshot::seal_assignment(&assignment, director)),
+            servers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_believed_only_if_it_leads_back_to_the_token() {
+        let (key, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let good = bundle(&key, "a");
+        let token = JoinToken {
+            servers: vec!["nats://127.0.0.1:1".to_owned()],
+            fleet: FleetId::new("f").unwrap(),
+            trust_root: Digest::of(&good.trust_root),
+            token: TokenId::new("t").unwrap(),
+            secret: [0; 32],
+        };
+        let joined = check(&token, good.clone()).unwrap();
+        assert_eq!((joined.enrolment.agent.as_str(), &joined.enrolment.servers), ("a", &token.servers));
+        let refused = |bundle| check(&token, bundle).unwrap_err().to_string();
+        assert!(refused(bundle(&other, "a")).contains("another fingerprint"));
+        let forged = v1::JoinBundle { assignment: bundle(&other, "a").assignment, ..good.clone() };
+        assert_eq!(refused(forged), "the assignment in the answer does not hold");
+        assert_eq!(refused(bundle(&key, "b")), "the answer to the join assigns another agent");
+        assert_eq!(
+            refused(v1::JoinBundle { assignment: None, ..good }),
+            "the answer to the join has no assignment"
+        );
+    }
+}

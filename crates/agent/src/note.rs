@@ -1,0 +1,38 @@
+//! Log lines of the machine's notes. INFO: the state changed. WARN: a person may have to look.
+
+use domain::AgentId;
+use domain::agent::{Note, Refusal};
+
+pub(crate) fn log(agent: &AgentId, note: &Note) {
+    match note {
+        // Usual where messages overtake each other; the count is reported all the same.
+        Note::Refused { refusal: refusal @ Refusal::Older, source } => {
+            tracing::debug!(%agent, %refusal, ?source, "envelope refused");
+        }
+        Note::Refused { refusal, source } => tracing::warn!(%agent, %refusal, ?source, "envelope refused"),
+        Note::Applying(generation) => tracing::info!(%agent, %generation, "applying"),
+        Note::Applied(generation) => tracing::info!(%agent, %generation, "applied and healthy"),
+        Note::NotTried(generation, reason) => {
+            tracing::warn!(%agent, %generation, %reason, "not tried: an item in it failed before and has not changed");
+        }
+        Note::Failed { generation, kind, reason } => {
+            let kind = kind.as_ref().map(domain::KindName::as_str);
+            tracing::warn!(%agent, %generation, kind, %reason, "failed: returning to the last known good");
+        }
+        Note::Reverted(Some(generation)) => {
+            tracing::info!(%agent, %generation, "last known good is in force")
+        }
+        Note::Reverted(None) => tracing::warn!(%agent, "nothing is in force: there is no last known good"),
+        Note::Delayed { step, reason } => tracing::warn!(%agent, step, %reason, "failed, to be tried again"),
+        Note::Repaired(kinds) => tracing::warn!(%agent, ?kinds, "files had been changed and are restored"),
+        Note::Moved(group) => tracing::info!(%agent, %group, "moved to another group"),
+        Note::ModeChanged(mode) => tracing::info!(%agent, ?mode, "mode changed"),
+        Note::Stale => tracing::warn!(%agent, "the snapshot in force has expired; it stays in force"),
+        Note::Fresh => tracing::info!(%agent, "the snapshot in force is fresh again"),
+        Note::SettingsConfirmed => tracing::info!(%agent, "new settings are confirmed"),
+        Note::SettingsReverted => {
+            tracing::warn!(%agent, "no heartbeat was answered under the new settings: back to the previous ones");
+        }
+        Note::Standing(standing) => tracing::info!(%agent, ?standing, "standing changed"),
+    }
+}

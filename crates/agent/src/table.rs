@@ -1,0 +1,116 @@
+//! The status of an agent as a table for people.
+
+use std::fmt::Write as _;
+
+use domain::Timestamp;
+
+use crate::disk::Shown;
+
+/// Rows of "name value", then one row for each policy.
+pub(crate) fn render(shown: &Shown, running: bool, now: Timestamp) -> String {
+    let seconds = |ms: u64| now.since(Timestamp(ms)).0 / 1000;
+    let process = if running { "running".to_owned() } else { "not running".to_owned() };
+    let mode = match shown.mode.as_str() {
+        "push" => format!("push (told at once; heartbeat every {} s)", shown.heartbeat_interval_ms / 1000),
+        _ => format!("pull (asks at each heartbeat, every {} s)", shown.heartbeat_interval_ms / 1000),
+    };
+    let reply = shown.last_reply_ms.map_or("none yet".to_owned(), |at| format!("{} s ago", seconds(at)));
+    let revision = match shown.revision {
+        0 => "none yet".to_owned(),
+        revision if shown.seen_revision > revision => {
+            format!("{revision} (newest seen: {})", shown.seen_revision)
+        }
+        revision => revision.to_string(),
+    };
+    let mut rows = vec![
+        ("agent", shown.agent.clone()),
+        ("fleet", shown.fleet.clone()),
+        ("group", shown.group.clone().unwrap_or_else(|| "none yet".to_owned())),
+        ("process", process),
+        ("mode", mode),
+        ("connected", if shown.connected && running { "yes" } else { "no" }.to_owned()),
+        ("last reply", reply),
+        ("revision", revision),
+    ];
+    if shown.stale {
+        rows.push(("stale", "the snapshot in force has expired; it stays in force".to_owned()));
+    }
+    if shown.settings_reverted {
+        rows.push(("settings", "given up: no heartbeat was answered with the newest ones".to_owned()));
+    }
+    rows.push(("rollbacks", shown.rollbacks.to_string()));
+    let refusals = match &shown.last_refusal {
+        Some(why) => format!("{} (last: {why})", shown.refusals),
+        None => shown.refusals.to_string(),
+    };
+    rows.push(("refusals", refusals));
+    rows.push(("repairs", shown.repairs.to_string()));
+    let mut text = String::new();
+    for (name, value) in rows {
+        // Writing to a String cannot fail.
+        let _ok = writeln!(text, "{name:<12}{value}");
+    }
+    if shown.items.is_empty() {
+        return text;
+    }
+    let width = shown.items.iter().map(|item| item.kind.len()).max().unwrap_or(0).max(4);
+    let _ok = writeln!(text, "\n{:<width$}  {:<9} {:>9}  REASON", "KIND", "STATE", "REVISION");
+    for item in &shown.items {
+        let reason = item.reason.as_deref().unwrap_or("").replace('\n', " ");
+        let line = format!("{:<width$}  {:<9} {:>9}  {reason}", item.kind, item.state, item.revision);
+        let _ok = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::ShownItem;
+
+    #[test]
+    fn people_see_what_counts() {
+        let shown = Shown {
+            fleet: "main".into(),
+            agent: "web-1".into(),
+            group: Some("web".into()),
+            mode: "pull".into(),
+            heartbeat_interval_ms: 5000,
+            connected: true,
+            last_reply_ms: Some(1000),
+            epoch: 1,
+            revision: 7,
+            seen_revision: 9,
+            stale: false,
+            settings_reverted: false,
+            items: vec![ShownItem {
+                kind: "firewall".into(),
+                state: "failed".into(),
+                revision: 9,
+                reason: Some("exit\ncode 1".into()),
+            }],
+            rollbacks: 1,
+            refusals: 0,
+            last_refusal: None,
+            repairs: 0,
+            written_ms: 1000,
+        };
+        let expected = "\
+agent       web-1
+fleet       main
+group       web
+process     running
+mode        pull (asks at each heartbeat, every 5 s)
+connected   yes
+last reply  3 s ago
+revision    7 (newest seen: 9)
+rollbacks   1
+refusals    0
+repairs     0
+
+KIND      STATE      REVISION  REASON
+firewall  failed            9  exit code 1
+";
+        assert_eq!(render(&shown, true, Timestamp(4000)), expected);
+    }
+}

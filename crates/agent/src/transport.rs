@@ -1,0 +1,379 @@
+//! How an agent reaches the broker. The machine decides when; this does it.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use async_nats::{Client, Message, StatusCode, Subscriber};
+use bytes::Bytes;
+use domain::{AgentId, GroupId};
+use futures::StreamExt;
+use runtime::nats::{ConnectError, Connection, Link};
+use tokio::sync::watch;
+use wire::subject::{self, Subject};
+
+/// How long closing a connection may take to send what is queued.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Letters that tell replies apart, before their numbers.
+const HEARTBEAT: char = 'h';
+const FETCH: char = 'f';
+
+/// Something that came from the broker, or happened to the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The connection is up.
+    Up,
+    /// The connection is lost, or could not be made.
+    Down {
+        /// Whether the transport tries again by itself.
+        retrying: bool,
+        /// Why, for the log.
+        why: String,
+    },
+    /// The server will stop.
+    LameDuck,
+    /// Messages may have been lost on the way to us.
+    Missed,
+    /// Bytes on the group's subject.
+    Group(Bytes),
+    /// Bytes on the agent's own assignment subject.
+    Assignment(Bytes),
+    /// A heartbeat was answered; `None` if nobody listens.
+    Beat(u64, Option<Bytes>),
+    /// A fetch was answered.
+    Fetched(u64, Fetched),
+}
+
+/// The answer to a fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// An envelope, as the store has it.
+    Envelope(Bytes),
+    /// The store has none.
+    Empty,
+    /// No answer that helps.
+    Failed(String),
+}
+
+/// A connection to the broker, made and ended at will. Sending never fails: what does not arrive is not
+/// answered, and the machine notices that.
+pub trait Transport: Send + 'static {
+    /// Starts to connect, and to listen on the agent's inbox and its assignment subject. [`Event::Up`] or
+    /// [`Event::Down`] follows within a bounded time.
+    fn connect(&mut self);
+
+    /// Flushes and closes, in the background of [`Transport::next`].
+    fn disconnect(&mut self);
+
+    /// Drops the connection and makes a new one.
+    fn reconnect(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Listens to a group's snapshots.
+    fn subscribe(&mut self, group: &GroupId) -> impl Future<Output = ()> + Send;
+
+    /// Stops to listen to a group.
+    fn unsubscribe(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Asks the store for a group's snapshot.
+    fn fetch(&mut self, group: &GroupId, fetch: u64) -> impl Future<Output = ()> + Send;
+
+    /// Sends a heartbeat; 0 asks for no reply.
+    fn send_heartbeat(&mut self, beat: u64, payload: Bytes) -> impl Future<Output = ()> + Send;
+
+    /// The next event. Nothing is lost when the future is dropped before it is ready.
+    fn next(&mut self) -> impl Future<Output = Event> + Send;
+
+    /// Flushes and closes; bounded.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Session, String>> + Send>>;
+
+/// Connections to NATS.
+pub struct NatsTransport {
+    connection: Connection,
+    agent: AgentId,
+    /// Where this session's replies arrive.
+    replies: String,
+    connecting: Option<Connecting>,
+    closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    session: Option<Session>,
+    pending: VecDeque<Event>,
+}
+
+struct Session {
+    client: Client,
+    link: watch::Receiver<Link>,
+    seen: Link,
+    inbox: Subscriber,
+    assignments: Subscriber,
+    group: Option<Subscriber>,
+}
+
+impl NatsTransport {
+    /// A transport for an agent that reaches `servers`. `session` is the random number of this start: two live
+    /// sessions of one agent do not get each other's replies.
+    #[must_use]
+    pub fn new(servers: Vec<String>, agent: &AgentId, session: u64) -> Self {
+        // The machine paces the attempts.
+        let connection = Connection { patience: Duration::ZERO, ..Connection::agent(servers, agent) };
+        Self {
+            connection,
+            agent: agent.clone(),
+            replies: format!("{}.{session:x}", subject::inbox_prefix(agent)),
+            connecting: None,
+            closing: None,
+            session: None,
+            pending: VecDeque::new(),
+        }
+    }
+
+    fn lost(&mut self, why: impl Into<String>) -> Event {
+        self.session = None;
+        self.connecting = None;
+        Event::Down { retrying: false, why: why.into() }
+    }
+
+    async fn publish(&mut self, to: Subject, reply: Option<String>, payload: Bytes) {
+        let Some(session) = &self.session else { return };
+        let to = String::from(to);
+        let sent = match reply {
+            Some(reply) => session.client.publish_with_reply(to, reply, payload).await,
+            None => session.client.publish(to, payload).await,
+        };
+        if let Err(error) = sent {
+            tracing::debug!(agent = %self.agent, %error, "cannot send");
+        }
+    }
+}
+
+impl Session {
+    async fn open(connection: Connection, agent: AgentId, replies: String) -> Result<Self, String> {
+        let (client, link) = runtime::nats::connect_client(&connection).await.map_err(|e| explain(&e))?;
+        let failed = |error: async_nats::SubscribeError| error.to_string();
+        let inbox = client.subscribe(format!("{replies}.*")).await.map_err(failed)?;
+        let own = String::from(subject::notify_agent(&agent));
+        let assignments = client.subscribe(own).await.map_err(failed)?;
+        // The event that reports this first connection may still be on its way.
+        let mut seen = *link.borrow();
+        seen.connected = true;
+        seen.connections = seen.connections.max(1);
+        Ok(Self { client, link, seen, inbox, assignments, group: None })
+    }
+
+    /// What changed of the connection since it was last looked at.
+    fn changes(&mut self) -> Vec<Event> {
+        let now = *self.link.borrow_and_update();
+        let before = std::mem::replace(&mut self.seen, now);
+        let mut events = Vec::new();
+        let known = now.connections > 0;
+        if (before.connected && known && !now.connected) || now.connections > before.connections {
+            events.push(Event::Down { retrying: true, why: "the connection is lost".to_owned() });
+        }
+        if known && now.connected && (!before.connected || now.connections > before.connections) {
+            events.push(Event::Up);
+        }
+        if !known {
+            (self.seen.connected, self.seen.connections) = (true, before.connections);
+        }
+        if now.lame_ducks > before.lame_ducks {
+            events.push(Event::LameDuck);
+        }
+        if now.drops > before.drops {
+            events.push(Event::Missed);
+        }
+        events
+    }
+
+    async fn next(&mut self) -> Option<Vec<Event>> {
+        let Self { link, inbox, assignments, group, .. } = self;
+        let group = async {
+            match group {
+                Some(group) => group.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = link.changed() => changed.ok().map(|()| self.changes()),
+            reply = inbox.next() => reply.map(|reply| answer(reply).into_iter().collect()),
+            message = assignments.next() => message.map(|message| vec![Event::Assignment(message.payload)]),
+            message = group => message.map(|message| vec![Event::Group(message.payload)]),
+        }
+    }
+}
+
+fn explain(error: &ConnectError) -> String {
+    runtime::log::chain(error)
+}
+
+/// Reads a reply by the last token of its subject. What is no reply of ours is dropped.
+fn answer(message: Message) -> Option<Event> {
+    let token = message.subject.rsplit('.').next()?;
+    let number = token.get(1..)?.parse().ok()?;
+    let status = message.status;
+    let nobody = status == Some(StatusCode::NO_RESPONDERS);
+    match token.chars().next()? {
+        HEARTBEAT => Some(Event::Beat(number, (!nobody).then_some(message.payload))),
+        FETCH => Some(Event::Fetched(
+            number,
+            match status {
+                None | Some(StatusCode::OK) => Fetched::Envelope(message.payload),
+                Some(StatusCode::NOT_FOUND) => Fetched::Empty,
+                Some(status) => Fetched::Failed(format!("the store answered with status {status}")),
+            },
+        )),
+        _ => None,
+    }
+}
+
+impl Transport for NatsTransport {
+    fn connect(&mut self) {
+        let (connection, agent, replies) =
+            (self.connection.clone(), self.agent.clone(), self.replies.clone());
+        self.pending.clear();
+        self.session = None;
+        self.connecting = Some(Box::pin(Session::open(connection, agent, replies)));
+    }
+
+    fn disconnect(&mut self) {
+        self.connecting = None;
+        self.pending.clear();
+        let Some(session) = self.session.take() else { return };
+        self.closing = Some(Box::pin(async move {
+            let close = async {
+                // Errors mean that the connection is gone already.
+                let _flushed = session.client.flush().await;
+                let _drained = session.client.drain().await;
+            };
+            let _in_time = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
+        }));
+    }
+
+    async fn reconnect(&mut self) {
+        if let Some(session) = &self.session
+            && let Err(error) = session.client.force_reconnect().await
+        {
+            tracing::debug!(agent = %self.agent, %error, "cannot reconnect");
+        }
+    }
+
+    async fn subscribe(&mut self, group: &GroupId) {
+        let Some(session) = &mut self.session else { return };
+        match session.client.subscribe(String::from(subject::notify_group(group))).await {
+            Ok(subscriber) => session.group = Some(subscriber),
+            Err(error) => {
+                let why = format!("cannot subscribe: {error}");
+                let lost = self.lost(why);
+                self.pending.push_back(lost);
+            }
+        }
+    }
+
+    async fn unsubscribe(&mut self) {
+        let Some(mut subscriber) = self.session.as_mut().and_then(|session| session.group.take()) else {
+            return;
+        };
+        if let Err(error) = subscriber.unsubscribe().await {
+            tracing::debug!(agent = %self.agent, %error, "cannot unsubscribe");
+        }
+    }
+
+    async fn fetch(&mut self, group: &GroupId, fetch: u64) {
+        let from = subject::direct_get(subject::STREAM_DESIRED, &subject::desired_group(group));
+        self.publish(from, Some(format!("{}.{FETCH}{fetch}", self.replies)), Bytes::new()).await;
+    }
+
+    async fn send_heartbeat(&mut self, beat: u64, payload: Bytes) {
+        let reply = (beat > 0).then(|| format!("{}.{HEARTBEAT}{beat}", self.replies));
+        self.publish(subject::heartbeat(&self.agent), reply, payload).await;
+    }
+
+    async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return event;
+            }
+            let (connecting, closing, session) = (&mut self.connecting, &mut self.closing, &mut self.session);
+            tokio::select! {
+                opened = optional(connecting.as_mut()) => {
+                    self.connecting = None;
+                    match opened {
+                        Ok(session) => {
+                            self.session = Some(session);
+                            return Event::Up;
+                        }
+                        Err(why) => return self.lost(why),
+                    }
+                }
+                () = optional(closing.as_mut()) => self.closing = None,
+                events = async { match session { Some(session) => session.next().await, None => std::future::pending().await } } => {
+                    match events {
+                        // A handful: one wake-up reports each kind of change once.
+                        Some(events) => self.pending.extend(events),
+                        None => return self.lost("the connection is closed"),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn close(&mut self) {
+        self.disconnect();
+        if let Some(closing) = self.closing.take() {
+            closing.await;
+        }
+    }
+}
+
+/// Waits for a future that may not be there: then for ever.
+async fn optional<T>(future: Option<&mut Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(subject: &str, status: Option<StatusCode>) -> Message {
+        Message {
+            subject: subject.into(),
+            reply: None,
+            payload: Bytes::from_static(b"x"),
+            headers: None,
+            status,
+            description: None,
+            length: 0,
+        }
+    }
+
+    #[test]
+    fn replies_are_told_apart_by_their_subject_and_status() {
+        let payload = Bytes::from_static(b"x");
+        for (subject, status, expected) in [
+            ("_INBOX_a.1f.h7", None, Some(Event::Beat(7, Some(payload.clone())))),
+            ("_INBOX_a.1f.h7", Some(StatusCode::NO_RESPONDERS), Some(Event::Beat(7, None))),
+            ("_INBOX_a.1f.f8", None, Some(Event::Fetched(8, Fetched::Envelope(payload)))),
+            ("_INBOX_a.1f.f8", Some(StatusCode::NOT_FOUND), Some(Event::Fetched(8, Fetched::Empty))),
+            ("_INBOX_a.1f.x8", None, None),
+            ("_INBOX_a.1f.h", None, None),
+            ("_INBOX_a.1f.é7", None, None),
+            ("", None, None),
+        ] {
+            assert_eq!(answer(message(subject, status)), expected, "{subject}");
+        }
+        let failed = answer(message("_INBOX_a.1f.f8", Some(StatusCode::NO_RESPONDERS)));
+        assert!(matches!(failed, Some(Event::Fetched(8, Fetched::Failed(_)))));
+    }
+
+    #[test]
+    fn reply_subjects_lie_in_the_agents_own_inbox() {
+        let agent = AgentId::new("web-1").unwrap();
+        let transport = NatsTransport::new(Vec::new(), &agent, u64::MAX);
+        let reply = format!("{}.{HEARTBEAT}{}", transport.replies, u64::MAX);
+        assert!(subject::is_inbox_of(&reply, &agent), "{reply}");
+    }
+}
