@@ -58,6 +58,33 @@ impl Shutdown {
         Self(self.0.child_token())
     }
 
+    /// Requests it at SIGINT or SIGTERM. A second signal ends the process at once with code 130.
+    ///
+    /// # Errors
+    /// If the signal handlers cannot be installed.
+    pub fn request_on_signals(&self) -> std::io::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let shutdown = self.clone();
+        // Not tracked: it waits for a second signal while everything else stops.
+        tokio::spawn(async move {
+            let name = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            };
+            tracing::info!(signal = name, "stopping");
+            shutdown.request();
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            tracing::warn!("second signal: ending at once");
+            std::process::exit(130);
+        });
+        Ok(())
+    }
+
     /// Ends `stream` when stopping is requested: for answers that stream without end.
     pub fn until<S: Stream>(&self, stream: S) -> impl Stream<Item = S::Item> + use<S> {
         stream.take_until(self.0.clone().cancelled_owned())
@@ -151,31 +178,12 @@ impl Tasks {
         self.start(name.into(), Life::Finite, task.map(|end| end.map_err(Into::into)));
     }
 
-    /// Requests the shutdown at SIGINT or SIGTERM. A second signal ends the process at once with code 130.
+    /// [`Shutdown::request_on_signals`] for these tasks.
     ///
     /// # Errors
     /// If the signal handlers cannot be installed.
     pub fn stop_on_signals(&self) -> std::io::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let shutdown = self.shutdown.clone();
-        // Not tracked: it waits for a second signal while everything else stops.
-        tokio::spawn(async move {
-            let name = tokio::select! {
-                _ = interrupt.recv() => "SIGINT",
-                _ = terminate.recv() => "SIGTERM",
-            };
-            tracing::info!(signal = name, "stopping");
-            shutdown.request();
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            tracing::warn!("second signal: ending at once");
-            std::process::exit(130);
-        });
-        Ok(())
+        self.shutdown.request_on_signals()
     }
 
     /// Waits until the shutdown is requested, then until all tasks have ended, at most [`STOP_TIMEOUT`].

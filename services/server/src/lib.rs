@@ -1,1 +1,107 @@
-//! server
+//! The binary `musterd`: `musterd policy | presence | identity` runs one service against a NATS that runs
+//! elsewhere, `musterd all` runs every service in one process beside a supervised `nats-server`.
+
+mod all;
+mod data_dir;
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use runtime::log::{self, LogConfig};
+use runtime::{ServiceArgs, Shutdown};
+
+pub use all::{AllArgs, AllError, run as run_all};
+pub use data_dir::{Addresses, DataDirError};
+
+/// The services of Muster: one of them, or all in one process.
+#[derive(Debug, Parser)]
+#[command(name = "musterd", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    log: LogConfig,
+    #[command(subcommand)]
+    target: Target,
+}
+
+#[derive(Debug, Subcommand)]
+enum Target {
+    /// Every service in one process, beside a nats-server of its own: for a laptop, a test, a single node
+    All(Box<AllArgs>),
+    /// The policy service: groups, kinds, policies, settings; compiles, signs and publishes
+    Policy(One<policy::Config>),
+    /// The presence service: answers heartbeats, knows which agent is there and what it runs
+    Presence(One<presence::Config>),
+    /// The identity service: join tokens and the registry of agents
+    Identity(One<identity::Config>),
+    /// Prints the completion script for a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Options of one service that runs alone.
+#[derive(Debug, Args)]
+struct One<C: Args> {
+    #[command(flatten)]
+    common: ServiceArgs,
+    #[command(flatten)]
+    own: C,
+}
+
+/// The command line, for documentation and completion.
+#[must_use]
+pub fn command() -> clap::Command {
+    runtime::config::with_config_flag(Cli::command())
+}
+
+/// Parses the command line, runs what it says, and returns the exit code: 0 after an orderly stop, 1 after a
+/// failure, 2 for a wrong command line or configuration.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli: Cli = runtime::config::parse();
+    if let Target::Completion { shell } = cli.target {
+        clap_complete::generate(shell, &mut command(), "musterd", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let ended = start(cli);
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = log::chain(error.as_ref()), "musterd stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<()> {
+    log::init(&cli.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::new();
+        shutdown.request_on_signals()?;
+        run(cli.target, shutdown).await?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+async fn run(target: Target, shutdown: Shutdown) -> anyhow::Result<()> {
+    match target {
+        Target::All(args) => Box::pin(all::run(&args, shutdown)).await?,
+        Target::Policy(args) => Box::pin(policy::run(&args.common, &args.own, shutdown)).await?,
+        Target::Presence(args) => Box::pin(presence::run(&args.common, &args.own, shutdown)).await?,
+        Target::Identity(args) => Box::pin(identity::run(&args.common, &args.own, shutdown)).await?,
+        Target::Completion { .. } => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_sound() {
+        super::command().debug_assert();
+    }
+}
