@@ -1,0 +1,302 @@
+//! Apply: any number of objects in one atomic change.
+
+use std::collections::BTreeMap;
+
+use domain::catalog::{Catalog, ObjectKey, Token};
+use domain::change::{MAX_ENTRIES, Operation, Wanted};
+use domain::token::Terms;
+use domain::{GroupId, GroupPath, TokenId};
+use runtime::trust::IssuedToken;
+use tonic::{Request, Status};
+use wire::api::v1;
+use wire::api::v1::resource::Resource;
+
+use super::refuse::Fields;
+use super::{convert, manner, refuse, write};
+use crate::fold::View;
+use crate::replica::Replica;
+
+pub(super) async fn apply(
+    replica: &Replica,
+    request: Request<v1::ApplyRequest>,
+) -> Result<v1::ApplyResponse, Status> {
+    let (manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
+    if request.resources.len() > MAX_ENTRIES {
+        let why =
+            format!("there are {}; at most {MAX_ENTRIES} are allowed in one change", request.resources.len());
+        return Err(refuse::field("resources", why));
+    }
+    // Schemas are compiled and documents walked: hundreds of milliseconds for the largest request.
+    let prepared = tokio::task::spawn_blocking(|| prepare(request.resources)).await;
+    let prepared =
+        prepared.map_err(|error| Status::internal(format!("the request could not be read: {error}")))?;
+    let mut drafted = Draft::default();
+    let mut places: BTreeMap<ObjectKey, String> = BTreeMap::new();
+    let wish = |view: &View| {
+        drafted = draft(replica, view, &prepared)?;
+        for (operation, field) in drafted.operations.iter().zip(&drafted.fields) {
+            places.entry(operation.wanted.key()).or_insert_with(|| field.clone());
+        }
+        Ok(std::mem::take(&mut drafted.operations))
+    };
+    let made = crate::change::make(replica, &manner, wish).await;
+    let place = |key: &ObjectKey, part: &str| places.get(key).map(|field| format!("{field}{part}"));
+    let made = made.map_err(|error| refuse::change(error, &place))?;
+    let dry_run = made.dry_run;
+    let result = write::shown(made).await?.1;
+    let tokens = if dry_run { Vec::new() } else { std::mem::take(&mut drafted.issued) };
+    Ok(v1::ApplyResponse { result: Some(result), tokens: tokens.into_iter().map(secret).collect() })
+}
+
+/// The resources of a request, read as far as that needs no catalogue.
+struct Prepared {
+    resources: Vec<(String, Part)>,
+    wrong: Fields,
+}
+
+enum Part {
+    Group(v1::Group),
+    Token(v1::Token),
+    /// A kind or a policy, and the revision that it must be at.
+    Read(Box<Wanted>, u64),
+    /// What is wrong with it has been noted.
+    Wrong,
+}
+
+fn prepare(resources: Vec<v1::Resource>) -> Prepared {
+    let mut wrong = Fields::default();
+    let mut read = Vec::new();
+    for (index, resource) in resources.into_iter().enumerate() {
+        let at = |kind: &str| format!("resources[{index}].{kind}");
+        read.push(match resource.resource {
+            Some(Resource::Group(group)) => (at("group"), Part::Group(group)),
+            Some(Resource::Token(token)) => (at("token"), Part::Token(token)),
+            Some(Resource::Kind(kind)) => {
+                let (field, revision) = (at("kind"), kind.revision);
+                let kind = convert::kind(&mut wrong, &field, kind);
+                (field, part(kind.map(Wanted::Kind), revision))
+            }
+            Some(Resource::Policy(policy)) => {
+                let (field, revision) = (at("policy"), policy.revision);
+                let policy = convert::policy(&mut wrong, &field, policy);
+                (field, part(policy.map(Wanted::Policy), revision))
+            }
+            None => {
+                let field = format!("resources[{index}]");
+                wrong.wrong(&field, "must be a group, a kind, a policy or a token");
+                (field, Part::Wrong)
+            }
+        });
+    }
+    Prepared { resources: read, wrong }
+}
+
+fn part(wanted: Option<Wanted>, revision: u64) -> Part {
+    wanted.map_or(Part::Wrong, |wanted| Part::Read(Box::new(wanted), revision))
+}
+
+/// What a request comes to on a certain state of the catalogue.
+#[derive(Default)]
+struct Draft {
+    operations: Vec<Operation>,
+    /// Where each operation stands in the request.
+    fields: Vec<String>,
+    /// Tokens to hand out once the change is stored.
+    issued: Vec<IssuedToken>,
+}
+
+fn draft(replica: &Replica, view: &View, prepared: &Prepared) -> Result<Draft, Status> {
+    let mut draft = Draft::default();
+    let mut wrong = prepared.wrong.clone();
+    let mut groups: BTreeMap<GroupPath, GroupId> = BTreeMap::new();
+    for (field, part) in &prepared.resources {
+        let (wanted, revision) = match part {
+            Part::Group(message) => match convert::group(&view.catalog, &mut wrong, field, message) {
+                Some(group) => {
+                    groups.insert(group.path.clone(), group.id.clone());
+                    (Wanted::Group(group), message.revision)
+                }
+                None => continue,
+            },
+            Part::Read(wanted, revision) => ((**wanted).clone(), *revision),
+            Part::Token(_) | Part::Wrong => continue,
+        };
+        draft.operations.push(Operation { wanted, expect: write::expect(revision) });
+        draft.fields.push(field.clone());
+    }
+    for (field, part) in &prepared.resources {
+        let Part::Token(message) = part else { continue };
+        let Some(asked) = token(&view.catalog, &groups, (&mut wrong, field), message) else { continue };
+        let wanted = match asked {
+            Asked::Known(token) => token,
+            Asked::New { id, group, terms } => {
+                let issued = replica.trust.issue(id, group, terms, runtime::clock::now());
+                let token = issued.token.clone();
+                draft.issued.push(issued);
+                token
+            }
+        };
+        draft.operations.push(Wanted::Token(wanted).into());
+        draft.fields.push(field.clone());
+    }
+    wrong.check()?;
+    Ok(draft)
+}
+
+/// What a token in a request asks for.
+#[derive(Debug, PartialEq)]
+enum Asked {
+    /// One that is there already, on the same terms: its secret is not shown again.
+    Known(Token),
+    /// A new one.
+    New { id: Option<TokenId>, group: GroupId, terms: Terms },
+}
+
+fn token(
+    catalog: &Catalog,
+    groups: &BTreeMap<GroupPath, GroupId>,
+    (wrong, field): (&mut Fields, &str),
+    message: &v1::Token,
+) -> Option<Asked> {
+    let at = |part: &str| format!("{field}.{part}");
+    let id = match message.name.as_str() {
+        "" => Some(None),
+        text => wrong.take(&at("name"), TokenId::new(text)).map(Some),
+    };
+    let group = wrong.take(&at("group"), group_of(catalog, groups, &message.group));
+    let ttl = match &message.ttl {
+        None => Some(None),
+        Some(ttl) => match wire::time::read_duration(ttl) {
+            Some(span) => Some(Some(span)),
+            None => {
+                wrong.wrong(at("ttl"), "must be a duration, not negative");
+                None
+            }
+        },
+    };
+    let uses = (message.uses != 0).then_some(message.uses);
+    let terms = Terms::new(uses, ttl?);
+    let blamed = if matches!(terms, Err(domain::token::TermsError::Uses)) { "uses" } else { "ttl" };
+    let terms = wrong.take(&at(blamed), terms)?;
+    let (id, group) = (id?, group?);
+    let known = id.as_ref().and_then(|id| catalog.token(id));
+    let Some(known) = known else { return Some(Asked::New { id, group, terms }) };
+    let known = &*known.value;
+    let same = terms.token(known.id.clone(), group, known.secret_digest, known.created_at);
+    if same == *known {
+        return Some(Asked::Known(same));
+    }
+    wrong
+        .wrong(at("name"), "names a token that exists on other terms: revoke it first, or take another name");
+    None
+}
+
+/// A group by path or name, in the catalogue or in the same request.
+fn group_of(catalog: &Catalog, groups: &BTreeMap<GroupPath, GroupId>, text: &str) -> Result<GroupId, String> {
+    let missing = || format!("there is no group {text:?}");
+    if text.starts_with('/') {
+        let path = GroupPath::new(text).map_err(|error| error.to_string())?;
+        let there = catalog.group_at(&path).map(|group| &group.value.id);
+        return groups.get(&path).or(there).cloned().ok_or_else(missing);
+    }
+    let id = GroupId::new(text).map_err(|error| error.to_string())?;
+    let is_known = catalog.group(&id).is_some() || groups.values().any(|new| *new == id);
+    if is_known { Ok(id) } else { Err(missing()) }
+}
+
+fn secret(issued: IssuedToken) -> v1::JoinTokenSecret {
+    let IssuedToken { token, join_token } = issued;
+    let details = v1::Token {
+        name: token.id.to_string(),
+        group: token.group.to_string(),
+        uses: token.uses,
+        ttl: Some(wire::time::to_duration(token.expires_at.since(token.created_at))),
+        create_time: Some(wire::time::to_timestamp(token.created_at)),
+        expire_time: Some(wire::time::to_timestamp(token.expires_at)),
+        used: 0,
+    };
+    v1::JoinTokenSecret { token: join_token, details: Some(details) }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::catalog::{Entry, Group};
+    use domain::{Digest, Revision, Span, Timestamp};
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    fn catalog() -> Catalog {
+        let mut catalog = Catalog::new();
+        let web = Group::new(GroupId::new("web").unwrap(), GroupPath::new("/web").unwrap());
+        let terms = Terms::new(Some(3), Some(Span::from_secs(60))).unwrap();
+        let id = TokenId::new("known").unwrap();
+        let token = terms.token(id, web.id.clone(), Digest::of(b"s"), Timestamp(7));
+        catalog.fold([Entry::Group(web.into()), Entry::Token(token.into())], Revision(2));
+        catalog
+    }
+
+    fn wrong_fields(fields: Fields) -> Vec<(String, String)> {
+        let Err(status) = fields.check() else { return Vec::new() };
+        let violations = status.get_error_details().bad_request().unwrap().field_violations.clone();
+        violations.into_iter().map(|violation| (violation.field, violation.description)).collect()
+    }
+
+    fn ask(message: &v1::Token) -> Result<Asked, Vec<(String, String)>> {
+        let groups = [(GroupPath::new("/new").unwrap(), GroupId::new("new").unwrap())].into();
+        let mut wrong = Fields::default();
+        let asked = token(&catalog(), &groups, (&mut wrong, "token"), message);
+        asked.ok_or_else(|| wrong_fields(wrong))
+    }
+
+    #[test]
+    fn tokens_are_made_once_and_known_after() {
+        let message = |name: &str, group: &str, uses: u32, ttl: i64| v1::Token {
+            name: name.into(),
+            group: group.into(),
+            uses,
+            ttl: Some(prost_types::Duration { seconds: ttl, nanos: 0 }),
+            ..v1::Token::default()
+        };
+        assert!(matches!(ask(&message("known", "/web", 3, 60)), Ok(Asked::Known(_))));
+        for (name, group, expected) in [("", "web", "web"), ("t", "/new", "new"), ("t", "new", "new")] {
+            let Ok(Asked::New { id, group, .. }) = ask(&message(name, group, 1, 60)) else {
+                panic!("{name}")
+            };
+            assert_eq!((id.is_some(), group.as_str()), (!name.is_empty(), expected));
+        }
+        for (message, field, why) in [
+            (message("known", "/web", 4, 60), "token.name", "names a token that exists on other terms"),
+            (message("t", "/nowhere", 1, 60), "token.group", "there is no group \"/nowhere\""),
+            (message("t", "web", 200_000, 60), "token.uses", "must be between 1 and 100000"),
+            (message("t", "web", 1, 9_000_000), "token.ttl", "must be between 1s and 30d"),
+            (message("t", "web", 1, -1), "token.ttl", "must be a duration, not negative"),
+            (message("t.x", "web", 1, 60), "token.name", "has the character '.'"),
+        ] {
+            let wrong = ask(&message).unwrap_err();
+            assert_eq!(wrong.len(), 1, "{wrong:?}");
+            assert!(wrong[0].0 == field && wrong[0].1.starts_with(why), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn everything_wrong_with_a_request_is_found_at_once() {
+        let resource = |resource| v1::Resource { resource: Some(resource) };
+        let prepared = prepare(vec![
+            resource(Resource::Kind(v1::Kind { name: "k".into(), ..v1::Kind::default() })),
+            v1::Resource { resource: None },
+            resource(Resource::Policy(v1::Policy { name: "P".into(), ..v1::Policy::default() })),
+        ]);
+        let fields: Vec<String> = wrong_fields(prepared.wrong).into_iter().map(|(field, _)| field).collect();
+        assert_eq!(
+            fields,
+            [
+                "resources[0].kind.schema",
+                "resources[1]",
+                "resources[2].policy.name",
+                "resources[2].policy.kind",
+                "resources[2].policy.document",
+            ]
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! The API for operators: `muster.api.v1.PolicyService`.
+
+mod apply;
+mod convert;
+mod history;
+mod page;
+mod read;
+mod refuse;
+mod result;
+mod show;
+mod write;
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use wire::api::v1;
+use wire::api::v1::policy_service_server::PolicyService;
+
+use crate::change::Manner;
+use crate::replica::Replica;
+
+/// Largest request and largest answer: an apply of as much as one change can hold, in its protobuf form.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// The service.
+pub(crate) struct Api(pub(crate) Arc<Replica>);
+
+/// How a change is to be made, and the request for it.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if the reason is too long.
+fn manner<T>(request: Request<T>, of: impl FnOnce(&mut T) -> (bool, String)) -> Result<(Manner, T), Status> {
+    let trace_id = request.metadata().get("traceparent").and_then(|value| trace_id(value.to_str().ok()?));
+    let mut request = request.into_inner();
+    let (dry_run, message) = of(&mut request);
+    let message = convert::message(message)?;
+    Ok((Manner { dry_run, message, trace_id }, request))
+}
+
+/// The trace id of a W3C `traceparent`: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`.
+fn trace_id(traceparent: &str) -> Option<[u8; 16]> {
+    let mut parts = traceparent.split('-');
+    let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if !hex(version, 2) || version == "ff" || !hex(trace, 32) || !hex(parent, 16) {
+        return None;
+    }
+    u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0).map(u128::to_be_bytes)
+}
+
+#[tonic::async_trait]
+impl PolicyService for Api {
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
+        apply::apply(&self.0, request).await.map(Response::new)
+    }
+
+    async fn get_group(&self, request: Request<v1::GetGroupRequest>) -> Result<Response<v1::Group>, Status> {
+        read::get_group(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<v1::ListGroupsRequest>,
+    ) -> Result<Response<v1::ListGroupsResponse>, Status> {
+        read::list_groups(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_group(
+        &self,
+        request: Request<v1::CreateGroupRequest>,
+    ) -> Result<Response<v1::GroupChange>, Status> {
+        write::create_group(&self.0, request).await.map(Response::new)
+    }
+
+    async fn update_group(
+        &self,
+        request: Request<v1::UpdateGroupRequest>,
+    ) -> Result<Response<v1::GroupChange>, Status> {
+        write::update_group(&self.0, request).await.map(Response::new)
+    }
+
+    async fn move_group(
+        &self,
+        request: Request<v1::MoveGroupRequest>,
+    ) -> Result<Response<v1::GroupChange>, Status> {
+        write::move_group(&self.0, request).await.map(Response::new)
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<v1::DeleteGroupRequest>,
+    ) -> Result<Response<v1::ChangeResult>, Status> {
+        write::delete_group(&self.0, request).await.map(Response::new)
+    }
+
+    async fn get_kind(&self, request: Request<v1::GetKindRequest>) -> Result<Response<v1::Kind>, Status> {
+        read::get_kind(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_kinds(
+        &self,
+        request: Request<v1::ListKindsRequest>,
+    ) -> Result<Response<v1::ListKindsResponse>, Status> {
+        read::list_kinds(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_kind(
+        &self,
+        request: Request<v1::DeleteKindRequest>,
+    ) -> Result<Response<v1::ChangeResult>, Status> {
+        write::delete_kind(&self.0, request).await.map(Response::new)
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::Policy>, Status> {
+        read::get_policy(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        read::list_policies(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_policy(
+        &self,
+        request: Request<v1::DeletePolicyRequest>,
+    ) -> Result<Response<v1::ChangeResult>, Status> {
+        write::delete_policy(&self.0, request).await.map(Response::new)
+    }
+
+    async fn list_policy_history(
+        &self,
+        request: Request<v1::ListPolicyHistoryRequest>,
+    ) -> Result<Response<v1::ListPolicyHistoryResponse>, Status> {
+        history::list(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn diff_policy(
+        &self,
+        request: Request<v1::DiffPolicyRequest>,
+    ) -> Result<Response<v1::DiffPolicyResponse>, Status> {
+        history::diff(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn rollback_policy(
+        &self,
+        request: Request<v1::RollbackPolicyRequest>,
+    ) -> Result<Response<v1::PolicyChange>, Status> {
+        history::rollback(&self.0, request).await.map(Response::new)
+    }
+
+    async fn explain_group(
+        &self,
+        request: Request<v1::ExplainGroupRequest>,
+    ) -> Result<Response<v1::ExplainGroupResponse>, Status> {
+        read::explain_group(&self.0, request.into_inner()).await.map(Response::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_ids_are_read_from_well_formed_headers_only() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let check = |text: &str, good: bool| assert_eq!(trace_id(text).is_some(), good, "{text}");
+        check(&format!("00-{trace}-b7ad6b7169203331-01"), true);
+        check(&format!("00-{trace}-b7ad6b7169203331"), true);
+        check(&format!("ff-{trace}-b7ad6b7169203331-01"), false);
+        check(&format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)), false);
+        check(&format!("00-+{}-b7ad6b7169203331-01", &trace[1..]), false);
+        check("00-abc-def-01", false);
+        check("", false);
+    }
+}

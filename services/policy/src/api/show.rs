@@ -1,0 +1,142 @@
+//! From the domain to messages of the API.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use domain::catalog::{Catalog, Group, Kind, Policy, Versioned};
+use domain::compile::Content;
+use domain::document::Document;
+use domain::explain::{Explanation, SettingsOrigin, settings_origin};
+use domain::{GroupPath, Mode, PolicyName, Settings, SettingsOverlay};
+use prost_types::Struct;
+use serde_json::Value;
+use wire::api::v1;
+
+use crate::replica::Replica;
+
+/// What stands for the origin of a setting that no group sets.
+const DEFAULT: &str = "default";
+
+/// A group of `catalog` with what is in force for it.
+pub(super) fn group(
+    replica: &Replica,
+    catalog: &Catalog,
+    content: Option<&Arc<Content>>,
+    group: &Versioned<Group>,
+) -> v1::Group {
+    let (revision, group) = (group.revision, &*group.value);
+    v1::Group {
+        name: group.id.to_string(),
+        path: group.path.to_string(),
+        settings: Some(own_settings(&group.settings)),
+        policies: group.policies.iter().map(ToString::to_string).collect(),
+        labels: group.labels.as_map().clone().into_iter().collect(),
+        effective_settings: content.map(|content| settings(content.settings())),
+        settings_origin: origin(catalog, &group.path),
+        agents: replica.agents_in(&group.id),
+        revision: revision.0,
+        head_revision: replica.heads(|heads| heads.revision(&group.id)).0,
+    }
+}
+
+/// A kind.
+pub(super) fn kind(kind: &Versioned<Kind>) -> v1::Kind {
+    v1::Kind {
+        name: kind.value.name.to_string(),
+        schema: Some(structure(kind.value.schema.source())),
+        revision: kind.revision.0,
+    }
+}
+
+/// Paths of the groups that assign each policy.
+pub(super) fn users(catalog: &Catalog) -> BTreeMap<PolicyName, Vec<String>> {
+    let mut users: BTreeMap<PolicyName, Vec<String>> = BTreeMap::new();
+    for group in catalog.subtree(&GroupPath::root()) {
+        for name in &group.value.policies {
+            users.entry(name.clone()).or_default().push(group.value.path.to_string());
+        }
+    }
+    users
+}
+
+/// A policy and the groups that assign it.
+pub(super) fn policy(users: &BTreeMap<PolicyName, Vec<String>>, policy: &Versioned<Policy>) -> v1::Policy {
+    let groups = users.get(&policy.value.name).cloned().unwrap_or_default();
+    v1::Policy { groups, revision: policy.revision.0, ..policy_alone(&policy.value) }
+}
+
+/// A policy without what only the catalogue knows.
+pub(super) fn policy_alone(policy: &Policy) -> v1::Policy {
+    v1::Policy {
+        name: policy.name.to_string(),
+        kind: policy.kind.to_string(),
+        document: Some(structure(&policy.document)),
+        locks: policy.locks.iter().map(ToString::to_string).collect(),
+        generation: policy.generation,
+        revision: 0,
+        groups: Vec::new(),
+    }
+}
+
+fn structure(document: &Document) -> Struct {
+    object(document.value())
+}
+
+/// A JSON object as protobuf carries it.
+pub(super) fn object(value: &Value) -> Struct {
+    let carried = wire::document::to_struct(value).ok().flatten();
+    carried.expect("invariant: documents are objects of bounded depth with exact numbers")
+}
+
+/// A value of a document as protobuf carries it.
+pub(super) fn value(value: &Value) -> prost_types::Value {
+    wire::document::to_proto_value(value)
+        .expect("invariant: values of documents are of bounded depth with exact numbers")
+}
+
+/// Settings in force.
+pub(super) fn settings(settings: &Settings) -> v1::Settings {
+    own_settings(&SettingsOverlay {
+        mode: Some(settings.mode),
+        heartbeat_interval: Some(settings.heartbeat_interval),
+        offline_after: Some(settings.offline_after),
+    })
+}
+
+fn own_settings(settings: &SettingsOverlay) -> v1::Settings {
+    let mode = |mode| match mode {
+        Mode::Pull => v1::Mode::Pull.into(),
+        Mode::Push => v1::Mode::Push.into(),
+    };
+    v1::Settings {
+        mode: settings.mode.map(mode),
+        heartbeat_interval: settings.heartbeat_interval.map(wire::time::to_duration),
+        offline_after: settings.offline_after.map(wire::time::to_duration),
+    }
+}
+
+/// Where each setting comes from, by its name in JSON.
+pub(super) fn origin(catalog: &Catalog, path: &GroupPath) -> HashMap<String, String> {
+    let SettingsOrigin { mode, heartbeat_interval, offline_after } = settings_origin(catalog, path);
+    let named = [("mode", mode), ("heartbeatInterval", heartbeat_interval), ("offlineAfter", offline_after)];
+    let text = |path: Option<GroupPath>| path.map_or_else(|| DEFAULT.to_owned(), |path| path.to_string());
+    named.into_iter().map(|(name, path)| (name.to_owned(), text(path))).collect()
+}
+
+/// The documents in force of one kind, explained.
+pub(super) fn explanation(explanation: Explanation) -> v1::EffectiveDocument {
+    let provenance = |explained: domain::explain::Explained| v1::Provenance {
+        pointer: explained.pointer.to_string(),
+        value: Some(value(&explained.value)),
+        policy: explained.source.policy.to_string(),
+        generation: explained.source.generation,
+        revision: explained.source.revision.0,
+        set_by: explained.source.path.to_string(),
+        locked_by: explained.locked_by.map(|by| by.path.to_string()).unwrap_or_default(),
+    };
+    v1::EffectiveDocument {
+        kind: explanation.kind.to_string(),
+        document: Some(object(&explanation.document)),
+        values: explanation.values.into_iter().map(provenance).collect(),
+    }
+}

@@ -1,0 +1,136 @@
+//! What the parts of one replica share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use domain::{FleetId, GroupId, Revision, Span, TokenId};
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use runtime::store::Log;
+use runtime::{Nats, Trust};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::agents::Agents;
+use crate::fold::{Affected, View};
+use crate::heads::Heads;
+use crate::work::{Item, Work};
+
+/// How long a replica leaves the heads of a change to the replica that committed it: several times what
+/// compiling and publishing takes. Heads that are still missing then, it publishes itself.
+const LEAVE_TO_OTHERS: Duration = Duration::from_millis(500);
+
+/// Own commits that are remembered until they come back in the log. They come back within milliseconds; when
+/// a commit without an answer never does, it must not stay here for ever.
+const MAX_OWN: usize = 1024;
+
+/// A stream cannot be followed any more: the connection was closed for good.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} cannot be followed any more: the connection is closed")]
+pub(crate) struct Gone(pub(crate) &'static str);
+
+/// One replica of the service.
+pub(crate) struct Replica {
+    pub(crate) nats: Nats,
+    pub(crate) log: Log,
+    pub(crate) fleet: FleetId,
+    pub(crate) director: Arc<SigningKey>,
+    /// Whose signature makes a head one of ours.
+    pub(crate) trusted: [VerifyingKey; 1],
+    pub(crate) trust: Trust,
+    /// How long a snapshot proves freshness.
+    pub(crate) validity: Span,
+    /// Replicas of a stream that is made again.
+    pub(crate) stream_replicas: u8,
+    /// The newest state; `None` until the log is loaded.
+    pub(crate) view: watch::Sender<Option<Arc<View>>>,
+    /// Up to which revision this replica has seen all heads published, by itself or others.
+    pub(crate) published: watch::Sender<Revision>,
+    pub(crate) heads: RwLock<Heads>,
+    pub(crate) agents: RwLock<Agents>,
+    pub(crate) work: Work,
+    pub(crate) own: OwnChanges,
+    /// Whether the store has to be compared with what was published: after either was loaded.
+    pub(crate) compare_epochs: AtomicBool,
+    /// One change of this replica at a time: they would only conflict with each other.
+    pub(crate) writer: tokio::sync::Mutex<()>,
+}
+
+impl Replica {
+    /// A new state of the catalogue, and the groups whose heads it affects. `own` if this replica is the one
+    /// to publish them.
+    pub(crate) fn show(&self, view: Arc<View>, affected: Affected, own: bool) {
+        // The work is known before the view: whoever sees the view and no work knows that all is done.
+        match affected {
+            Affected::All => self.look_at_all(&view),
+            Affected::Groups(groups) => {
+                let wait = if own { Duration::ZERO } else { LEAVE_TO_OTHERS };
+                self.work.add(groups, Item { due: Instant::now() + wait, check_path: true });
+            }
+        }
+        self.view.send_replace(Some(view));
+        self.work.wake();
+    }
+
+    /// The catalogue is not known any more.
+    pub(crate) fn hide(&self) {
+        self.view.send_replace(None);
+        self.published.send_replace(Revision(0));
+        self.work.clear();
+    }
+
+    /// Looks at every head that is there or should be.
+    pub(crate) fn look_at_all(&self, view: &View) {
+        let there: BTreeSet<GroupId> = self.heads(|heads| heads.groups().cloned().collect());
+        let wanted = view.compiled.contents().map(|(group, _)| group.clone());
+        let all: BTreeSet<GroupId> = wanted.chain(there).collect();
+        self.work.add(all, Item { due: Instant::now(), check_path: true });
+    }
+
+    /// The newest state, if the log is loaded.
+    pub(crate) fn current(&self) -> Option<Arc<View>> {
+        self.view.borrow().clone()
+    }
+
+    /// Reads the heads. The closure must be short: it holds a lock.
+    pub(crate) fn heads<T>(&self, read: impl FnOnce(&Heads) -> T) -> T {
+        // No code panics while it holds this lock, and the heads stay usable if it did.
+        read(&self.heads.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the heads. The closure must be short: it holds a lock.
+    pub(crate) fn heads_mut<T>(&self, change: impl FnOnce(&mut Heads) -> T) -> T {
+        change(&mut self.heads.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many agents each group has.
+    pub(crate) fn agent_counts(&self) -> BTreeMap<GroupId, u64> {
+        self.agents.read().unwrap_or_else(PoisonError::into_inner).counts().clone()
+    }
+
+    /// How many agents a group has.
+    pub(crate) fn agents_in(&self, group: &GroupId) -> u64 {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        agents.counts().get(group).copied().unwrap_or(0)
+    }
+}
+
+/// Changes that this replica commits: it publishes their heads without waiting for others to do it.
+#[derive(Default)]
+pub(crate) struct OwnChanges(Mutex<BTreeSet<TokenId>>);
+
+impl OwnChanges {
+    pub(crate) fn remember(&self, change: TokenId) {
+        let mut own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if own.len() >= MAX_OWN {
+            own.clear();
+        }
+        own.insert(change);
+    }
+
+    /// Whether it was remembered.
+    pub(crate) fn forget(&self, change: &TokenId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(change)
+    }
+}
