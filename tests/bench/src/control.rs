@@ -1,0 +1,195 @@
+//! The control plane under test: a `musterd all` process of a release build with its own broker.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+use wire::api::v1::identity_service_client::IdentityServiceClient;
+use wire::api::v1::policy_service_client::PolicyServiceClient;
+use wire::api::v1::presence_service_client::PresenceServiceClient;
+use wire::api::v1::resource::Resource as Object;
+use wire::api::v1::{
+    ApplyRequest, CreateTokenRequest, FleetStatus, GetStatusRequest, Group, Kind, Mode, Policy, Resource,
+    Settings, Token,
+};
+
+use crate::children::{Running, children_of};
+use crate::{machine, sample};
+
+/// The group of all agents.
+pub const GROUP: &str = "bench";
+/// The one policy of the group.
+const POLICY: &str = "bench";
+/// How long a call may take: a change of 64 KiB beside ten thousand busy agents takes a second.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A running control plane; it, its broker and its data are gone when this is dropped.
+pub struct Control {
+    process: Running,
+    policy: PolicyServiceClient<Channel>,
+    presence: PresenceServiceClient<Channel>,
+    identity: IdentityServiceClient<Channel>,
+    _data: TempDir,
+}
+
+impl Control {
+    /// Starts `musterd all` and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not become ready.
+    pub async fn start(musterd: &Path, nats_server: &Path) -> Result<Self> {
+        let data = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
+        let log = data.path().join("musterd.log");
+        let output = File::create(&log)?;
+        let mut command = Command::new(musterd);
+        command
+            .arg("all")
+            .args(["--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "info"])
+            .arg("--data-dir")
+            .arg(data.path().join("data"))
+            .env("MUSTER_NATS_SERVER", nats_server)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let mut process = Running::start("musterd", &mut command)?;
+        let address = process.until(async || listening(&log)).await;
+        let address = address.with_context(|| format!("its log ends: {}", tail(&log)))?;
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.timeout(CALL_TIMEOUT);
+        let channel = endpoint.connect_lazy();
+        let mut control = Self {
+            policy: PolicyServiceClient::new(channel.clone()),
+            presence: PresenceServiceClient::new(channel.clone()),
+            identity: IdentityServiceClient::new(channel),
+            process,
+            _data: data,
+        };
+        let presence = control.presence.clone();
+        let ready = async || presence.clone().get_status(GetStatusRequest::default()).await.ok();
+        control.process.until(ready).await.with_context(|| format!("its log ends: {}", tail(&log)))?;
+        Ok(control)
+    }
+
+    /// Makes the kind, the policy and the group of all agents, in push mode with default settings.
+    ///
+    /// # Errors
+    /// When the change is refused.
+    pub async fn prepare(&mut self, bytes: usize) -> Result<()> {
+        let schema = wire::document::to_struct(&sample::schema())?;
+        let kind = Kind { name: "bench".to_owned(), schema, ..Kind::default() };
+        self.apply(vec![Object::Kind(kind), Object::Policy(policy(bytes, 0)?), Object::Group(group(None))])
+            .await?;
+        Ok(())
+    }
+
+    /// Sets the time between the heartbeats of the group's agents.
+    ///
+    /// # Errors
+    /// When the change is refused.
+    pub async fn beat_every(&mut self, interval: Duration) -> Result<()> {
+        self.apply(vec![Object::Group(group(Some(interval)))]).await?;
+        Ok(())
+    }
+
+    /// Revision of the group's head, once presence knows it.
+    ///
+    /// # Errors
+    /// When presence does not answer, or does not know the group.
+    pub async fn head(&mut self) -> Result<u64> {
+        let written = self.apply(vec![Object::Group(group(Some(Duration::from_secs(60))))]).await?;
+        let status = self.status(written).await?;
+        Ok(status.groups.first().context("presence does not know the group")?.head_revision)
+    }
+
+    /// Writes the policy of the group anew: `bytes` long, told apart by `salt`. Gives the store revision.
+    ///
+    /// # Errors
+    /// When the change is refused.
+    pub async fn change(&mut self, bytes: usize, salt: u64) -> Result<u64> {
+        self.apply(vec![Object::Policy(policy(bytes, salt)?)]).await
+    }
+
+    async fn apply(&mut self, objects: Vec<Object>) -> Result<u64> {
+        let resources = objects.into_iter().map(|object| Resource { resource: Some(object) }).collect();
+        let request = ApplyRequest { resources, dry_run: false, message: "bench".to_owned() };
+        let response = self.policy.apply(request).await.context("the change was refused")?.into_inner();
+        Ok(response.result.context("an answer without a result")?.revision)
+    }
+
+    /// A join token for the group, good for `uses` agents.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn token(&mut self, uses: usize) -> Result<String> {
+        let details = Token { group: format!("/{GROUP}"), uses: u32::try_from(uses)?, ..Token::default() };
+        let made = self.identity.create_token(CreateTokenRequest { details: Some(details) }).await?;
+        Ok(made.into_inner().token)
+    }
+
+    /// The group as presence sees it once it knows the heads of `min_revision`.
+    ///
+    /// # Errors
+    /// When presence does not answer.
+    pub async fn status(&mut self, min_revision: u64) -> Result<FleetStatus> {
+        let request = GetStatusRequest { group: format!("/{GROUP}"), only_itself: true, min_revision };
+        Ok(self.presence.get_status(request).await.context("presence does not answer")?.into_inner())
+    }
+
+    /// Resident memory of `musterd` and of its broker, in bytes.
+    #[must_use]
+    pub fn resident_bytes(&self) -> (u64, u64) {
+        let broker =
+            children_of(self.process.id()).first().map_or(0, |id| machine::resident_bytes(&id.to_string()));
+        (machine::resident_bytes(&self.process.id().to_string()), broker)
+    }
+}
+
+fn group(heartbeat_interval: Option<Duration>) -> Group {
+    let heartbeat_interval = heartbeat_interval.and_then(|interval| interval.try_into().ok());
+    let settings = Settings { mode: Some(Mode::Push.into()), heartbeat_interval, ..Settings::default() };
+    Group {
+        name: GROUP.to_owned(),
+        path: format!("/{GROUP}"),
+        settings: Some(settings),
+        policies: vec![POLICY.to_owned()],
+        ..Group::default()
+    }
+}
+
+fn policy(bytes: usize, salt: u64) -> Result<Policy> {
+    let document = wire::document::to_struct(&sample::document(bytes, salt))?;
+    Ok(Policy { name: POLICY.to_owned(), kind: "bench".to_owned(), document, ..Policy::default() })
+}
+
+/// The program under test: as named, or beside this one.
+///
+/// # Errors
+/// When it is not there.
+pub fn find_musterd(named: Option<&Path>) -> Result<PathBuf> {
+    let path = match named {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()?.with_file_name("musterd"),
+    };
+    ensure!(path.is_file(), "{} is missing: build it with cargo build --release --bins", path.display());
+    Ok(path)
+}
+
+/// The address in the line of the log that says so.
+fn listening(log: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(log).ok()?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line.to_string().contains("\"listening\"")).find_map(|line| {
+        let address = line.get("address").or_else(|| line.get("fields")?.get("address"))?;
+        Some(address.as_str()?.to_owned())
+    })
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("; ")
+}
