@@ -9,7 +9,7 @@ use domain::{AgentId, Cursor, Epoch};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use runtime::Shutdown;
-use runtime::nats::{ApiError, Followed, From, StreamMessage};
+use runtime::nats::{DESIRED, Followed, From, StreamError, StreamMessage};
 use tokio::time::Instant;
 use wire::registry::AgentRecord;
 use wire::subject::{STREAM_DESIRED, STREAM_IDENTITY, parse_agent, pattern};
@@ -35,8 +35,8 @@ enum PassError {
     Missing(&'static str),
     #[error("stream {stream} said nothing for {} s", SILENCE.as_secs())]
     Silent { stream: &'static str },
-    #[error("stream {STREAM_DESIRED} cannot be looked up")]
-    State(#[from] ApiError),
+    #[error("stream {STREAM_DESIRED} cannot be made")]
+    Stream(#[from] StreamError),
     #[error("the registry was made again or went back while it was read")]
     Reset,
     #[error("{failed} agents could not be healed; the first because")]
@@ -112,7 +112,8 @@ async fn wait_for_a_reason(shared: &Shared, epoch: Epoch, created: &str) -> Resu
 /// When the stream of the heads was made.
 async fn pass(shared: &Shared, epoch: Epoch) -> Result<String, PassError> {
     let started = Instant::now();
-    let state = shared.nats.stream_state(STREAM_DESIRED).await?.ok_or(PassError::Missing(STREAM_DESIRED))?;
+    // It can be made again from the registry and the catalogue, so its loss is repaired here.
+    let state = shared.nats.ensure_stream(&DESIRED, shared.stream_replicas).await?;
     if state.last_sequence < shared.highest.get() {
         shared.highest.reset();
     }

@@ -53,6 +53,7 @@ struct Shared {
     use_counts: UseCounts,
     consuming: uses::Consuming,
     highest: HighestPlace,
+    stream_replicas: u8,
 }
 
 /// Starts the service inside a process that may run others too.
@@ -73,6 +74,7 @@ pub async fn start(
         use_counts: UseCounts::default(),
         consuming: uses::Consuming::default(),
         highest: HighestPlace::default(),
+        stream_replicas: context.stream_replicas,
     });
     let api = IdentityServiceServer::new(api::Api(Arc::clone(&shared)));
     routes.add_service(api.max_decoding_message_size(MAX_REQUEST_BYTES));
