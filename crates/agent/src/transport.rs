@@ -168,7 +168,7 @@ impl Session {
         let before = std::mem::replace(&mut self.seen, now);
         let mut events = Vec::new();
         let known = now.connections > 0;
-        if (before.connected && known && !now.connected) || now.connections > before.connections {
+        if before.connected && known && (!now.connected || now.connections > before.connections) {
             events.push(Event::Down { retrying: true, why: "the connection is lost".to_owned() });
         }
         if known && now.connected && (!before.connected || now.connections > before.connections) {

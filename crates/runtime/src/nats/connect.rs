@@ -214,8 +214,13 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
             link.connected = true;
             link.connections += 1;
         }),
-        Event::Disconnected | Event::Closed => {
+        Event::Disconnected => {
             tracing::info!("connection to NATS lost");
+            link.send_modify(|link| link.connected = false);
+        }
+        // Asked for: an agent that pulls closes its connection after each heartbeat.
+        Event::Closed => {
+            tracing::debug!("connection to NATS closed");
             link.send_modify(|link| link.connected = false);
         }
         Event::LameDuckMode => link.send_modify(|link| link.lame_ducks += 1),
