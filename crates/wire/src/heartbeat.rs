@@ -6,13 +6,14 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use crate::agent::v1::{BeatBatch, Heartbeat, HeartbeatReply};
+use crate::store::v1::PresenceCheckpoint;
 use crate::{DecodeError, decode};
 
 /// Largest heartbeat: a full status of 256 items with short reasons. Larger ones are refused unread.
 pub const MAX_HEARTBEAT_BYTES: usize = 64 * 1024;
 /// Largest reply: an envelope and a few numbers.
 pub const MAX_REPLY_BYTES: usize = crate::envelope::MAX_ENVELOPE_BYTES + 4096;
-/// Largest batch of shared heartbeats: the NATS default payload limit.
+/// Largest batch of shared heartbeats, and largest chunk of a checkpoint: the NATS default payload limit.
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// Most heartbeats in one shared batch.
 pub const MAX_BATCH_BEATS: usize = 4096;
@@ -184,6 +185,19 @@ pub fn read_batch(bytes: &[u8]) -> Result<BeatBatch, DecodeError> {
     Ok(batch)
 }
 
+/// Reads a chunk of a checkpoint. Each heartbeat in it is checked as if it had come from its agent.
+///
+/// # Errors
+/// [`DecodeError`] if the chunk is too large or malformed, or a record in it is.
+pub fn read_checkpoint(bytes: &[u8]) -> Result<PresenceCheckpoint, DecodeError> {
+    let checkpoint: PresenceCheckpoint = decode(bytes, MAX_BATCH_BYTES)?;
+    for record in &checkpoint.agents {
+        AgentId::new(&record.agent).map_err(|e| DecodeError::field("agent", e))?;
+        check(record.heartbeat.as_ref().ok_or_else(|| DecodeError::field("heartbeat", "is missing"))?)?;
+    }
+    Ok(checkpoint)
+}
+
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
@@ -277,6 +291,7 @@ mod tests {
             let _ = read(&bytes);
             let _ = read_batch(&bytes);
             let _ = read_batch_origin(&bytes);
+            let _ = read_checkpoint(&bytes);
             let _ = read_reply(&bytes);
         }
     }

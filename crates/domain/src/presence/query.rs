@@ -241,6 +241,12 @@ impl Presence {
         Some((&found.id, found.path.as_ref()))
     }
 
+    /// Where a group stands; `None` if it is unknown or has no snapshot.
+    #[must_use]
+    pub fn path(&self, group: &GroupId) -> Option<&GroupPath> {
+        self.groups.get(self.groups.find(group)?).path.as_ref()
+    }
+
     /// Newest snapshot of a group; `None` if it has none.
     #[must_use]
     pub fn head(&self, group: &GroupId) -> Option<Cursor> {
@@ -262,6 +268,11 @@ impl Presence {
     }
 
     /// Whether a group lies in a scope.
+    #[must_use]
+    pub fn covers_group(&self, scope: &Scope, group: &GroupId) -> bool {
+        self.groups.find(group).is_some_and(|at| self.covers(scope, self.groups.get(at)))
+    }
+
     fn covers(&self, scope: &Scope, group: &Group) -> bool {
         match scope {
             Scope::Fleet => true,

@@ -1,0 +1,165 @@
+//! Checkpoints: what survives a restart of all replicas.
+//!
+//! The fleet is written in chunks of consecutive ids, one after the other, spread evenly over the interval,
+//! so that neither the stream nor the task that answers heartbeats feels them. A restart reads the last
+//! message of each chunk. Chunks of different rounds may overlap, or miss an agent whose neighbours have just
+//! enrolled; the newest record counts, and an agent that is missed is as one that was never seen.
+
+use std::cmp::Reverse;
+
+use bytes::Bytes;
+use domain::presence::{Presence, Remembered};
+use domain::{Span, Timestamp};
+use wire::heartbeat::MAX_BATCH_BYTES;
+use wire::store::v1::{PresenceCheckpoint, PresenceRecord};
+
+use crate::convert;
+use crate::events::Chunk;
+
+/// Agents in a chunk: some 200 KiB of ordinary statuses, written in a millisecond.
+const CHUNK_AGENTS: usize = 2_048;
+/// Largest chunk: what any broker takes, with room for headers. Beyond it statuses are left out; agents are
+/// asked for theirs after a restart.
+const MAX_CHUNK_BYTES: usize = MAX_BATCH_BYTES - 4_096;
+
+/// Where the round of chunks stands.
+#[derive(Debug)]
+pub(crate) struct Round {
+    interval: Span,
+    number: u32,
+    after: Option<String>,
+    due: Timestamp,
+}
+
+impl Round {
+    /// The first chunk is due one interval from now: before that nothing was heard that is worth it.
+    pub(crate) fn new(interval: Span, now: Timestamp) -> Self {
+        Self { interval, number: 0, after: None, due: now + interval }
+    }
+
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
+        now >= self.due
+    }
+
+    /// Leaves out what is due: another replica writes.
+    pub(crate) fn skip(&mut self, now: Timestamp) {
+        *self = Self::new(self.interval, now);
+    }
+
+    /// The next chunk of this round.
+    pub(crate) fn next(&mut self, fleet: &Presence, now: Timestamp) -> Chunk {
+        let chunks = u32::try_from(fleet.len().div_ceil(CHUNK_AGENTS).max(1)).unwrap_or(u32::MAX);
+        let (part, next) = fleet.remember(self.after.as_deref(), CHUNK_AGENTS);
+        let bytes = encode(part, (self.number, chunks), now);
+        let chunk = Chunk { number: self.number, bytes };
+        self.after = next.map(str::to_owned);
+        self.number = if self.after.is_some() { self.number + 1 } else { 0 };
+        self.due = now + Span(self.interval.0 / u64::from(chunks));
+        chunk
+    }
+
+    /// Everything at once, for the stop.
+    pub(crate) fn rest(mut self, fleet: &Presence, now: Timestamp) -> Vec<Chunk> {
+        (self.number, self.after) = (0, None);
+        let mut chunks = vec![self.next(fleet, now)];
+        while self.after.is_some() {
+            chunks.push(self.next(fleet, now));
+        }
+        chunks
+    }
+}
+
+fn encode(part: Vec<(&str, Remembered)>, (chunk, chunks): (u32, u32), now: Timestamp) -> Bytes {
+    let agents = part.into_iter().map(|(agent, remembered)| convert::record(agent, remembered)).collect();
+    let mut chunk = PresenceCheckpoint { taken_at_ms: now.0, chunk, chunks, agents };
+    let bytes = wire::encode(&chunk);
+    if bytes.len() <= MAX_CHUNK_BYTES {
+        return bytes;
+    }
+    for heartbeat in chunk.agents.iter_mut().filter_map(|record| record.heartbeat.as_mut()) {
+        heartbeat.status = None;
+    }
+    wire::encode(&chunk)
+}
+
+/// Chunks as they are read at the start.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded(Vec<PresenceCheckpoint>);
+
+impl Loaded {
+    pub(crate) fn add(&mut self, chunk: PresenceCheckpoint) {
+        self.0.push(chunk);
+    }
+
+    /// Hands everything to the machine, the newest record of each agent first. Returns how many there were.
+    pub(crate) fn restore(mut self, fleet: &mut Presence) -> usize {
+        self.0.sort_by_key(|chunk| Reverse(chunk.taken_at_ms));
+        let records: Vec<PresenceRecord> = self.0.into_iter().flat_map(|chunk| chunk.agents).collect();
+        let count = records.len();
+        for mut record in records {
+            let agent = std::mem::take(&mut record.agent);
+            if let Some(remembered) = convert::remembered(record) {
+                fleet.restore(&agent, remembered);
+            }
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::presence::{Beat, Enrolment, Labels, State};
+    use domain::{AgentId, Cursor, GroupId};
+
+    use super::*;
+
+    const START: Timestamp = Timestamp(1_700_000_000_000);
+    const MINUTE: Span = Span::from_secs(60);
+
+    fn fleet(agents: usize, heard: bool) -> Presence {
+        let mut fleet = Presence::new(START);
+        for n in 0..agents {
+            let agent = AgentId::new(format!("agent-{n:05}")).unwrap();
+            let enrolment = Enrolment {
+                agent: agent.clone(),
+                group: GroupId::new("web").unwrap(),
+                assignment: Cursor::new(1, 1),
+                hostname: "".into(),
+                labels: Labels::new(),
+            };
+            fleet.enrolled(START, &enrolment);
+            if heard {
+                let cursor = Cursor::new(1, n as u64);
+                let beat =
+                    Beat { session: 1, sequence: 1, cursor, assignment: Cursor::new(1, 1), report: None };
+                fleet.heartbeat(START, agent.as_str(), beat);
+            }
+        }
+        fleet
+    }
+
+    #[test]
+    fn a_round_covers_the_fleet_and_restores_it() {
+        let agents = 2 * CHUNK_AGENTS + 5;
+        let old = fleet(agents, true);
+        let mut round = Round::new(MINUTE, START);
+        assert!(!round.is_due(START) && round.is_due(START + MINUTE));
+        let mut loaded = Loaded::default();
+        for number in [0, 1, 2, 0] {
+            let chunk = round.next(&old, START + MINUTE);
+            assert_eq!(chunk.number, number);
+            loaded.add(wire::heartbeat::read_checkpoint(&chunk.bytes).unwrap());
+        }
+        assert!(round.is_due(START + MINUTE + Span(20_000)), "three chunks a minute");
+        assert!(!round.is_due(START + MINUTE + Span(19_999)));
+        assert_eq!(round.rest(&old, START).len(), 3);
+
+        let mut new = fleet(agents, false);
+        assert_eq!(loaded.restore(&mut new), agents + CHUNK_AGENTS);
+        assert_eq!(
+            new.summary(&domain::presence::Scope::Fleet).all.states[State::Online as usize],
+            agents as u64
+        );
+        assert_eq!(new.agent("agent-00007").unwrap().cursor, Cursor::new(1, 7));
+    }
+}

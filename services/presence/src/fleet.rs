@@ -1,0 +1,281 @@
+//! The fleet as this replica sees it, and everything that changes it. One task owns it: no locks.
+
+use std::collections::BTreeSet;
+
+use async_nats::Subject;
+use bytes::Bytes;
+use domain::presence::{Answer, Effect, Presence, Standing};
+use domain::{AgentId, GroupId, Revision, Timestamp};
+use runtime::nats::Message;
+use tokio::sync::{mpsc, watch};
+use wire::agent::v1::{self, HeartbeatReply};
+use wire::subject::{is_inbox_of, parse_heartbeat};
+
+use crate::checkpoint::Round;
+use crate::clock::Clock;
+use crate::events::{Chunk, Event};
+use crate::newcomers::Newcomers;
+use crate::offers::Offer;
+use crate::sharing::{Origin, Sharing};
+use crate::watchers::Watchers;
+use crate::{convert, present};
+
+/// What was refused or left out since the last report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// Heartbeats that could not be read.
+    pub(crate) malformed: u64,
+    /// Heartbeats on subjects that name no agent.
+    pub(crate) nameless: u64,
+    /// Heartbeats that asked for an answer outside of their agent's inboxes.
+    pub(crate) foreign_reply: u64,
+    /// Batches of another replica that could not be read.
+    pub(crate) batches: u64,
+    /// Answers that had to go out without an envelope.
+    pub(crate) offers: u64,
+    /// Transitions that were not stored.
+    pub(crate) events: u64,
+}
+
+/// An answer that is ready to go.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) to: Subject,
+    pub(crate) bytes: Bytes,
+}
+
+/// Ways out of the fleet's task.
+pub(crate) struct Outlets {
+    pub(crate) offers: mpsc::Sender<Offer>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) chunks: mpsc::Sender<Chunk>,
+    /// Store revision up to which heads are known.
+    pub(crate) compiled: watch::Sender<Revision>,
+}
+
+/// The fleet and what belongs to it.
+pub(crate) struct Fleet {
+    pub(crate) machine: Presence,
+    pub(crate) clock: Clock,
+    pub(crate) sharing: Sharing,
+    pub(crate) watchers: Watchers,
+    pub(crate) newcomers: Newcomers,
+    pub(crate) refused: Refused,
+    pub(crate) out: Outlets,
+    /// While the registry or the heads are read again from the start: what was there so far.
+    pub(crate) agents_again: Option<BTreeSet<String>>,
+    pub(crate) groups_again: Option<BTreeSet<GroupId>>,
+    /// Batches that were full before their time.
+    pub(crate) full_batches: Vec<Bytes>,
+    /// Everything that was said up to this moment has been heard.
+    judged_until: Timestamp,
+    round: Round,
+}
+
+impl Fleet {
+    pub(crate) fn new(replica: u64, checkpoint_interval: domain::Span, out: Outlets) -> Self {
+        let clock = Clock::start();
+        let now = clock.now();
+        Self {
+            machine: Presence::new(now),
+            clock,
+            sharing: Sharing::new(replica, now),
+            watchers: Watchers::default(),
+            newcomers: Newcomers::default(),
+            refused: Refused::default(),
+            out,
+            agents_again: None,
+            groups_again: None,
+            full_batches: Vec::new(),
+            judged_until: now,
+            round: Round::new(checkpoint_interval, now),
+        }
+    }
+
+    /// Everything is loaded: listening begins, and deadlines count from now.
+    pub(crate) fn listen(&mut self) {
+        let now = self.clock.now();
+        self.machine.resume(now);
+        self.judged_until = now;
+        let _ = self.sharing.was_deaf(now);
+    }
+
+    /// The time. Notices when nothing was heard for so long that deadlines have to start again.
+    pub(crate) fn hear_now(&mut self) -> Timestamp {
+        let now = self.clock.now();
+        if self.sharing.was_deaf(now) {
+            tracing::warn!("nothing was heard for a while: deadlines start again");
+            self.machine.resume(now);
+        }
+        now
+    }
+
+    /// A message on `svc.heartbeat.*`. Returns the answer, if one can be given at once.
+    pub(crate) fn heartbeat(&mut self, message: Message, now: Timestamp) -> Option<Reply> {
+        let Some(agent) = parse_heartbeat(&message.subject) else {
+            self.refused.nameless += 1;
+            return None;
+        };
+        if message.reply.as_ref().is_some_and(|reply| !is_inbox_of(reply, &agent)) {
+            self.refused.foreign_reply += 1;
+            return None;
+        }
+        let heartbeat = match wire::heartbeat::read(&message.payload) {
+            Ok(heartbeat) => heartbeat,
+            Err(error) => {
+                self.refused.malformed += 1;
+                return message.reply.map(|to| refusal(to, &error, now));
+            }
+        };
+        let beat = convert::beat(heartbeat);
+        let Some(to) = message.reply.clone() else {
+            self.machine.observe(now, agent.as_str(), beat);
+            self.share(&agent, now, &message.payload);
+            return None;
+        };
+        let answer = self.machine.heartbeat(now, agent.as_str(), beat);
+        if answer.standing == Standing::Enrolled {
+            self.share(&agent, now, &message.payload);
+        }
+        // The record of an agent that just joined may be on its way.
+        if answer.standing == Standing::Unknown && self.newcomers.wait(&agent, message, now) {
+            return None;
+        }
+        self.answer(agent, to, (&answer, now))
+    }
+
+    /// The answer to a heartbeat that has waited for its sender to become known, whether it did or not.
+    pub(crate) fn answer_newcomer(
+        &mut self,
+        agent: AgentId,
+        message: Message,
+        now: Timestamp,
+    ) -> Option<Reply> {
+        let heartbeat = wire::heartbeat::read(&message.payload).ok()?;
+        let answer = self.machine.heartbeat(now, agent.as_str(), convert::beat(heartbeat));
+        if answer.standing == Standing::Enrolled {
+            self.share(&agent, now, &message.payload);
+        }
+        self.answer(agent, message.reply?, (&answer, now))
+    }
+
+    fn answer(&mut self, agent: AgentId, to: Subject, (answer, now): (&Answer, Timestamp)) -> Option<Reply> {
+        let reply = reply(answer, now);
+        if !answer.offer_snapshot && !answer.offer_assignment {
+            return Some(Reply { to, bytes: wire::encode(&reply) });
+        }
+        let group = self.machine.agent(agent.as_str()).filter(|_| answer.offer_snapshot);
+        let group = group.map(|view| (view.group.clone(), answer.head));
+        let agent = Some(agent).filter(|_| answer.offer_assignment);
+        match self.out.offers.try_send(Offer { to, reply, agent, group }) {
+            Ok(()) => None,
+            Err(error) => {
+                self.refused.offers += 1;
+                let Offer { to, reply, .. } = error.into_inner();
+                Some(Reply { to, bytes: wire::encode(&reply) })
+            }
+        }
+    }
+
+    /// Notes a heartbeat for the other replicas.
+    fn share(&mut self, agent: &AgentId, heard: Timestamp, heartbeat: &[u8]) {
+        if let Some(full) = self.sharing.push(agent, heard, heartbeat) {
+            self.full_batches.push(full);
+        }
+    }
+
+    /// A message on `presence.beats`.
+    pub(crate) fn batch(&mut self, payload: &[u8], now: Timestamp) {
+        let Ok(origin) = wire::heartbeat::read_batch_origin(payload) else {
+            self.refused.batches += 1;
+            return;
+        };
+        let skew = match self.sharing.heard_batch(origin, now) {
+            // All that was sent before has been heard: deadlines up to then can be judged.
+            Origin::Own(sent_at) => {
+                self.judged_until = sent_at;
+                return self.machine.tick(sent_at);
+            }
+            Origin::Other(skew) => skew,
+        };
+        let Ok(batch) = wire::heartbeat::read_batch(payload) else {
+            self.refused.batches += 1;
+            return;
+        };
+        for beat in batch.beats {
+            let Some(heartbeat) = beat.heartbeat else { continue };
+            let heard = skew.local(Timestamp(beat.received_at_ms));
+            self.machine.observe(heard, &beat.agent, convert::beat(heartbeat));
+        }
+    }
+
+    /// What is due: batches to be sent, and heartbeats that waited long enough for their senders to become
+    /// known.
+    pub(crate) fn pass_time(&mut self, now: Timestamp) -> Vec<Reply> {
+        if self.machine.next_deadline().is_some_and(|due| due <= self.judged_until) {
+            self.machine.tick(self.judged_until);
+        }
+        if self.round.is_due(now) {
+            self.next_chunk(now);
+        }
+        let late = self.newcomers.late(now);
+        late.into_iter().filter_map(|(agent, message)| self.answer_newcomer(agent, message, now)).collect()
+    }
+
+    fn next_chunk(&mut self, now: Timestamp) {
+        if !self.sharing.writes() {
+            self.round.skip(now);
+        } else if let Ok(place) = self.out.chunks.try_reserve() {
+            place.send(self.round.next(&self.machine, now));
+        }
+    }
+
+    /// A checkpoint of everything, for the stop.
+    pub(crate) fn last_chunks(&self) -> Vec<Chunk> {
+        Round::new(domain::Span(1), self.clock.now()).rest(&self.machine, self.clock.now())
+    }
+
+    /// Hands on what happened: to the store, and to those who watch.
+    pub(crate) fn pass_on(&mut self) {
+        let effects: Vec<Effect> = self.machine.take_effects().collect();
+        for effect in effects {
+            if !self.watchers.is_empty() {
+                let (event, agent) = present::event(&effect, &self.machine);
+                self.watchers.tell_of_agent(&event, agent.as_str(), &self.machine);
+            }
+            match effect {
+                Effect::Transition { agent, group: _, from, to, at, damped } => {
+                    if self.out.events.try_send(Event { agent, at, from, to, damped }).is_err() {
+                        self.refused.events += 1;
+                    }
+                }
+                Effect::Applied { .. } | Effect::Failed { .. } => {}
+            }
+        }
+    }
+}
+
+fn reply(answer: &Answer, now: Timestamp) -> HeartbeatReply {
+    let standing = match answer.standing {
+        Standing::Enrolled => v1::Standing::Ok,
+        Standing::Unknown => v1::Standing::Unknown,
+        Standing::Deleted => v1::Standing::Deleted,
+    };
+    HeartbeatReply {
+        server_time_ms: now.0,
+        next_heartbeat_ms: answer.next_in.0,
+        head_epoch: answer.head.epoch.0,
+        head_revision: answer.head.revision.0,
+        want_status: answer.want_status,
+        standing: standing.into(),
+        ..HeartbeatReply::default()
+    }
+}
+
+fn refusal(to: Subject, error: &wire::DecodeError, now: Timestamp) -> Reply {
+    let error = format!("the heartbeat cannot be read: it {error}");
+    Reply {
+        to,
+        bytes: wire::encode(&HeartbeatReply { server_time_ms: now.0, error, ..HeartbeatReply::default() }),
+    }
+}

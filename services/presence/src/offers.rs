@@ -1,0 +1,189 @@
+//! Answers that carry envelopes: snapshots for pull agents, assignments for agents that moved.
+//!
+//! The bytes come from the streams by Direct Get and go out as they are stored. They are fetched outside of
+//! the task that answers heartbeats, so an agent that has nothing to get never waits for one that has.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use domain::{AgentId, Cursor, GroupId};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use runtime::Nats;
+use tokio::sync::mpsc;
+use wire::agent::v1::HeartbeatReply;
+use wire::subject::{self, STREAM_DESIRED, STREAM_IDENTITY, header};
+
+use crate::cache::Cache;
+
+/// Answers that wait to be taken up. A fleet that all wants a new head at once fills it; who finds it full is
+/// answered without an envelope and gets it with the next heartbeat.
+pub(crate) const MAX_WAITING: usize = 4_096;
+/// Fetches at the same time: enough to keep a broker busy at a round trip of a millisecond.
+const MAX_FETCHES: usize = 64;
+/// Answers that wait for the same few snapshots. With [`MAX_WAITING`] a bound on memory: an answer that waits
+/// is some 300 bytes.
+const MAX_PARKED: usize = 16_384;
+/// A replica of the stream may be behind what was announced: this many tries, one [`STALE_PAUSE`] apart.
+const STALE_TRIES: u32 = 5;
+/// Pause before a stream is asked again that was behind: replication takes milliseconds.
+const STALE_PAUSE: std::time::Duration = std::time::Duration::from_millis(40);
+
+/// An answer that is complete but for its envelopes.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    /// Where it goes: an inbox of the agent.
+    pub(crate) to: async_nats::Subject,
+    pub(crate) reply: HeartbeatReply,
+    /// The agent whose assignment is to be sent along.
+    pub(crate) agent: Option<AgentId>,
+    /// The group whose snapshot is to be sent along, and which one at least.
+    pub(crate) group: Option<(GroupId, Cursor)>,
+}
+
+/// A fetch that is over.
+enum Fetched {
+    Assignment(Box<Offer>, Option<Bytes>),
+    Snapshot(GroupId, Option<(Cursor, Bytes)>),
+}
+
+/// An offer whose assignment is there, if it needed one.
+struct Parked {
+    offer: Offer,
+    assignment: Option<Bytes>,
+}
+
+pub(crate) struct Offers {
+    nats: Nats,
+    cache: Cache,
+    fetches: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    /// Answers that wait for the snapshot of a group, which is being fetched once for all of them.
+    parked: BTreeMap<GroupId, Vec<Parked>>,
+    parked_count: usize,
+}
+
+impl Offers {
+    pub(crate) fn new(nats: Nats, max_cache_bytes: usize) -> Self {
+        let (fetches, parked) = (FuturesUnordered::new(), BTreeMap::new());
+        Self { nats, cache: Cache::new(max_cache_bytes), fetches, parked, parked_count: 0 }
+    }
+
+    /// Answers until no more offers can come and all are answered.
+    pub(crate) async fn run(mut self, mut offers: mpsc::Receiver<Offer>) {
+        let mut open = true;
+        while open || !self.fetches.is_empty() {
+            let room = self.fetches.len() < MAX_FETCHES && self.parked_count < MAX_PARKED;
+            tokio::select! {
+                Some(fetched) = self.fetches.next() => self.fetched(fetched).await,
+                offer = offers.recv(), if open && room => match offer {
+                    Some(offer) => self.take(offer).await,
+                    None => open = false,
+                },
+            }
+        }
+    }
+
+    async fn take(&mut self, offer: Offer) {
+        match offer.agent.clone() {
+            None => self.with_assignment(offer, None).await,
+            Some(agent) => {
+                let nats = self.nats.clone();
+                self.fetches.push(Box::pin(async move {
+                    let assignment = fetch_assignment(&nats, &agent).await;
+                    Fetched::Assignment(Box::new(offer), assignment)
+                }));
+            }
+        }
+    }
+
+    async fn with_assignment(&mut self, offer: Offer, assignment: Option<Bytes>) {
+        let Some((group, wanted)) = offer.group.clone() else {
+            return self.answer(&offer, None, assignment.as_ref()).await;
+        };
+        if let Some(snapshot) = self.cache.get(&group, wanted) {
+            return self.answer(&offer, Some(&snapshot), assignment.as_ref()).await;
+        }
+        self.parked_count += 1;
+        let waiting = self.parked.entry(group.clone()).or_default();
+        waiting.push(Parked { offer, assignment });
+        if waiting.len() == 1 {
+            let nats = self.nats.clone();
+            self.fetches.push(Box::pin(async move {
+                let snapshot = fetch_snapshot(&nats, &group, wanted).await;
+                Fetched::Snapshot(group, snapshot)
+            }));
+        }
+    }
+
+    async fn fetched(&mut self, fetched: Fetched) {
+        match fetched {
+            Fetched::Assignment(offer, assignment) => self.with_assignment(*offer, assignment).await,
+            Fetched::Snapshot(group, snapshot) => {
+                if let Some((cursor, bytes)) = &snapshot {
+                    self.cache.put(group.clone(), *cursor, bytes.clone());
+                }
+                let waiting = self.parked.remove(&group).unwrap_or_default();
+                self.parked_count -= waiting.len();
+                for Parked { offer, assignment } in waiting {
+                    let bytes = snapshot.as_ref().map(|(_, bytes)| bytes);
+                    self.answer(&offer, bytes, assignment.as_ref()).await;
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, offer: &Offer, snapshot: Option<&Bytes>, assignment: Option<&Bytes>) {
+        let (snapshot, assignment) = (snapshot.map(|bytes| &bytes[..]), assignment.map(|bytes| &bytes[..]));
+        let reply = wire::heartbeat::encode_reply(&offer.reply, snapshot, assignment);
+        if let Err(error) = self.nats.client().publish(offer.to.clone(), reply).await {
+            // The agent asks again.
+            tracing::debug!(%error, "the answer to a heartbeat could not be sent");
+        }
+    }
+}
+
+/// The assignment of an agent, as it is in the registry. `None` if it cannot be had now.
+async fn fetch_assignment(nats: &Nats, agent: &AgentId) -> Option<Bytes> {
+    let found = nats.direct_get_last(STREAM_IDENTITY, &subject::identity_agent(agent)).await;
+    let record = match found {
+        Ok(message) => wire::registry::read_agent(&message?.payload),
+        Err(error) => {
+            tracing::warn!(%agent, error = %runtime::log::chain(&error), "an assignment cannot be fetched");
+            return None;
+        }
+    };
+    match record {
+        Ok(record) => record.assignment.map(|envelope| wire::encode(&envelope)),
+        Err(error) => {
+            tracing::warn!(%agent, error = %runtime::log::chain(&error), "a record in the registry is malformed");
+            None
+        }
+    }
+}
+
+/// The head of a group, if one at least as new as `wanted` can be had now.
+async fn fetch_snapshot(nats: &Nats, group: &GroupId, wanted: Cursor) -> Option<(Cursor, Bytes)> {
+    for _ in 0..STALE_TRIES {
+        match nats.direct_get_last(STREAM_DESIRED, &subject::desired_group(group)).await {
+            Ok(Some(message)) => {
+                let number = |name| message.headers.get_number(name).unwrap_or(0);
+                let cursor = Cursor::new(number(header::EPOCH), number(header::REVISION));
+                if message.payload.is_empty() {
+                    return None;
+                }
+                if cursor >= wanted {
+                    return Some((cursor, message.payload));
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%group, error = %runtime::log::chain(&error), "a snapshot cannot be fetched");
+                return None;
+            }
+        }
+        tokio::time::sleep(STALE_PAUSE).await;
+    }
+    tracing::warn!(%group, %wanted, "the stream of heads is behind what it announced");
+    None
+}

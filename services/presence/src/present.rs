@@ -1,0 +1,179 @@
+//! What operators see: values of `domain` as messages of the API.
+
+use domain::presence::{
+    AgentView, Counts, Effect, GroupHead, GroupView, ItemReport, ItemState, Presence, Progress, State,
+    Summary,
+};
+use domain::{AgentId, GroupId, GroupPath, Mode, Span, Timestamp};
+use wire::api::v1 as api;
+use wire::api::v1::watch_event::Event;
+
+/// Groups in the answer to one call; more are only in the sums.
+const MAX_GROUPS: usize = 1_000;
+
+pub(crate) fn agent(view: &AgentView<'_>) -> api::Agent {
+    let labels = view.labels.into_iter().flatten();
+    let (stale, rollbacks, refusals, repairs) = view
+        .status
+        .map_or((false, 0, 0, 0), |status| (status.stale, status.rollbacks, status.refusals, status.repairs));
+    api::Agent {
+        name: view.id.to_owned(),
+        group: place(view.path, view.group),
+        state: state(view.state).into(),
+        mode: mode(view.mode).into(),
+        revision: view.cursor.revision.0,
+        epoch: view.cursor.epoch.0,
+        head_revision: view.head.revision.0,
+        progress: progress(view.progress).into(),
+        last_heartbeat: view.heard.map(timestamp),
+        heartbeat_interval: Some(duration(view.interval)),
+        agent_version: view.version.to_owned(),
+        hostname: view.hostname.to_owned(),
+        items: view.status.map_or_else(Vec::new, |status| status.items.iter().map(item).collect()),
+        stale,
+        rollbacks,
+        refusals,
+        last_refusal: view.status.map_or_else(String::new, |status| status.last_refusal.to_string()),
+        repairs,
+        labels: labels.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        duplicate_suspected: view.duplicate_suspected,
+    }
+}
+
+fn item(item: &ItemReport) -> api::Item {
+    let state = match item.state {
+        ItemState::Offered => "offered",
+        ItemState::Received => "received",
+        ItemState::Verified => "verified",
+        ItemState::Applied => "applied",
+        ItemState::Healthy => "healthy",
+        ItemState::Failed => "failed",
+    };
+    api::Item {
+        kind: item.kind.to_string(),
+        state: state.to_owned(),
+        revision: item.revision.0,
+        reason: item.reason.to_string(),
+    }
+}
+
+/// Path of a group, or its id while it has no snapshot.
+fn place(path: Option<&GroupPath>, id: &GroupId) -> String {
+    path.map_or_else(|| id.to_string(), ToString::to_string)
+}
+
+fn state(state: State) -> api::PresenceState {
+    match state {
+        State::NeverSeen => api::PresenceState::NeverSeen,
+        State::Online => api::PresenceState::Online,
+        State::Late => api::PresenceState::Late,
+        State::Offline => api::PresenceState::Offline,
+    }
+}
+
+pub(crate) fn read_state(state: i32) -> Option<State> {
+    match api::PresenceState::try_from(state).ok()? {
+        api::PresenceState::Unspecified => None,
+        api::PresenceState::NeverSeen => Some(State::NeverSeen),
+        api::PresenceState::Online => Some(State::Online),
+        api::PresenceState::Late => Some(State::Late),
+        api::PresenceState::Offline => Some(State::Offline),
+    }
+}
+
+fn mode(mode: Mode) -> api::Mode {
+    match mode {
+        Mode::Pull => api::Mode::Pull,
+        Mode::Push => api::Mode::Push,
+    }
+}
+
+fn progress(progress: Progress) -> api::Progress {
+    match progress {
+        Progress::Current => api::Progress::Current,
+        Progress::Pending => api::Progress::Pending,
+        Progress::Failed => api::Progress::Failed,
+    }
+}
+
+pub(crate) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(time.0 / 1000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(time.0 % 1000).unwrap_or(0) * 1_000_000,
+    }
+}
+
+fn duration(span: Span) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(span.0 / 1000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(span.0 % 1000).unwrap_or(0) * 1_000_000,
+    }
+}
+
+fn counts(counts: &Counts) -> api::AgentCounts {
+    let [never_seen, online, late, offline] = counts.states;
+    api::AgentCounts {
+        total: counts.total(),
+        never_seen,
+        online,
+        late,
+        offline,
+        current: counts.current,
+        pending: counts.pending,
+        failed: counts.failed,
+        online_pending: counts.online_pending,
+        online_failed: counts.online_failed,
+    }
+}
+
+/// The sums and groups of a status; who asks adds the rest.
+pub(crate) fn status(summary: &Summary<'_>) -> api::FleetStatus {
+    api::FleetStatus {
+        all: Some(counts(&summary.all)),
+        push: Some(counts(&summary.push)),
+        pull: Some(counts(&summary.pull)),
+        groups: summary.groups.iter().take(MAX_GROUPS).map(group).collect(),
+        ..api::FleetStatus::default()
+    }
+}
+
+fn group(group: &GroupView<'_>) -> api::GroupStatus {
+    api::GroupStatus {
+        path: place(group.path, group.id),
+        group: group.id.to_string(),
+        head_revision: group.head.revision.0,
+        agents: Some(counts(&group.counts)),
+        mode: mode(group.mode).into(),
+    }
+}
+
+/// Something that happened to an agent, and the agent.
+pub(crate) fn event(effect: &Effect, fleet: &Presence) -> (api::WatchEvent, AgentId) {
+    let path = |group: &GroupId| place(fleet.path(group), group);
+    let (agent, at, event) = match effect {
+        Effect::Transition { agent, group, from, to, at, damped: _ } => {
+            let (from, to) = (state(*from).into(), state(*to).into());
+            let event = api::Transition { agent: agent.to_string(), group: path(group), from, to };
+            (agent, at, Event::Transition(event))
+        }
+        Effect::Applied { agent, group, cursor, at } => {
+            let revision = cursor.revision.0;
+            (
+                agent,
+                at,
+                Event::Applied(api::Applied { agent: agent.to_string(), group: path(group), revision }),
+            )
+        }
+        Effect::Failed { agent, group, cursor: _, items, at } => {
+            let item = items.first().map(item);
+            (agent, at, Event::Failed(api::ItemFailed { agent: agent.to_string(), group: path(group), item }))
+        }
+    };
+    (api::WatchEvent { time: Some(timestamp(*at)), event: Some(event) }, agent.clone())
+}
+
+/// A group has a new head.
+pub(crate) fn new_head(head: &GroupHead, now: Timestamp) -> api::WatchEvent {
+    let event = api::NewHead { group: head.path.to_string(), revision: head.cursor.revision.0 };
+    api::WatchEvent { time: Some(timestamp(now)), event: Some(Event::Head(event)) }
+}

@@ -1,0 +1,112 @@
+//! Questions of the API to the fleet's task.
+
+use domain::AgentId;
+use domain::presence::{Filter, Scope};
+use tokio::sync::oneshot;
+use wire::api::v1 as api;
+
+use crate::fleet::Fleet;
+use crate::present;
+use crate::watchers::Watching;
+
+/// Questions that wait. Each is answered within milliseconds; more callers wait for room.
+pub(crate) const MAX_WAITING: usize = 64;
+
+/// Groups as the API names them: by path or by id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Fleet,
+    Only(String),
+    Within(String),
+}
+
+/// There is no group of that path or id.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NoGroup(pub(crate) String);
+
+/// Why nobody can watch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unwatched {
+    NoGroup(NoGroup),
+    TooMany,
+}
+
+/// A part of a page.
+pub(crate) struct Part {
+    pub(crate) agents: Vec<api::Agent>,
+    pub(crate) next: Option<AgentId>,
+    pub(crate) total: u64,
+}
+
+/// The groups that a list, a status or a watch is about, and what it asks of agents.
+pub(crate) struct Wanted {
+    pub(crate) place: Place,
+    pub(crate) filter: Filter,
+}
+
+/// A question and where its answer goes. A caller that has left is no concern of the fleet's.
+pub(crate) enum Query {
+    Agent(AgentId, oneshot::Sender<Option<api::Agent>>),
+    List(Box<Wanted>, (Option<AgentId>, usize), oneshot::Sender<Result<Part, NoGroup>>),
+    Status(Place, oneshot::Sender<Result<Box<api::FleetStatus>, NoGroup>>),
+    Watch(Box<Wanted>, oneshot::Sender<Result<Watching, Unwatched>>),
+}
+
+impl Fleet {
+    pub(crate) fn query(&mut self, query: Query) {
+        match query {
+            Query::Agent(id, answer) => {
+                let found = self.machine.agent(id.as_str()).map(|view| present::agent(&view));
+                drop(answer.send(found));
+            }
+            Query::List(wanted, (after, limit), answer) => {
+                drop(answer.send(self.list(*wanted, after, limit)))
+            }
+            Query::Status(place, answer) => drop(answer.send(self.status(&place))),
+            Query::Watch(wanted, answer) => {
+                let watching = self.filter(*wanted).map_err(Unwatched::NoGroup);
+                let watching =
+                    watching.and_then(|filter| self.watchers.add(filter).ok_or(Unwatched::TooMany));
+                drop(answer.send(watching));
+            }
+        }
+    }
+
+    fn list(&self, wanted: Wanted, after: Option<AgentId>, limit: usize) -> Result<Part, NoGroup> {
+        let filter = self.filter(wanted)?;
+        let page = self.machine.list(&filter, after.as_ref().map(AgentId::as_str), limit);
+        let agents = page.agents.iter().map(present::agent).collect();
+        Ok(Part { agents, next: page.next, total: self.machine.count(&filter) })
+    }
+
+    fn status(&self, place: &Place) -> Result<Box<api::FleetStatus>, NoGroup> {
+        let scope = self.scope(place)?;
+        let group = match place {
+            Place::Fleet => String::new(),
+            Place::Only(text) | Place::Within(text) => {
+                self.machine.find_group(text).map_or_else(String::new, |(id, path)| {
+                    path.map_or_else(|| id.to_string(), ToString::to_string)
+                })
+            }
+        };
+        let revision = self.out.compiled.borrow().0;
+        let time = Some(present::timestamp(self.clock.now()));
+        let status = present::status(&self.machine.summary(&scope));
+        Ok(Box::new(api::FleetStatus { group, revision, time, ..status }))
+    }
+
+    fn filter(&self, wanted: Wanted) -> Result<Filter, NoGroup> {
+        Ok(Filter { scope: self.scope(&wanted.place)?, ..wanted.filter })
+    }
+
+    fn scope(&self, place: &Place) -> Result<Scope, NoGroup> {
+        let find = |text: &String| {
+            self.machine.find_group(text).map(|(id, _)| id.clone()).ok_or_else(|| NoGroup(text.clone()))
+        };
+        match place {
+            Place::Fleet => Ok(Scope::Fleet),
+            Place::Only(text) => find(text).map(Scope::Only),
+            Place::Within(text) => find(text).map(Scope::Within),
+        }
+    }
+}
