@@ -37,6 +37,7 @@ const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// Options of the identity service.
 #[derive(Debug, Clone, Args)]
+#[group(id = "identity")]
 pub struct Config {
     /// Joins that are worked on at the same time; more wait their turn.
     #[arg(long, env = "MUSTER_ENROL_PARALLEL", value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=1024))]

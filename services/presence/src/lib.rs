@@ -45,6 +45,7 @@ const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// Options of the presence service.
 #[derive(Debug, Clone, Args)]
+#[group(id = "presence")]
 pub struct Config {
     /// Time in which all that is known of the fleet is written to the stream of events once, for restarts.
     #[arg(long, env = "MUSTER_CHECKPOINT_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = interval)]

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# A fleet to try: musterd with its nats-server, three agents, and the policies of examples/. Ctrl-C stops all, in
+# order. Everything is kept in .demo (or $MUSTER_DEMO_DIR) until the next start. With --once it stops as soon as
+# the policies are applied.
+set -euo pipefail
+# Each child leads a process group of its own: Ctrl-C reaches this script only, which stops them in order.
+set -m
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bin=${MUSTER_BIN_DIR:-${CARGO_TARGET_DIR:-target}/debug}
+dir=${MUSTER_DEMO_DIR:-.demo}
+once=${1:-}
+# Name of each agent and the group it joins.
+agents=(server:/servers web:/servers/web workstation:/workstations)
+pids=()
+musterd=
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "demo: $*"; exit 1; }
+alive() { kill -0 "$1" 2>/dev/null; }
+
+stop() {
+  trap - EXIT
+  trap '' INT TERM
+  say "" "demo: stopping"
+  for pid in ${pids[@]+"${pids[@]}"} $musterd; do
+    kill -TERM "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+  done
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# The value of a field of addresses.json.
+address() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" "$dir/server/addresses.json" 2>/dev/null || true; }
+
+# True when all services are ready.
+ready() {
+  local code
+  { exec 3<>"/dev/tcp/${server#http://127.0.0.1:}"; } 2>/dev/null || return 1
+  printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3
+  read -r _ code _ <&3
+  exec 3>&-
+  [ "$code" = 200 ]
+}
+
+# Waits for a condition while musterd lives.
+until_true() { # what for, seconds, command...
+  local what=$1 end=$((SECONDS + $2))
+  shift 2
+  until "$@"; do
+    alive "$musterd" || { tail -n 5 "$dir/server.log" >&2; fail "musterd ended; its log is $dir/server.log"; }
+    [ "$SECONDS" -lt "$end" ] || fail "$what took too long; see $dir/server.log"
+    sleep 0.1
+  done
+}
+
+for name in musterd muster muster-agent; do
+  [ -x "$bin/$name" ] || fail "$bin/$name is missing: run make run, or cargo build --workspace --bins"
+done
+running=$(address pid)
+[ -z "$running" ] || ! alive "$running" || fail "a demo runs already (musterd is process $running)"
+rm -rf "$dir"
+mkdir -p "$dir"
+
+# The port that `muster` uses by itself, if nobody else has it.
+port=7400
+(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && port=0
+"$bin/musterd" all --data-dir "$dir/server" --listen "127.0.0.1:$port" 2>"$dir/server.log" &
+musterd=$!
+until_true "the start of musterd" 60 test -s "$dir/server/addresses.json"
+server=$(address api)
+until_true "loading the catalogue" 60 ready
+export MUSTER_SERVER=$server
+say "demo: musterd is up at $server, NATS at $(sed -n 's/.*"\(nats:[^"]*\)".*/\1/p' "$dir/server/addresses.json")"
+
+"$bin/muster" apply -f examples/ >&2
+for agent in "${agents[@]}"; do
+  name=${agent%%:*}
+  token=$("$bin/muster" token create --group "${agent#*:}" -o json | grep -o 'mjt1_[A-Za-z0-9_-]*')
+  MUSTER_JOIN=$token "$bin/muster-agent" run --state-dir "$dir/agents/$name" --id "$name" --start-spread 0s 2>"$dir/$name.log" &
+  pids+=($!)
+done
+"$bin/muster" wait --group / --agents "${#agents[@]}" --timeout 60s >&2
+say "" "demo: every agent runs its policies"
+"$bin/muster" agent list >&2
+[ "$once" != --once ] || exit 0
+
+muster=$bin/muster
+[ "$port" != 0 ] || muster="$muster --server $server"
+cat >&2 <<TRY
+
+Try, in another terminal:
+  $muster status                                   the fleet at a glance
+  $muster watch                                    what happens, live
+  $muster policy explain --group /servers/web      where each value comes from
+  $muster settings set --group /workstations --mode push
+  cat $dir/agents/web/current/policies/firewall.json  what an agent was given
+Change a file of examples/ and follow it:
+  $muster apply -f examples/ --dry-run && $muster apply -f examples/ && $muster wait --group /
+
+Logs are in $dir. Ctrl-C stops everything.
+TRY
+# Until a child ends, which none should, or a signal comes.
+wait -n "$musterd" "${pids[@]}" || true
+fail "a process ended by itself; the logs are in $dir"
