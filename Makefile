@@ -36,6 +36,7 @@ bench: ## measure against the floors and write docs/benchmarks.md (ARGS="--quick
 	deploy/tools.sh nats-server
 	cargo build --release --workspace --bins
 	cargo run --release --package bench -- $(ARGS)
+	cargo bench --package bench --bench parts -- --quick
 
 ci: check test ## all of CI
 
