@@ -38,7 +38,7 @@ address() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" "$dir/server/addre
 # True when all services are ready.
 ready() {
   local code
-  { exec 3<>"/dev/tcp/${server#http://127.0.0.1:}"; } 2>/dev/null || return 1
+  { exec 3<>"/dev/tcp/127.0.0.1/${server##*:}"; } 2>/dev/null || return 1
   printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3
   read -r _ code _ <&3
   exec 3>&-
