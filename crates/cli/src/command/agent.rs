@@ -176,8 +176,14 @@ pub(super) async fn list(
 
 impl List {
     async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
-        let response = list(&session.client, self.filter.into(), self.limit.limit).await?;
-        let empty = response.agents.is_empty().then_some("No agent is like this.");
+        let filter = AgentFilter::from(self.filter);
+        let sentence = if filter == AgentFilter::default() {
+            "No agent has joined yet; `muster token create` makes what one needs to join."
+        } else {
+            "No agent is like this."
+        };
+        let response = list(&session.client, filter, self.limit.limit).await?;
+        let empty = response.agents.is_empty().then_some(sentence);
         session.show_list(&response, empty, view::agent::list)?;
         let total = usize::try_from(response.total).unwrap_or(usize::MAX);
         let more = total.saturating_sub(response.agents.len());

@@ -111,7 +111,7 @@ fn values(changes: &[ValueChange], style: Style) -> String {
         let (before, after) = (text::value(change.before.as_ref()), text::value(change.after.as_ref()));
         let kind = if change.kind.is_empty() { "settings" } else { &change.kind };
         let source = match (change.policy.as_str(), change.set_by.as_str()) {
-            ("", "") => String::new(),
+            ("", "") => "(default)".to_owned(),
             ("", group) => format!("(set by {group})"),
             (policy, "") => format!("(policy {policy})"),
             (policy, group) => format!("(policy {policy}, set by {group})"),
@@ -167,6 +167,12 @@ mod tests {
                         set_by: "/servers".into(),
                         ..ValueChange::default()
                     },
+                    ValueChange {
+                        pointer: "/offlineAfter".into(),
+                        before: value("30s"),
+                        after: value("1m"),
+                        ..ValueChange::default()
+                    },
                 ],
                 truncated: true,
             }],
@@ -195,8 +201,9 @@ mod tests {
              updated    Policy      firewall-web\n\
              \n\
              /servers/web  (12 agents)\n\
-             \u{20} firewall  /rules/ssh  allow -> deny   (policy firewall-web, set by /servers/web)\n\
-             \u{20} settings  /mode       (none) -> push  (set by /servers)\n\
+             \u{20} firewall  /rules/ssh     allow -> deny   (policy firewall-web, set by /servers/web)\n\
+             \u{20} settings  /mode          (none) -> push  (set by /servers)\n\
+             \u{20} settings  /offlineAfter  30s -> 1m       (default)\n\
              \u{20} ... and more values\n\
              \n\
              ... and 2 more groups\n\

@@ -13,7 +13,7 @@ pub(crate) fn explain(response: &ExplainGroupResponse, settings: bool, style: St
         revision => format!("at revision {revision}"),
     };
     let mut shown = format!("{} {head}\n", style.paint(&safe(&response.path), Tone::Heading));
-    for document in &response.documents {
+    for document in response.documents.iter().filter(|document| !document.values.is_empty()) {
         shown += &format!("\n{}\n{}", style.paint(&safe(&document.kind), Tone::Heading), values(document, style));
     }
     if settings {
@@ -73,11 +73,14 @@ mod tests {
         };
         let response = ExplainGroupResponse {
             path: "/servers/web".into(),
-            documents: vec![EffectiveDocument {
-                kind: "firewall".into(),
-                document: None,
-                values: vec![value("/rules/http", "allow", ""), value("/rules/ssh", "deny", "/servers")],
-            }],
+            documents: vec![
+                EffectiveDocument {
+                    kind: "firewall".into(),
+                    document: None,
+                    values: vec![value("/rules/http", "allow", ""), value("/rules/ssh", "deny", "/servers")],
+                },
+                EffectiveDocument { kind: "logging".into(), ..EffectiveDocument::default() },
+            ],
             settings: Some(Settings { mode: Some(2), ..Settings::default() }),
             settings_origin: [("mode".to_owned(), "/servers".to_owned())].into(),
             head_revision: 42,

@@ -1,6 +1,7 @@
 //! Kinds and policies.
 
 use prost_types::Struct;
+use prost_types::value::Kind as Value;
 use wire::api::v1::{
     DiffPolicyResponse, Kind, ListKindsResponse, ListPoliciesResponse, ListPolicyHistoryResponse, Policy,
 };
@@ -12,8 +13,11 @@ use super::{change, text};
 pub(crate) fn kinds(response: &ListKindsResponse, style: Style) -> String {
     let mut table = Table::new(&["KIND", "REVISION", "TITLE"]);
     for kind in &response.kinds {
-        let title = kind.schema.as_ref().and_then(|schema| schema.fields.get("title"));
-        let title = title.map_or_else(|| text::NONE.to_owned(), |title| text::value(Some(title)));
+        let title = kind.schema.as_ref().and_then(|schema| schema.fields.get("title")?.kind.as_ref());
+        let title = match title {
+            Some(Value::StringValue(title)) => title,
+            Some(_) | None => text::NONE,
+        };
         table.row([Cell::from(&kind.name), text::revision(kind.revision), Cell::from(title)]);
     }
     table.render(style)
@@ -167,7 +171,7 @@ mod tests {
         let response = ListKindsResponse { kinds: vec![kind], ..ListKindsResponse::default() };
         assert_eq!(
             kinds(&response, Style::now(false)),
-            "KIND      REVISION  TITLE\nfirewall         4  \"Host firewall\"\n"
+            "KIND      REVISION  TITLE\nfirewall         4  Host firewall\n"
         );
     }
 

@@ -122,7 +122,7 @@ pub(crate) fn value(value: Option<&Value>) -> String {
 fn reads_as_text(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:+@".contains(c);
     let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-    starts && text.chars().all(plain) && !["true", "false", "null"].contains(&text)
+    (starts || duration::parse(text).is_ok()) && text.chars().all(plain) && !["true", "false", "null"].contains(&text)
 }
 
 /// Labels in order of key.
@@ -171,6 +171,7 @@ mod tests {
             (serde_json::json!("/var/log/x.log"), "/var/log/x.log"),
             (serde_json::json!("true"), "\"true\""),
             (serde_json::json!("22"), "\"22\""),
+            (serde_json::json!("1m30s"), "1m30s"),
             (serde_json::json!("a b"), "\"a b\""),
             (serde_json::json!("a\u{1b}b"), "\"a\\u001bb\""),
             (serde_json::json!(22), "22"),
