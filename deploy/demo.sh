@@ -33,7 +33,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # The value of a field of addresses.json.
-address() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" "$dir/server/addresses.json" 2>/dev/null || true; }
+address() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" "$dir/musterd/addresses.json" 2>/dev/null || true; }
 
 # True when all services are ready.
 ready() {
@@ -50,8 +50,8 @@ until_true() { # what for, seconds, command...
   local what=$1 end=$((SECONDS + $2))
   shift 2
   until "$@"; do
-    alive "$musterd" || { tail -n 5 "$dir/server.log" >&2; fail "musterd ended; its log is $dir/server.log"; }
-    [ "$SECONDS" -lt "$end" ] || fail "$what took too long; see $dir/server.log"
+    alive "$musterd" || { tail -n 5 "$dir/musterd.log" >&2; fail "musterd ended; its log is $dir/musterd.log"; }
+    [ "$SECONDS" -lt "$end" ] || fail "$what took too long; see $dir/musterd.log"
     sleep 0.1
   done
 }
@@ -67,13 +67,13 @@ mkdir -p "$dir"
 # The port that `muster` uses by itself, if nobody else has it.
 port=7400
 (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && port=0
-"$bin/musterd" all --data-dir "$dir/server" --listen "127.0.0.1:$port" 2>"$dir/server.log" &
+"$bin/musterd" all --data-dir "$dir/musterd" --listen "127.0.0.1:$port" 2>"$dir/musterd.log" &
 musterd=$!
-until_true "the start of musterd" 60 test -s "$dir/server/addresses.json"
+until_true "the start of musterd" 60 test -s "$dir/musterd/addresses.json"
 server=$(address api)
 until_true "loading the catalogue" 60 ready
 export MUSTER_SERVER=$server
-say "demo: musterd is up at $server, NATS at $(sed -n 's/.*"\(nats:[^"]*\)".*/\1/p' "$dir/server/addresses.json")"
+say "demo: musterd is up at $server, NATS at $(sed -n 's/.*"\(nats:[^"]*\)".*/\1/p' "$dir/musterd/addresses.json")"
 
 "$bin/muster" apply -f examples/ >&2
 for agent in "${agents[@]}"; do
