@@ -14,9 +14,10 @@ use runtime::{clock, ids};
 use crate::fold::View;
 use crate::replica::Replica;
 
-/// Tries to commit a change. Every conflict means that another change was committed, so a change that fails
-/// this often met as many others.
-const MAX_TRIES: u32 = 8;
+/// Tries to commit a change. A try takes milliseconds, and every conflict means that somebody else's change
+/// was committed. Of two replicas that write without a pause each is first half of the time; that one is
+/// second so many times in a row does not happen, and then a caller had better hear of it.
+const MAX_TRIES: u32 = 32;
 /// How long a caller waits until this replica has reached a revision. It follows within milliseconds, unless
 /// the broker is in trouble.
 pub(crate) const CATCH_UP: Duration = Duration::from_secs(5);
@@ -133,7 +134,7 @@ pub(crate) async fn make(
         made
     };
     made.dry_run = manner.dry_run;
-    if !made.dry_run && !made.plan.touched.is_empty() {
+    if !made.dry_run && !made.plan.entries.is_empty() {
         let mut published = replica.published.subscribe();
         let all = published.wait_for(|published| *published >= made.revision);
         if tokio::time::timeout(PUBLISH, all).await.is_err() {

@@ -47,7 +47,10 @@ pub(crate) async fn follow(replica: &Replica, ready: Condition, shutdown: &Shutd
                     let cursor = cursor(&message).unwrap_or(Cursor::NONE);
                     replica.heads_mut(|heads| heads.note_marker(message.sequence, cursor));
                 }
-                Followed::Reset => replica.heads_mut(Heads::forget_marker),
+                Followed::Reset => {
+                    replica.heads_mut(Heads::forget_marker);
+                    replica.work.wake();
+                }
                 Followed::CaughtUp | Followed::Missing => {}
             },
             () = shutdown.requested() => return Ok(()),

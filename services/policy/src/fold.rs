@@ -49,7 +49,7 @@ impl View {
 pub(crate) enum Affected {
     /// These.
     Groups(Vec<GroupId>),
-    /// All of them: the epoch rose.
+    /// All of them: the epoch rose, or this is the first change.
     All,
 }
 
@@ -100,8 +100,13 @@ impl Fold {
         affected.sort();
         affected.dedup();
         let epoch_rose = before.epoch() != after.epoch();
+        // Before the first change nothing has a revision: 0 means "none yet" to agents.
+        let is_first = before.revision() == Revision(0);
+        if is_first {
+            since.values_mut().for_each(|since| *since = Since { revision, trace_id });
+        }
         Arc::make_mut(&mut self.view.compiled).adopt(recompiled);
-        if epoch_rose { Affected::All } else { Affected::Groups(affected) }
+        if epoch_rose || is_first { Affected::All } else { Affected::Groups(affected) }
     }
 
     /// Everything that was in the log has been taken: compiles it. Which change made a group what it is, is
@@ -260,6 +265,15 @@ mod tests {
         let since = |id: &str| view.since(&GroupId::new(id).unwrap()).map(|s| (s.revision.0, s.trace_id[0]));
         assert_eq!([since("a"), since("b"), since("c")], [Some((7, 1)), Some((7, 1)), Some((6, 0))]);
         assert_eq!(view.revision(), Revision(9));
+    }
+
+    #[test]
+    fn the_first_change_gives_every_group_a_revision() {
+        let mut fold = Fold::default();
+        fold.loaded(Revision(0));
+        assert_eq!(fold.change(vec![Entry::Epoch(Epoch(1))], Revision(1), [0; 16]), Affected::All);
+        let root = fold.view().unwrap().since(&GroupId::new("root").unwrap()).unwrap();
+        assert_eq!(root.revision, Revision(1));
     }
 
     #[test]

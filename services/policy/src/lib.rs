@@ -14,6 +14,8 @@ mod change;
 mod desired;
 mod fold;
 mod heads;
+#[cfg(test)]
+mod live;
 mod publish;
 mod replica;
 mod work;
@@ -42,6 +44,7 @@ const MIN_VALIDITY: Duration = Duration::from_secs(300);
 
 /// Options of the policy service.
 #[derive(Debug, Clone, Args)]
+#[group(id = "policy")]
 pub struct Config {
     /// How long a signed snapshot proves that it is fresh; it is signed anew at half of that. Agents that hear
     /// of nothing newer keep what they have and say that it is stale.
@@ -66,8 +69,18 @@ pub async fn start(
     context: &ServiceContext,
     routes: &mut RoutesBuilder,
 ) -> Result<(), ServiceError> {
+    let replica = Arc::new(replica(config, context)?);
+    let server = PolicyServiceServer::new(api::Api(Arc::clone(&replica)))
+        .max_decoding_message_size(api::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(api::MAX_MESSAGE_BYTES);
+    routes.add_service(server);
+    spawn(&replica, context);
+    Ok(())
+}
+
+fn replica(config: &Config, context: &ServiceContext) -> Result<Replica, ServiceError> {
     let director = context.director()?;
-    let replica = Arc::new(Replica {
+    Ok(Replica {
         nats: context.nats.clone(),
         log: Log::new(context.nats.clone()),
         fleet: context.fleet.clone(),
@@ -84,14 +97,12 @@ pub async fn start(
         own: OwnChanges::default(),
         compare_epochs: AtomicBool::new(false),
         writer: tokio::sync::Mutex::new(()),
-    });
-    let server = PolicyServiceServer::new(api::Api(Arc::clone(&replica)))
-        .max_decoding_message_size(api::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(api::MAX_MESSAGE_BYTES);
-    routes.add_service(server);
+    })
+}
 
+fn spawn(replica: &Arc<Replica>, context: &ServiceContext) {
     let (tasks, readiness) = (&context.tasks, &context.readiness);
-    let parts = || (Arc::clone(&replica), context.shutdown().clone());
+    let parts = || (Arc::clone(replica), context.shutdown().clone());
     let ((replica, stop), ready) = (parts(), readiness.register("policy store"));
     tasks.spawn("policy fold", async move { fold::follow(&replica, ready, &stop).await });
     let ((replica, stop), ready) = (parts(), readiness.register("policy heads"));
@@ -100,7 +111,6 @@ pub async fn start(
     tasks.spawn("policy registry", async move { agents::follow(&replica, ready, &stop).await });
     let (replica, stop) = parts();
     tasks.spawn("policy publish", async move { publish::run(&replica, &stop).await });
-    Ok(())
 }
 
 /// Runs the service alone in its process, until the shutdown.

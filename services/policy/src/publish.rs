@@ -32,10 +32,11 @@ const AFTER_CONFLICT: Duration = Duration::from_millis(50);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How often heads are looked through for those that are to be renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(60);
-/// Renewals are spread over this, so that replicas do not all sign the same heads.
+/// Renewals are spread over this, or an eighth of a shorter validity, so that replicas do not all sign the
+/// same heads.
 const RENEW_SPREAD: Duration = Duration::from_secs(30);
 /// Pause before the store is compared with the heads again.
-const COMPARE_PAUSE: Duration = Duration::from_millis(200);
+const COMPARE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Publishes until the shutdown.
 pub(crate) async fn run(replica: &Replica, shutdown: &Shutdown) -> Result<(), Gone> {
@@ -94,10 +95,12 @@ async fn step(replica: &Replica) -> Next {
     }
 }
 
-fn renew(replica: &Replica) {
+/// Takes up the heads that are to be renewed.
+pub(crate) fn renew(replica: &Replica) {
     let due = replica.heads(|heads| heads.due(clock::now()));
+    let spread = RENEW_SPREAD.min(Duration::from(replica.validity) / 8);
     for group in due {
-        let due = Instant::now() + ids::jitter(RENEW_SPREAD);
+        let due = Instant::now() + ids::jitter(spread);
         replica.work.add([group], Item { due, check_path: false });
     }
 }
@@ -163,6 +166,7 @@ async fn publish(replica: &Replica, view: &View, group: &GroupId, item: Item) ->
     };
     let expect = Expect::LastSubject(head.map_or(0, |head| head.sequence));
     let subject = subject::desired_group(group);
+    runtime::crash::point("publish-head");
     let sequence = replica.nats.publish_cas(STREAM_DESIRED, &subject, message, expect).await?;
     tracing::debug!(%group, %cursor, sequence, "published a head");
     replica.heads_mut(|heads| heads.note(group.clone(), Head { sequence, says }));
@@ -271,27 +275,27 @@ enum Verdict {
     Fine,
     /// This replica has not folded all of the log yet.
     CatchUp,
-    /// The store is older than the heads: it was restored from a backup.
-    Raise(Epoch),
+    /// This epoch has to be written: the store is older than the heads, or it is empty.
+    Write(Epoch),
 }
 
 fn verdict(highest: Cursor, folded: Cursor, end: Revision) -> Verdict {
-    if highest <= folded {
+    if highest <= folded && folded.revision > Revision(0) {
         Verdict::Fine
     } else if folded.revision < end {
         Verdict::CatchUp
+    } else if highest > folded {
+        Verdict::Write(Epoch(highest.epoch.0 + 1))
     } else {
-        Verdict::Raise(Epoch(highest.epoch.0 + 1))
+        Verdict::Write(folded.epoch)
     }
 }
 
 /// If heads are newer than the store, the store was restored from a backup: revisions would repeat, and
-/// agents refuse those. A new epoch makes all that follows newer. Returns when to compare again, if need be.
+/// agents refuse those. A new epoch makes all that follows newer. An empty store begins with an epoch too, so
+/// that nothing is published under revision 0. Returns when to compare again, if need be.
 async fn compare_epochs(replica: &Replica, view: &View) -> Option<Duration> {
     let (highest, folded) = (replica.heads(|heads| heads.highest()), view.cursor());
-    if highest <= folded {
-        return None;
-    }
     let end = match replica.log.end().await {
         Ok(end) => end,
         Err(error) => {
@@ -302,22 +306,27 @@ async fn compare_epochs(replica: &Replica, view: &View) -> Option<Duration> {
     let epoch = match verdict(highest, folded, end) {
         Verdict::Fine => return None,
         Verdict::CatchUp => return Some(COMPARE_PAUSE),
-        Verdict::Raise(epoch) => epoch,
+        Verdict::Write(epoch) => epoch,
     };
-    tracing::warn!(%folded, %highest, %epoch, "the store is older than what was published: raising the epoch");
+    let message = if highest > folded {
+        tracing::warn!(%folded, %highest, %epoch, "the store is older than what was published: raising the epoch");
+        format!("the store was restored: heads were published up to {highest}")
+    } else {
+        "the store begins".to_owned()
+    };
     let info = ChangeInfo {
         id: ids::random_id().parse().expect("invariant: a random id is an id"),
         actor: "muster".to_owned(),
-        message: format!("the store was restored: heads were published up to {highest}"),
+        message,
         time: clock::now(),
         trace_id: None,
     };
     let entry = crate::change::stored(&domain::catalog::Entry::Epoch(epoch));
     match replica.log.commit(&info, vec![entry], folded.revision).await {
-        Ok(_) => None,
-        Err(CommitError::Conflict { .. }) => Some(COMPARE_PAUSE),
+        // Nothing is published before it has been folded.
+        Ok(_) | Err(CommitError::Conflict { .. }) => Some(COMPARE_PAUSE),
         Err(error) => {
-            tracing::warn!(error = %runtime::log::chain(&error), "the epoch could not be raised yet");
+            tracing::warn!(error = %runtime::log::chain(&error), "the epoch could not be written yet");
             Some(AFTER_FAILURE)
         }
     }
@@ -328,17 +337,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_epoch_rises_only_when_the_whole_store_is_older_than_the_heads() {
+    fn an_epoch_is_written_when_the_whole_store_is_older_than_the_heads_or_empty() {
         let at = Cursor::new;
         for (highest, folded, end, expected) in [
             (at(1, 5), at(1, 7), 7, Verdict::Fine),
             (at(1, 7), at(1, 7), 7, Verdict::Fine),
-            (at(0, 0), at(1, 0), 0, Verdict::Fine),
             (at(1, 9), at(1, 7), 9, Verdict::CatchUp),
             (at(1, 9), at(1, 7), 8, Verdict::CatchUp),
-            (at(1, 9), at(1, 7), 7, Verdict::Raise(Epoch(2))),
-            (at(3, 2), at(1, 7), 7, Verdict::Raise(Epoch(4))),
+            (at(1, 5), at(1, 7), 8, Verdict::Fine),
+            (at(0, 0), at(1, 0), 1, Verdict::CatchUp),
+            (at(1, 9), at(1, 7), 7, Verdict::Write(Epoch(2))),
+            (at(3, 2), at(1, 7), 7, Verdict::Write(Epoch(4))),
             (at(1, 9), at(2, 7), 7, Verdict::Fine),
+            (at(0, 0), at(1, 0), 0, Verdict::Write(Epoch(1))),
+            (at(1, 9), at(1, 0), 0, Verdict::Write(Epoch(2))),
         ] {
             assert_eq!(verdict(highest, folded, Revision(end)), expected, "{highest} {folded} {end}");
         }

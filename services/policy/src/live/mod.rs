@@ -1,0 +1,231 @@
+//! Live tests: real replicas of the service in this process, on a real `nats-server` of their own.
+
+mod faults;
+mod ways;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{Cursor, GroupId, Revision, Snapshot};
+use runtime::nats::{Nats, StreamMessage};
+use runtime::nats_server::{NatsServer, Setup, find};
+use runtime::{ServiceArgs, ServiceContext, Shutdown, Tasks};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tonic::{Request, Status};
+use wire::api::v1;
+use wire::api::v1::policy_service_server::PolicyService as _;
+use wire::api::v1::resource::Resource;
+use wire::subject::{self, STREAM_DESIRED, header};
+
+use crate::Config;
+use crate::api::Api;
+use crate::replica::Replica;
+
+/// Longest wait for any state. Reached only by a failure.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A server and the key that all replicas share.
+pub(super) struct Rig {
+    pub(super) server: NatsServer,
+    pub(super) nats: Nats,
+    dir: TempDir,
+}
+
+/// A replica that runs.
+pub(super) struct Running {
+    pub(super) api: Api,
+    pub(super) replica: Arc<Replica>,
+    context: ServiceContext,
+}
+
+impl Rig {
+    pub(super) async fn start() -> Self {
+        let filter = std::env::var("MUSTER_LOG").unwrap_or_else(|_| "off".to_owned());
+        let log = runtime::log::LogConfig { log_format: runtime::log::LogFormat::Text, log_level: filter };
+        // The first test of the process starts the log for all.
+        drop(runtime::log::init(&log));
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup::new(find(None).await.unwrap(), dir.path().join("nats"));
+        let server = NatsServer::start(setup).await.unwrap();
+        runtime::keys::load_or_create(&dir.path().join("director.key")).unwrap();
+        let connection = runtime::nats::Connection::service(vec![server.url()], "test");
+        let nats = Nats::connect(&connection).await.unwrap();
+        Self { server, nats, dir }
+    }
+
+    /// Connects a replica that does nothing yet.
+    pub(super) async fn replica(&self, snapshot_validity: Duration) -> Running {
+        let args = ServiceArgs {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            nats_url: vec![self.server.url()],
+            agent_servers: Vec::new(),
+            fleet: "test".parse().unwrap(),
+            director_key: Some(self.dir.path().join("director.key")),
+            stream_replicas: 1,
+        };
+        let context = ServiceContext::connect(&args, "test", Tasks::new(Shutdown::new())).await.unwrap();
+        let replica = Arc::new(crate::replica(&Config { snapshot_validity }, &context).unwrap());
+        Running { api: Api(Arc::clone(&replica)), replica, context }
+    }
+
+    /// A replica that is ready.
+    pub(super) async fn run(&self) -> Running {
+        self.run_for(Duration::from_secs(3600)).await
+    }
+
+    /// A replica that is ready, whose snapshots are good for so long.
+    pub(super) async fn run_for(&self, validity: Duration) -> Running {
+        let running = self.replica(validity).await;
+        crate::spawn(&running.replica, &running.context);
+        soon(running.context.readiness.ready()).await;
+        running
+    }
+
+    /// The message of a group's head.
+    pub(super) async fn message(&self, group: &str) -> Option<StreamMessage> {
+        let subject = subject::desired_group(&id(group));
+        self.nats.leader_get_last(STREAM_DESIRED, &subject).await.unwrap()
+    }
+
+    /// The head of a group as an agent reads it.
+    pub(super) async fn head(&self, replica: &Replica, group: &str) -> Option<Snapshot> {
+        let message = self.message(group).await?;
+        let envelope = wire::envelope::parse(&message.payload).ok()?;
+        wire::snapshot::open(&envelope, &replica.trusted).ok()
+    }
+
+    /// Waits until every head up to this revision is published.
+    pub(super) async fn marked(&self, revision: u64) -> Cursor {
+        soon(async {
+            loop {
+                let subject = subject::desired_compiled();
+                let marker = self.nats.leader_get_last(STREAM_DESIRED, &subject).await.unwrap();
+                let number = |name| marker.as_ref().and_then(|marker| marker.headers.get_number(name));
+                let cursor = Cursor::new(
+                    number(header::EPOCH).unwrap_or_default(),
+                    number(header::REVISION).unwrap_or_default(),
+                );
+                if cursor.revision.0 >= revision {
+                    return cursor;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+    }
+
+    /// Deletes a stream, as an accident would.
+    pub(super) async fn delete_stream(&self, stream: &str) {
+        let call = format!("$JS.API.STREAM.DELETE.{stream}");
+        self.nats.client().request(call, "".into()).await.unwrap();
+    }
+}
+
+impl Running {
+    pub(super) async fn apply(&self, resources: &[Value]) -> Result<v1::ApplyResponse, Status> {
+        let resources = resources.iter().map(resource).collect();
+        let request = v1::ApplyRequest { resources, dry_run: false, message: "test".to_owned() };
+        self.api.apply(Request::new(request)).await.map(tonic::Response::into_inner)
+    }
+
+    /// Applies and gives the revision.
+    pub(super) async fn applied(&self, resources: &[Value]) -> u64 {
+        self.apply(resources).await.unwrap().result.unwrap().revision
+    }
+
+    pub(super) async fn group(&self, group: &str) -> Result<v1::Group, Status> {
+        let request = v1::GetGroupRequest { group: group.to_owned(), min_revision: 0 };
+        self.api.get_group(Request::new(request)).await.map(tonic::Response::into_inner)
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.replica.current().map(|view| view.revision()).unwrap_or_default()
+    }
+
+    /// Stops as a crash does: nothing is finished.
+    pub(super) async fn stop(self) {
+        self.context.shutdown().request();
+        self.context.finish().await.unwrap();
+    }
+}
+
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, what).await.expect("the state is reached in time")
+}
+
+/// Waits until a question is answered with yes.
+pub(super) async fn until(mut question: impl AsyncFnMut() -> bool) {
+    soon(async {
+        while !question().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+pub(super) fn id(group: &str) -> GroupId {
+    GroupId::new(group).unwrap()
+}
+
+/// A resource from `{"group": name, "path": …}`, `{"kind": …, "schema": …}`, `{"policy": …, "of": …}` or
+/// `{"token": …, "in": …}`.
+fn resource(object: &Value) -> v1::Resource {
+    let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
+    let list = |field: &str| -> Vec<String> {
+        let items = object[field].as_array().into_iter().flatten();
+        items.map(|item| item.as_str().unwrap().to_owned()).collect()
+    };
+    let structure = |field: &str| wire::document::to_struct(&object[field]).unwrap();
+    let resource = if object["policy"].is_string() {
+        Resource::Policy(v1::Policy {
+            name: text("policy"),
+            kind: text("of"),
+            document: structure("document"),
+            locks: list("locks"),
+            ..v1::Policy::default()
+        })
+    } else if object["kind"].is_string() {
+        Resource::Kind(v1::Kind { name: text("kind"), schema: structure("schema"), revision: 0 })
+    } else if object["token"].is_string() {
+        Resource::Token(v1::Token { name: text("token"), group: text("in"), ..v1::Token::default() })
+    } else {
+        let mode = match object["mode"].as_str() {
+            Some("push") => Some(v1::Mode::Push.into()),
+            Some(_) => Some(v1::Mode::Pull.into()),
+            None => None,
+        };
+        Resource::Group(v1::Group {
+            name: text("group"),
+            path: text("path"),
+            settings: Some(v1::Settings { mode, ..v1::Settings::default() }),
+            policies: list("policies"),
+            ..v1::Group::default()
+        })
+    };
+    v1::Resource { resource: Some(resource) }
+}
+
+/// A kind, a policy at `/servers` that locks `/rules/ssh`, and `/servers/web` with one of its own.
+pub(super) fn servers() -> Vec<Value> {
+    let action = json!({"enum": ["allow", "deny"]});
+    vec![
+        json!({"group": "", "path": "/servers/web", "policies": ["web"]}),
+        json!({"group": "servers", "path": "/servers", "policies": ["base"], "mode": "push"}),
+        base("deny"),
+        json!({"policy": "web", "of": "firewall", "document": {"rules": {"http": "allow"}}}),
+        json!({"kind": "firewall", "schema": {"properties": {"rules": {"additionalProperties": action}}}}),
+    ]
+}
+
+pub(super) fn base(action: &str) -> Value {
+    json!({"policy": "base", "of": "firewall", "document": {"rules": {"ssh": action}}, "locks": ["/rules/ssh"]})
+}
+
+/// The documents of a snapshot by kind.
+pub(super) fn documents(snapshot: &Snapshot) -> BTreeMap<String, Value> {
+    let document =
+        |item: &domain::PolicyItem| (item.kind.to_string(), serde_json::from_slice(&item.document).unwrap());
+    snapshot.policies.iter().map(document).collect()
+}
