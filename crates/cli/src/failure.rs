@@ -165,8 +165,11 @@ impl Failure {
                 crate::args::DEFAULT_SERVER
             )),
             Self::Status { status, url, .. } => status::way_out(status, url),
-            Self::AgentsFailed(_) | Self::TimedOut(_) => {
+            Self::AgentsFailed(_) => {
                 Some("muster agent list --progress failed, and muster agent show AGENT".to_owned())
+            }
+            Self::TimedOut(_) => {
+                Some("muster agent list --progress pending, or wait again with a longer --timeout".to_owned())
             }
             Self::Read { .. }
             | Self::Manifests(_)
