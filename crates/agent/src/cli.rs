@@ -66,9 +66,9 @@ pub struct RunArgs {
     #[arg(long = "label", env = "MUSTER_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
     pub labels: Vec<(String, String)>,
 
-    /// NATS servers to use instead of those learnt when joining.
-    #[arg(long, env = "MUSTER_AGENT_SERVERS", value_name = "URL", value_delimiter = ',')]
-    pub servers: Vec<String>,
+    /// NATS servers to use instead of those learnt when joining, separated by commas.
+    #[arg(long, env = "MUSTER_AGENT_NATS_URL", value_name = "URL", value_delimiter = ',')]
+    pub nats_url: Vec<String>,
 
     /// Longest random wait before the first connection, against a fleet that starts at one moment.
     #[arg(long, env = "MUSTER_START_SPREAD", value_name = "TIME", default_value = "2s", value_parser = runtime::config::duration)]
@@ -151,8 +151,8 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
         }
         other => other?,
     };
-    if !args.servers.is_empty() {
-        enrolment.servers.clone_from(&args.servers);
+    if !args.nats_url.is_empty() {
+        enrolment.servers.clone_from(&args.nats_url);
     }
     let (storage, loaded) = DiskStorage::open(dir.root(), &enrolment.trust, handler.fingerprint())?;
     let session = runtime::ids::random_u64();
