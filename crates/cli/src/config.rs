@@ -38,7 +38,9 @@ fn read(path: &Path) -> Result<File, Failure> {
     let name = path.display().to_string();
     let bytes = crate::manifests::read_bounded(path, MAX_FILE_BYTES)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
-        return Err(Failure::Usage(format!("{name} is larger than {MAX_FILE_BYTES} bytes; is it the right file?")));
+        return Err(Failure::Usage(format!(
+            "{name} is larger than {MAX_FILE_BYTES} bytes; is it the right file?"
+        )));
     }
     let text = String::from_utf8(bytes)
         .map_err(|_| Failure::Usage(format!("{name} is not UTF-8 text; it should be a TOML file")))?;
@@ -94,10 +96,7 @@ mod tests {
         let path = folder.path().join("muster.toml");
         for (text, expected) in [
             ("server = 1", "muster.toml:1: invalid type: integer `1`, expected a string"),
-            (
-                "\nsurver = \"x\"",
-                "muster.toml:2: unknown field `surver`, expected `server` or `output`",
-            ),
+            ("\nsurver = \"x\"", "muster.toml:2: unknown field `surver`, expected `server` or `output`"),
         ] {
             std::fs::write(&path, text).unwrap();
             let global = Global { config: Some(path.clone()), ..Global::default() };

@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::args::Cli;
-use crate::terminal::Terminal;
 pub use crate::failure::{Failure, exit};
+use crate::terminal::Terminal;
 
 /// Runs the command line of this process.
 #[must_use]

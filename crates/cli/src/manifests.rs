@@ -18,7 +18,10 @@ const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 /// Reads all manifests. Folders are read flat, in order of name.
 ///
 /// The second part of the answer names folders inside folders, which are left out.
-pub(crate) fn read(paths: &[PathBuf], terminal: &mut Terminal) -> Result<(Vec<Located>, Vec<PathBuf>), Failure> {
+pub(crate) fn read(
+    paths: &[PathBuf],
+    terminal: &mut Terminal,
+) -> Result<(Vec<Located>, Vec<PathBuf>), Failure> {
     let mut located = Vec::new();
     let mut errors: Vec<ManifestError> = Vec::new();
     let mut left_out = Vec::new();
@@ -113,8 +116,7 @@ fn check_together(located: &[Located], paths: &[PathBuf]) -> Result<(), Failure>
 
 /// What messages call the n-th resource: its file and line, kind and name.
 pub(crate) fn describe(located: &[Located]) -> Vec<String> {
-    let describe =
-        |it: &Located| format!("{}:{} {} {}", it.place.file, it.place.line, it.kind(), it.name());
+    let describe = |it: &Located| format!("{}:{} {} {}", it.place.file, it.place.line, it.kind(), it.name());
     located.iter().map(describe).collect()
 }
 

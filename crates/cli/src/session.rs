@@ -72,8 +72,8 @@ impl Session<'_> {
 
 /// A JSON value as YAML.
 pub(crate) fn yaml(value: &serde_json::Value) -> Result<String, Failure> {
-    let mut text =
-        serde_saphyr::to_string(value).map_err(|error| Failure::Answer(format!("it has no YAML form: {error}")))?;
+    let mut text = serde_saphyr::to_string(value)
+        .map_err(|error| Failure::Answer(format!("it has no YAML form: {error}")))?;
     if !text.ends_with('\n') {
         text.push('\n');
     }

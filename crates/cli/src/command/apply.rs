@@ -47,8 +47,7 @@ impl Apply {
     pub(crate) async fn run(self, located: Vec<Located>, session: &mut Session<'_>) -> Result<(), Failure> {
         let names = manifests::describe(&located);
         let resources: Vec<Resource> = located.into_iter().map(|it| it.resource).collect();
-        let request =
-            ApplyRequest { resources, dry_run: self.change.dry_run, message: self.change.message };
+        let request = ApplyRequest { resources, dry_run: self.change.dry_run, message: self.change.message };
         let response = match session.client.policy().apply(request).await {
             Ok(response) => response.into_inner(),
             Err(status) => return Err(session.client.refusal_of(status, names)),

@@ -203,7 +203,8 @@ impl List {
             })
             .await?;
         let empty = groups.is_empty().then_some("There is no group here.");
-        let response = ListGroupsResponse { groups, next_page_token: String::new(), revision: revision.get() };
+        let response =
+            ListGroupsResponse { groups, next_page_token: String::new(), revision: revision.get() };
         session.show_list(&response, empty, view::group::list)
     }
 }
@@ -252,8 +253,14 @@ impl Set {
             return session.notice(&format!("{} is so already; nothing was changed", now.path));
         }
         // The revision makes sure that nobody else's change in between is undone.
-        let group =
-            Message { name: now.name, path: now.path, policies, labels, revision: now.revision, ..Message::default() };
+        let group = Message {
+            name: now.name,
+            path: now.path,
+            policies,
+            labels,
+            revision: now.revision,
+            ..Message::default()
+        };
         update(session, group, fields, self.change).await
     }
 

@@ -74,8 +74,7 @@ impl List {
             })
             .await?;
         let empty = kinds.is_empty().then_some("There is no policy kind yet; `muster apply` makes one.");
-        let response =
-            ListKindsResponse { kinds, next_page_token: String::new(), revision: revision.get() };
+        let response = ListKindsResponse { kinds, next_page_token: String::new(), revision: revision.get() };
         session.show_list(&response, empty, view::policy::kinds)
     }
 }

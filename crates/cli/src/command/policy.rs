@@ -157,7 +157,8 @@ impl List {
             "" => "There is no policy yet; `muster apply` makes one.".to_owned(),
             kind => format!("There is no policy of kind {kind}."),
         });
-        let response = ListPoliciesResponse { policies, next_page_token: String::new(), revision: revision.get() };
+        let response =
+            ListPoliciesResponse { policies, next_page_token: String::new(), revision: revision.get() };
         session.show_list(&response, empty.as_deref(), view::policy::list)
     }
 }
@@ -218,8 +219,12 @@ impl Rollback {
 impl Explain {
     async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
         let everything = self.kind.is_empty() && self.pointer.is_empty();
-        let request =
-            ExplainGroupRequest { group: self.group, kind: self.kind, pointer: self.pointer, min_revision: 0 };
+        let request = ExplainGroupRequest {
+            group: self.group,
+            kind: self.kind,
+            pointer: self.pointer,
+            min_revision: 0,
+        };
         let response = session.client.policy().explain_group(request).await;
         let response = response.map_err(|status| session.client.refusal(status))?.into_inner();
         let nothing = response.documents.iter().all(|document| document.values.is_empty());

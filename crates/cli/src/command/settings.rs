@@ -103,7 +103,10 @@ impl Set {
         for (field, path, is_set) in set {
             let inherited = self.inherit.contains(&field);
             if is_set && inherited {
-                return Err(Failure::Usage(format!("{} cannot be set and inherited at once", path.replace('_', "-"))));
+                return Err(Failure::Usage(format!(
+                    "{} cannot be set and inherited at once",
+                    path.replace('_', "-")
+                )));
             }
             if is_set || inherited {
                 fields.push(format!("settings.{path}"));

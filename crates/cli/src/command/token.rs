@@ -7,7 +7,7 @@ use wire::api::v1::{
 };
 use wire::time::to_duration;
 
-use super::{parse_duration};
+use super::parse_duration;
 use crate::args::{Consent, Limit};
 use crate::client::Pages;
 use crate::failure::Failure;
@@ -99,7 +99,8 @@ impl List {
                 Ok((page.tokens, page.next_page_token))
             })
             .await?;
-        let empty = tokens.is_empty().then_some("There is no enrolment token; `muster token create` makes one.");
+        let empty =
+            tokens.is_empty().then_some("There is no enrolment token; `muster token create` makes one.");
         let response = ListTokensResponse { tokens, next_page_token: String::new() };
         session.show_list(&response, empty, view::token::list)
     }

@@ -112,16 +112,15 @@ impl Wait {
         min_revision: u64,
         deadline: Instant,
     ) -> Result<Option<FleetStatus>, Failure> {
-        let mut request = Request::new(GetStatusRequest {
-            group: self.group.clone(),
-            only_itself: false,
-            min_revision,
-        });
+        let mut request =
+            Request::new(GetStatusRequest { group: self.group.clone(), only_itself: false, min_revision });
         request.set_timeout(deadline.saturating_duration_since(Instant::now()).max(POLL_INTERVAL));
         match session.client.presence().get_status(request).await {
             Ok(response) => Ok(Some(response.into_inner())),
             // A replica that is behind or being replaced: the deadline is ours to keep.
-            Err(status) if matches!(status.code(), Code::DeadlineExceeded | Code::Unavailable | Code::Cancelled) => {
+            Err(status)
+                if matches!(status.code(), Code::DeadlineExceeded | Code::Unavailable | Code::Cancelled) =>
+            {
                 Ok(None)
             }
             Err(status) => Err(session.client.refusal(status)),
@@ -220,8 +219,9 @@ fn reached(group: &str, counts: &AgentCounts) -> String {
 
 fn bar(visible: bool, group: &str) -> ProgressBar {
     let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} online agents at the head, {elapsed}")
-        .expect("invariant: the template is valid");
+    let style =
+        ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} online agents at the head, {elapsed}")
+            .expect("invariant: the template is valid");
     ProgressBar::with_draw_target(Some(0), target)
         .with_style(style.progress_chars("=> "))
         .with_prefix(safe(group).into_owned())
@@ -234,8 +234,12 @@ mod tests {
     #[test]
     fn a_wait_ends_when_all_online_agents_are_there_or_one_failed() {
         let check = |online, pending, failed, wanted, expected: Verdict| {
-            let counts =
-                AgentCounts { online, online_pending: pending, online_failed: failed, ..AgentCounts::default() };
+            let counts = AgentCounts {
+                online,
+                online_pending: pending,
+                online_failed: failed,
+                ..AgentCounts::default()
+            };
             assert_eq!(judge(&counts, wanted), expected, "{counts:?} {wanted}");
         };
         check(3, 0, 0, 0, Verdict::Reached);

@@ -82,7 +82,8 @@ fn wrong(status: &Status, resources: &[String]) -> Vec<Wrong> {
     let conditions = conditions.iter().map(|it| (&it.subject, &it.description));
     let quotas = quotas.iter().map(|it| (&it.subject, &it.description));
     let all = fields.chain(conditions).chain(quotas);
-    all.map(|(field, why)| Wrong { field: in_words_of_the_file(field, resources), why: why.clone() }).collect()
+    all.map(|(field, why)| Wrong { field: in_words_of_the_file(field, resources), why: why.clone() })
+        .collect()
 }
 
 /// `resources[2].policy.document` as `web.yaml:7 Policy firewall-web: spec.document`.
@@ -192,7 +193,8 @@ mod tests {
     #[test]
     fn what_the_message_says_is_not_said_again() {
         let locked = "policy p may not set /rules: policy base locks it";
-        let mut details = ErrorDetails::with_error_info("LOCKED", "muster.dev", std::collections::HashMap::new());
+        let mut details =
+            ErrorDetails::with_error_info("LOCKED", "muster.dev", std::collections::HashMap::new());
         details.add_precondition_failure_violation("LOCKED", "resources[1]", locked);
         check(
             Status::with_error_details(Code::FailedPrecondition, locked, details.clone()),
@@ -237,6 +239,10 @@ mod tests {
             exit::FAILED,
             "error: the server answered Internal without saying why\ntry: the log of musterd says more\n",
         );
-        check(Status::failed_precondition("it has\u{7} agents"), exit::REFUSED, "error: it has\\u{7} agents\n");
+        check(
+            Status::failed_precondition("it has\u{7} agents"),
+            exit::REFUSED,
+            "error: it has\\u{7} agents\n",
+        );
     }
 }

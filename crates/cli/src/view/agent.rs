@@ -8,7 +8,15 @@ use super::text;
 
 pub(crate) fn list(response: &ListAgentsResponse, style: Style) -> String {
     let mut table = Table::new(&[
-        "AGENT", "GROUP", "STATE", "MODE", "PROGRESS", "REVISION", "HEAD", "LAST HEARTBEAT", "VERSION",
+        "AGENT",
+        "GROUP",
+        "STATE",
+        "MODE",
+        "PROGRESS",
+        "REVISION",
+        "HEAD",
+        "LAST HEARTBEAT",
+        "VERSION",
     ]);
     for agent in &response.agents {
         table.row([
@@ -145,7 +153,8 @@ mod tests {
 
     #[test]
     fn an_agent_is_shown_with_each_item() {
-        let registration = Registration { token: "web".into(), public_key: "UABC".into(), ..Registration::default() };
+        let registration =
+            Registration { token: "web".into(), public_key: "UABC".into(), ..Registration::default() };
         assert_eq!(
             show(&agent(), Some(&registration), Style::plain_at(domain::Timestamp(1_700_000_004_500))),
             "Agent:                         web-1-0a1b2c3d\n\

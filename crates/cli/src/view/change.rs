@@ -59,7 +59,9 @@ fn summary(result: &ChangeResult) -> String {
         (true, false, 0) => "dry run, nothing was written: no group would get a new snapshot".to_owned(),
         (false, false, 0) => format!("revision {}: no group gets a new snapshot", result.revision),
         (true, false, _) => {
-            format!("dry run, nothing was written: {groups} would get a new snapshot; {agents} {are} in {them}")
+            format!(
+                "dry run, nothing was written: {groups} would get a new snapshot; {agents} {are} in {them}"
+            )
         }
         (false, false, touched) => {
             let get = if touched == 1 { "gets" } else { "get" };
@@ -216,7 +218,14 @@ mod tests {
     fn summaries_count_in_words() {
         let check = |dry_run, groups_touched, agents_touched, unchanged: bool, expected: &str| {
             let objects = if unchanged { vec![] } else { result(false).objects };
-            let result = ChangeResult { revision: 7, objects, groups_touched, agents_touched, dry_run, ..ChangeResult::default() };
+            let result = ChangeResult {
+                revision: 7,
+                objects,
+                groups_touched,
+                agents_touched,
+                dry_run,
+                ..ChangeResult::default()
+            };
             assert_eq!(summary(&result), expected);
         };
         check(false, 0, 0, true, "nothing to change; the fleet is at revision 7");
@@ -224,6 +233,12 @@ mod tests {
         check(false, 0, 0, false, "revision 7: no group gets a new snapshot");
         check(true, 0, 0, false, "dry run, nothing was written: no group would get a new snapshot");
         check(false, 1, 1, false, "revision 7: 1 group gets a new snapshot; 1 agent is in it");
-        check(true, 1, 0, false, "dry run, nothing was written: 1 group would get a new snapshot; 0 agents are in it");
+        check(
+            true,
+            1,
+            0,
+            false,
+            "dry run, nothing was written: 1 group would get a new snapshot; 0 agents are in it",
+        );
     }
 }

@@ -14,7 +14,8 @@ pub(crate) fn explain(response: &ExplainGroupResponse, settings: bool, style: St
     };
     let mut shown = format!("{} {head}\n", style.paint(&safe(&response.path), Tone::Heading));
     for document in response.documents.iter().filter(|document| !document.values.is_empty()) {
-        shown += &format!("\n{}\n{}", style.paint(&safe(&document.kind), Tone::Heading), values(document, style));
+        shown +=
+            &format!("\n{}\n{}", style.paint(&safe(&document.kind), Tone::Heading), values(document, style));
     }
     if settings {
         shown += &format!("\n{}\n{}", style.paint("settings", Tone::Heading), settings_of(response, style));

@@ -66,7 +66,8 @@ mod tests {
 
     fn group() -> Group {
         let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
-        let origin = [("mode", "/servers"), ("heartbeatInterval", "/servers/web"), ("offlineAfter", "default")];
+        let origin =
+            [("mode", "/servers"), ("heartbeatInterval", "/servers/web"), ("offlineAfter", "default")];
         Group {
             name: "servers-web".into(),
             path: "/servers/web".into(),

@@ -98,11 +98,15 @@ pub(crate) fn diff(response: &DiffPolicyResponse, style: Style) -> String {
     let mut table = Table::default();
     for change in &response.changes {
         let (before, after) = (text::value(change.before.as_ref()), text::value(change.after.as_ref()));
-        table.row([Cell::from(&change.pointer), Cell::toned(format!("{before} -> {after}"), change::tone(change))]);
+        table.row([
+            Cell::from(&change.pointer),
+            Cell::toned(format!("{before} -> {after}"), change::tone(change)),
+        ]);
     }
-    for (locks, word, tone) in
-        [(&response.locks_added, "locked", Tone::Good), (&response.locks_removed, "no longer locked", Tone::Bad)]
-    {
+    for (locks, word, tone) in [
+        (&response.locks_added, "locked", Tone::Good),
+        (&response.locks_removed, "no longer locked", Tone::Bad),
+    ] {
         for pointer in locks {
             table.row([Cell::from(pointer), Cell::toned(word, tone)]);
         }

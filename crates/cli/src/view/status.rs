@@ -6,7 +6,8 @@ use super::style::{Style, Tone, safe};
 use super::table::{Cell, Table};
 use super::text;
 
-const COUNTS: [&str; 8] = ["AGENTS", "ONLINE", "LATE", "OFFLINE", "NEVER-SEEN", "AT HEAD", "PENDING", "FAILED"];
+const COUNTS: [&str; 8] =
+    ["AGENTS", "ONLINE", "LATE", "OFFLINE", "NEVER-SEEN", "AT HEAD", "PENDING", "FAILED"];
 
 pub(crate) fn status(status: &FleetStatus, style: Style) -> String {
     let what = match status.group.as_str() {
@@ -34,8 +35,11 @@ pub(crate) fn status(status: &FleetStatus, style: Style) -> String {
 fn groups(status: &FleetStatus, style: Style) -> String {
     let mut table = Table::new(&[&["GROUP", "MODE", "HEAD"][..], &COUNTS].concat());
     for group in &status.groups {
-        let place =
-            [Cell::from(&group.path), Cell::from(text::mode(group.mode())), text::revision(group.head_revision)];
+        let place = [
+            Cell::from(&group.path),
+            Cell::from(text::mode(group.mode())),
+            text::revision(group.head_revision),
+        ];
         table.row(place.into_iter().chain(cells(group.agents.as_ref())));
     }
     table.render(style)
@@ -63,7 +67,8 @@ mod tests {
 
     #[test]
     fn a_fleet_is_shown_by_mode_and_group() {
-        let counts = AgentCounts { total: 3, online: 2, offline: 1, current: 2, pending: 1, ..AgentCounts::default() };
+        let counts =
+            AgentCounts { total: 3, online: 2, offline: 1, current: 2, pending: 1, ..AgentCounts::default() };
         let fleet = FleetStatus {
             fleet: "default".into(),
             all: Some(counts),

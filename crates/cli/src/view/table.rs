@@ -125,10 +125,7 @@ mod tests {
         table.row(["wéb-日本".into(), 7_u64.into(), "x".into()]);
         table.row(["b".into(), 1234_u64.into(), Cell::default()]);
         let style = Style::now(false);
-        assert_eq!(
-            table.render(style),
-            "NAME      AGENTS  NOTE\nwéb-日本       7  x\nb           1234\n"
-        );
+        assert_eq!(table.render(style), "NAME      AGENTS  NOTE\nwéb-日本       7  x\nb           1234\n");
         let mut fields = Table::fields();
         fields.field("Name", "web");
         fields.field("Agents", 3_u64);

@@ -122,7 +122,9 @@ pub(crate) fn value(value: Option<&Value>) -> String {
 fn reads_as_text(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:+@".contains(c);
     let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-    (starts || duration::parse(text).is_ok()) && text.chars().all(plain) && !["true", "false", "null"].contains(&text)
+    (starts || duration::parse(text).is_ok())
+        && text.chars().all(plain)
+        && !["true", "false", "null"].contains(&text)
 }
 
 /// Labels in order of key.

@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn a_new_token_says_how_to_use_it() {
-        let made = JoinTokenSecret { token: "mjt1_abc".into(), details: Some(token("web", 10, 0, 1_700_086_400)) };
+        let made =
+            JoinTokenSecret { token: "mjt1_abc".into(), details: Some(token("web", 10, 0, 1_700_086_400)) };
         assert_eq!(
             secret(&made, Style::now(false)),
             "token web: 10 agents may join /servers/web with it until 2023-11-15T22:13:20Z\n\n\
