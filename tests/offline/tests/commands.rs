@@ -25,7 +25,7 @@ environment over the file, the file over the default.
 /// The programs as people call them.
 fn programs() -> Vec<Command> {
     let configured = runtime::config::with_config_flag;
-    vec![cli::args::Cli::command(), configured(agent::cli::Cli::command())]
+    vec![server::command(), configured(agent::cli::Cli::command()), cli::args::Cli::command()]
 }
 
 /// Programs that run for long: their help texts are held here, those of `muster` beside its code.
