@@ -52,6 +52,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod ids;
 pub mod keys;
 #[cfg(test)]

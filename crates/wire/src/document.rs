@@ -67,11 +67,17 @@ fn json(value: ProtoValue, depth: usize) -> Result<Value, DocumentError> {
     }
 }
 
+/// The integer that a double stands for, if it is whole and exact.
+pub(crate) fn whole(value: f64) -> Option<Number> {
+    #[allow(clippy::cast_possible_truncation, reason = "whole and within 2^53, so exact")]
+    let whole = || Number::from(value as i64);
+    (value.fract() == 0.0 && value.abs() <= MAX_SAFE_INTEGER).then(whole)
+}
+
 /// Whole doubles become integers, so 1 and 1.0 are one value with one digest.
 fn number(value: f64) -> Result<Number, DocumentError> {
-    if value.fract() == 0.0 && value.abs() <= MAX_SAFE_INTEGER {
-        #[allow(clippy::cast_possible_truncation, reason = "whole and within 2^53, so exact")]
-        return Ok(Number::from(value as i64));
+    if let Some(whole) = whole(value) {
+        return Ok(whole);
     }
     if value.abs() > MAX_SAFE_INTEGER {
         return Err(DocumentError::Number(value.to_string()));

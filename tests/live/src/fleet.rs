@@ -13,7 +13,7 @@ use crate::wait::{eventually, until};
 
 /// One `musterd SERVICE` process.
 pub struct Service {
-    /// `policy`, `presence` or `identity`.
+    /// `policy`, `presence`, `identity`, or `all` of them.
     pub service: &'static str,
     /// Its process.
     pub process: Process,
@@ -33,16 +33,21 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// One replica of each service.
+    /// All services in one process.
     pub async fn start() -> Self {
-        Self::with_replicas(1).await
+        Self::of(1, &["all"]).await
     }
 
-    /// So many replicas of each service.
+    /// So many replicas of each service, each in a process of its own.
+    pub async fn with_replicas(replicas: usize) -> Self {
+        Self::of(replicas, &["policy", "identity", "presence"]).await
+    }
+
+    /// So many processes of each of these.
     ///
     /// # Panics
     /// If something does not start.
-    pub async fn with_replicas(replicas: usize) -> Self {
+    async fn of(replicas: usize, services: &[&'static str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let binary = nats_server::find(None).await.expect("nats-server is there: make tools");
         let nats = NatsServer::start(Setup::new(binary, dir.path().join("nats"))).await.expect("it starts");
@@ -50,7 +55,7 @@ impl Fleet {
         drop(runtime::keys::load_or_create(&key).expect("a key can be made"));
         let mut fleet = Self { nats, services: Vec::new(), dir, key };
         for number in 0..replicas {
-            for service in ["policy", "identity", "presence"] {
+            for service in services {
                 fleet.add(service, number, &[]);
             }
         }
@@ -73,6 +78,10 @@ impl Fleet {
         let mut args = vec![service, "--listen", "127.0.0.1:0", "--nats-url", &url, "--log-format", "json"];
         if service != "presence" {
             args.extend(["--director-key", &key]);
+        }
+        let data = self.dir.path().join(format!("data-{name}")).to_string_lossy().into_owned();
+        if service == "all" {
+            args.extend(["--data-dir", &data]);
         }
         Process::start(self.dir.path(), name, "musterd", &args, env)
     }
@@ -116,7 +125,8 @@ impl Fleet {
     /// Numbers of the replicas of a service.
     #[must_use]
     pub fn replicas(&self, service: &str) -> Vec<usize> {
-        let wanted = |(at, one): (usize, &Service)| (one.service == service).then_some(at);
+        let is_one = |one: &Service| one.service == service || one.service == "all";
+        let wanted = |(at, one): (usize, &Service)| is_one(one).then_some(at);
         self.services.iter().enumerate().filter_map(wanted).collect()
     }
 

@@ -14,10 +14,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// # Panics
 /// If that takes longer than a minute, with the last thing seen.
 #[track_caller]
-pub fn eventually<T, F>(what: impl Into<String>, mut look: impl FnMut() -> F) -> impl Future<Output = T>
-where
-    F: Future<Output = Result<T, String>>,
-{
+pub fn eventually<T>(
+    what: impl Into<String>,
+    mut look: impl AsyncFnMut() -> Result<T, String>,
+) -> impl Future<Output = T> {
     let (caller, what) = (std::panic::Location::caller(), what.into());
     async move {
         let start = Instant::now();
@@ -39,5 +39,5 @@ pub fn until(
     what: impl Into<String>,
     mut holds: impl FnMut() -> Result<(), String>,
 ) -> impl Future<Output = ()> {
-    eventually(what, move || std::future::ready(holds()))
+    eventually(what, async move || holds())
 }

@@ -1,0 +1,10 @@
+//! Live tests: real broker, real services, real agents, real CLI. One binary, so that it is linked once.
+
+mod catch_up;
+mod crashes;
+mod delivery;
+mod moves;
+mod refusals;
+mod replicas;
+mod seed;
+mod tour;
