@@ -79,7 +79,8 @@ pub(crate) async fn run(
             () = shutdown.requested() => break,
         }
     }
-    // The connection may be gone already; then nothing arrives, and nothing is lost that was taken.
+    // The client forgets the subscription without waiting for the server, so a request that is on the way right
+    // now may be lost; its agent asks again, which consumes nothing. If the connection is gone, nothing arrives.
     drop(requests.drain().await);
     let finish = async {
         while let Some(request) = requests.next().await {

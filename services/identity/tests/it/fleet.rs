@@ -23,6 +23,9 @@ use wire::subject::{STREAM_DESIRED, STREAM_IDENTITY, desired_agent, enrol, ident
 /// Longest wait of these tests for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// When a machine that got no answer asks again.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
 pub(crate) struct Fleet {
     pub(crate) server: NatsServer,
     pub(crate) nats: Nats,
@@ -127,17 +130,25 @@ impl Fleet {
         wire::snapshot::open_assignment(&envelope, &[director]).unwrap()
     }
 
-    /// Sends bytes as a request to join and reads the outcome.
+    /// Sends bytes as a request to join and reads the outcome. Asks again when nobody answers, as agents do.
     pub(crate) async fn request(&self, payload: Vec<u8>) -> Outcome {
-        let prefix = format!("_INBOX_join_{}", runtime::ids::random_id());
-        let reply = format!("{prefix}.1");
+        let reply = format!("_INBOX_join_{}.1", runtime::ids::random_id());
         let mut replies = self.nats.subscribe(&reply).await.unwrap();
-        let client = self.nats.client();
-        client.publish_with_reply(enrol().to_string(), reply, payload.into()).await.unwrap();
-        let answer = tokio::time::timeout(PATIENCE, futures::StreamExt::next(&mut replies)).await;
-        let answer = answer.expect("identity answers").unwrap();
-        assert_eq!(answer.status, None, "somebody listens");
-        wire::join::read_reply(&answer.payload).unwrap().outcome.unwrap()
+        for _ in 0..PATIENCE.as_secs() / ASK_AGAIN.as_secs() {
+            let ask = self.nats.client().publish_with_reply(
+                enrol().to_string(),
+                reply.clone(),
+                payload.clone().into(),
+            );
+            ask.await.unwrap();
+            if let Ok(answer) = tokio::time::timeout(ASK_AGAIN, futures::StreamExt::next(&mut replies)).await
+            {
+                let answer = answer.expect("the connection is open");
+                assert_eq!(answer.status, None, "somebody listens");
+                return wire::join::read_reply(&answer.payload).unwrap().outcome.unwrap();
+            }
+        }
+        panic!("identity does not answer");
     }
 
     pub(crate) async fn join(&self, machine: &Machine, token: &str) -> Result<JoinBundle, JoinError> {

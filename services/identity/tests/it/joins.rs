@@ -3,7 +3,9 @@
 use domain::registry::AgentKey;
 use domain::token::{Claim, Uses};
 use domain::{AgentId, Cursor, Digest};
+use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::stream;
 use wire::agent::v1::JoinErrorCode;
 use wire::agent::v1::join_reply::Outcome;
 use wire::join::JoinToken;
@@ -87,6 +89,28 @@ async fn a_join_that_was_cut_off_after_consuming_its_use_goes_on() {
     refused(fleet.join(&other, &token.token).await, JoinErrorCode::TokenSpent, "no uses left");
     assert_eq!(fleet.used("once").await, 1);
     replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_joins_succeed_once_while_one_of_two_replicas_stops() {
+    let fleet = Fleet::start().await;
+    let (mut one, two) = (fleet.replica().await, fleet.replica().await);
+    let token = one.token("web", "/", 300).await;
+    let machines: Vec<_> = (0..300).map(|n| Machine::new(format!("m{n}"))).collect();
+    let joins = machines.iter().map(|machine| fleet.join(machine, &token.token));
+    let mut joins = stream::iter(joins).buffer_unordered(20);
+    let mut first = Some(one);
+    let (mut joined, mut stopping) = (0, None);
+    while let Some(outcome) = joins.next().await {
+        outcome.unwrap();
+        joined += 1;
+        if joined == 100 {
+            stopping = first.take().map(|one| tokio::spawn(one.stop()));
+        }
+    }
+    assert_eq!((joined, fleet.used("web").await), (300, 300));
+    stopping.expect("it was stopped in between").await.unwrap();
+    two.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
