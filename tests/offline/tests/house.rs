@@ -28,6 +28,11 @@ fn manifests_take_everything_from_the_workspace() {
 }
 
 #[test]
+fn dependencies_are_used() {
+    hold(crates::dependencies_are_used, &TREE);
+}
+
+#[test]
 fn lints_and_limits_are_switched_on() {
     hold(crates::lints, &TREE);
 }

@@ -2,6 +2,7 @@
 
 use toml::{Table, Value};
 
+use crate::tokens::Token;
 use crate::tree::Tree;
 
 /// Sections of a manifest that name dependencies.
@@ -162,6 +163,36 @@ pub fn lints(tree: &Tree) -> Vec<String> {
     found
 }
 
+/// What a manifest names is used: by a crate's own sources, or by a crate of the workspace.
+#[must_use]
+pub fn dependencies_are_used(tree: &Tree) -> Vec<String> {
+    let crates = crates(tree);
+    let mut found = Vec::new();
+    for one in &crates {
+        let folder = format!("{}/", one.folder);
+        let sources: Vec<&[Token]> = tree
+            .rust()
+            .filter(|(path, _)| path.starts_with(&folder))
+            .filter_map(|(_, tokens)| tokens.ok())
+            .collect();
+        for name in one.dependencies() {
+            let word = name.replace('-', "_");
+            if !sources.iter().any(|tokens| tokens.iter().any(|token| token.text == word)) {
+                found.push(format!("{folder}Cargo.toml: nothing uses {name}"));
+            }
+        }
+    }
+    let root: Table = tree.text("Cargo.toml").unwrap_or_default().parse().unwrap_or_default();
+    let shared = root.get("workspace").and_then(|w| w.get("dependencies")?.as_table());
+    for name in shared.into_iter().flat_map(Table::keys) {
+        let ours = crates.iter().any(|one| one.name() == name);
+        if !ours && !crates.iter().any(|one| one.dependencies().any(|used| used == name)) {
+            found.push(format!("Cargo.toml: no crate uses {name}"));
+        }
+    }
+    found
+}
+
 /// A second version of certain dependencies does harm that no compiler sees.
 #[must_use]
 pub fn one_version(tree: &Tree) -> Vec<String> {
@@ -237,6 +268,20 @@ mod tests {
         {
             assert!(found.iter().any(|v| v.contains(expected)), "{expected}: {found:?}");
         }
+    }
+
+    #[test]
+    fn unused_dependencies_are_found() {
+        let manifest = with("a", "[dependencies]\nb-c.workspace = true\nd.workspace = true\n");
+        let found = dependencies_are_used(&Tree::of(&[
+            (
+                "Cargo.toml",
+                "[workspace.dependencies]\na.path = \"crates/a\"\nb-c = \"1\"\nd = \"1\"\ne = \"1\"\n",
+            ),
+            ("crates/a/Cargo.toml", &manifest),
+            ("crates/a/src/lib.rs", "use b_c::X; // and d"),
+        ]));
+        assert_eq!(found, ["crates/a/Cargo.toml: nothing uses d", "Cargo.toml: no crate uses e"]);
     }
 
     #[test]
