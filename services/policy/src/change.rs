@@ -107,6 +107,7 @@ pub(crate) async fn make(
     manner: &Manner,
     mut wish: impl FnMut(&View) -> Result<Vec<Operation>, tonic::Status>,
 ) -> Result<Made, ChangeError> {
+    let _busy = replica.busy();
     let mut made = {
         let _one_at_a_time = if manner.dry_run { None } else { Some(replica.writer.lock().await) };
         let mut made = planned(replica, manner, &mut wish).await?;

@@ -20,6 +20,7 @@ pub(crate) async fn follow(replica: &Replica, ready: Condition, shutdown: &Shutd
     let follow = |filter| replica.nats.follow(STREAM_DESIRED, filter, From::LastPerSubject, false);
     let mut heads: Follow = follow(pattern::DESIRED_GROUPS);
     let mut markers: Follow = follow(pattern::DESIRED_COMPILED);
+    let mut stopped = std::pin::pin!(replica.stopped(shutdown));
     loop {
         tokio::select! {
             event = heads.next() => match event.ok_or(Gone("the stream of heads"))? {
@@ -53,7 +54,7 @@ pub(crate) async fn follow(replica: &Replica, ready: Condition, shutdown: &Shutd
                 }
                 Followed::CaughtUp | Followed::Missing => {}
             },
-            () = shutdown.requested() => return Ok(()),
+            () = &mut stopped => return Ok(()),
         }
     }
 }

@@ -149,10 +149,11 @@ fn entries(change: Change) -> Vec<Entry> {
 pub(crate) async fn follow(replica: &Replica, ready: Condition, shutdown: &Shutdown) -> Result<(), Gone> {
     let mut fold = Fold::default();
     let mut log = replica.log.follow();
+    let mut stopped = std::pin::pin!(replica.stopped(shutdown));
     loop {
         let event = tokio::select! {
             event = log.next() => event.ok_or(Gone("the store's log"))?,
-            () = shutdown.requested() => return Ok(()),
+            () = &mut stopped => return Ok(()),
         };
         match event {
             LogEvent::Change(change) => {

@@ -97,6 +97,7 @@ fn replica(config: &Config, context: &ServiceContext) -> Result<Replica, Service
         own: OwnChanges::default(),
         compare_epochs: AtomicBool::new(false),
         writer: tokio::sync::Mutex::new(()),
+        changes: watch::Sender::new(0),
     })
 }
 

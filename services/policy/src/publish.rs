@@ -41,8 +41,13 @@ const COMPARE_PAUSE: Duration = Duration::from_millis(50);
 /// Publishes until the shutdown.
 pub(crate) async fn run(replica: &Replica, shutdown: &Shutdown) -> Result<(), Gone> {
     let mut renewal = tokio::time::interval(RENEW_EVERY);
+    let mut stopped = std::pin::pin!(replica.stopped(shutdown));
     loop {
-        let next = step(replica).await;
+        // A step that is cut short leaves heads for the next one that looks after them.
+        let next = tokio::select! {
+            next = step(replica) => next,
+            () = &mut stopped => return Ok(()),
+        };
         let next = async {
             match next {
                 Next::Now => {}
@@ -54,7 +59,7 @@ pub(crate) async fn run(replica: &Replica, shutdown: &Shutdown) -> Result<(), Go
             () = next => {}
             () = replica.work.added() => {}
             _ = renewal.tick() => renew(replica),
-            () = shutdown.requested() => return Ok(()),
+            () = &mut stopped => return Ok(()),
         }
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use domain::{FleetId, GroupId, Revision, Span, TokenId};
 use ed25519_dalek::{SigningKey, VerifyingKey};
+use runtime::serve::CALLS_GRACE;
 use runtime::store::Log;
-use runtime::{Nats, Trust};
+use runtime::{Nats, Shutdown, Trust};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -55,6 +56,17 @@ pub(crate) struct Replica {
     pub(crate) compare_epochs: AtomicBool,
     /// One change of this replica at a time: they would only conflict with each other.
     pub(crate) writer: tokio::sync::Mutex<()>,
+    /// How many changes are being made.
+    pub(crate) changes: watch::Sender<usize>,
+}
+
+/// A change that is being made, until it is dropped.
+pub(crate) struct Busy<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|changes| *changes -= 1);
+    }
 }
 
 impl Replica {
@@ -71,6 +83,23 @@ impl Replica {
         }
         self.view.send_replace(Some(view));
         self.work.wake();
+    }
+
+    /// Notes that a change is being made.
+    pub(crate) fn busy(&self) -> Busy<'_> {
+        self.changes.send_modify(|changes| *changes += 1);
+        Busy(&self.changes)
+    }
+
+    /// Waits until stopping is requested and the changes that are being made have had their time to be
+    /// answered: their callers wait for the log to be followed and for heads to be published.
+    pub(crate) async fn stopped(&self, shutdown: &Shutdown) {
+        shutdown.requested().await;
+        let mut changes = self.changes.subscribe();
+        let none = changes.wait_for(|changes| *changes == 0);
+        if tokio::time::timeout(CALLS_GRACE, none).await.is_err() {
+            tracing::warn!("stopping with changes that are not answered yet");
+        }
     }
 
     /// The catalogue is not known any more.

@@ -209,3 +209,21 @@ async fn heads_are_renewed_before_they_expire() {
     assert!(after.issued_at >= before.issued_at + domain::Span(500));
     one.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_in_flight_are_answered_before_it_stops() {
+    let rig = Rig::start().await;
+    let one = rig.run().await;
+    one.applied(&servers()).await;
+    let change = [base("allow")];
+    let apply = async {
+        // Requested while the change is being made: planning alone takes longer than this takes to start.
+        let asked = one.apply(&change);
+        let (answer, ()) = tokio::join!(asked, async { one.request_stop() });
+        answer.unwrap().result.unwrap().revision
+    };
+    let revision = apply.await;
+    let web = rig.head(&one.replica, "servers-web").await.unwrap();
+    assert_eq!((web.cursor.revision.0, revision), (7, 7));
+    one.stop().await;
+}

@@ -144,9 +144,13 @@ impl Running {
         self.replica.current().map(|view| view.revision()).unwrap_or_default()
     }
 
-    /// Stops as a crash does: nothing is finished.
-    pub(super) async fn stop(self) {
+    pub(super) fn request_stop(&self) {
         self.context.shutdown().request();
+    }
+
+    /// Stops in order.
+    pub(super) async fn stop(self) {
+        self.request_stop();
         self.context.finish().await.unwrap();
     }
 }
