@@ -164,7 +164,10 @@ async fn crashing_child() {
     refreshed.expires_at = refreshed.expires_at + domain::Span::from_secs(60);
     refreshed.issued_at = refreshed.issued_at + domain::Span::from_secs(1);
     broker.publish(envelope(&refreshed));
-    std::fs::write(Path::new(&root).join("current/policies/a.json"), b"[666]").unwrap();
+    // By a rename: this process may die at any moment, amid a write too.
+    let stranger = Path::new(&root).join("drifted");
+    std::fs::write(&stranger, b"[666]").unwrap();
+    std::fs::rename(&stranger, Path::new(&root).join("current/policies/a.json")).unwrap();
     agent.noted("repaired", |note| matches!(note, Note::Repaired(_))).await;
     broker.publish(envelope(&snapshot(7, &[("a", "[\"bad\"]"), ("b", "[7]")])));
     agent.noted("reverted", |note| matches!(note, Note::Reverted(_))).await;
