@@ -22,7 +22,7 @@ alive() { kill -0 "$1" 2>/dev/null; }
 stop() {
   trap - EXIT
   trap '' INT TERM
-  say "" "demo: stopping"
+  say "demo: stopping"
   for pid in ${pids[@]+"${pids[@]}"} $musterd; do
     kill -TERM "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
@@ -83,7 +83,7 @@ for agent in "${agents[@]}"; do
   pids+=($!)
 done
 "$bin/muster" wait --group / --agents "${#agents[@]}" --timeout 60s >&2
-say "" "demo: every agent runs its policies"
+say "demo: every agent runs its policies"
 "$bin/muster" agent list >&2
 [ "$once" != --once ] || exit 0
 

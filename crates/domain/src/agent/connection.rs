@@ -137,10 +137,11 @@ impl Machine {
             return;
         }
         let Settings { mode, .. } = std::mem::replace(&mut self.settings, wanted);
+        self.status.mode = wanted.mode;
         if mode != wanted.mode {
             turn.note(Note::ModeChanged(wanted.mode));
+            self.send_status(turn);
         }
-        self.status.mode = wanted.mode;
         let bound = wanted.heartbeat_interval.scaled(1, 4).min(SETTINGS_SPREAD);
         let soon = turn.now + turn.spread(bound);
         self.beats.next_at = self.beats.next_at.min(soon);

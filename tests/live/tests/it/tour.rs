@@ -1,12 +1,15 @@
 //! The tour of the README, executed: `make run`'s script as it is, then every command of every `console`
 //! block in order, and what it prints held against the page.
 //!
-//! In expected output, `[..]` stands for any text within a line and a line `...` for any lines.
+//! Moments and ages differ from run to run, and with them the width of columns: they are made equal before
+//! the comparison. In expected output, `[..]` stands for any text within a line and a line `...` for any lines.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use live::until;
+use tempfile::TempDir;
 
 /// A command of the page and the lines that are printed under it.
 struct Step {
@@ -29,12 +32,16 @@ fn steps(page: &str) -> Vec<Step> {
         } else if line.starts_with("```") {
             in_block = in_tour && line == "```console";
         } else if in_block {
-            match (line.strip_prefix("$ "), steps.last_mut()) {
-                (Some(command), _) => {
+            match (line.strip_prefix("$ "), line.strip_prefix("> "), steps.last_mut()) {
+                (Some(command), _, _) => {
                     steps.push(Step { line: number + 1, command: command.to_owned(), expected: Vec::new() });
                 }
-                (None, Some(step)) => step.expected.push(line.to_owned()),
-                (None, None) => panic!("README.md:{}: output without a command", number + 1),
+                (None, Some(more), Some(step)) if step.expected.is_empty() => {
+                    step.command.push('\n');
+                    step.command.push_str(more);
+                }
+                (None, _, Some(step)) => step.expected.push(line.to_owned()),
+                (None, _, None) => panic!("README.md:{}: output without a command", number + 1),
             }
         }
     }
@@ -54,10 +61,29 @@ fn matches(expected: &[String], printed: &[&str]) -> bool {
     }
 }
 
-/// Whether one line is as expected. Spaces at its end do not count.
+/// A line without what differs from run to run: moments, ages, the number of spaces.
+fn levelled(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let is_moment = |word: &str| word.len() >= 20 && word.ends_with('Z') && word[4..].starts_with('-');
+    let is_age = |word: &str| word.trim_end_matches(|c: char| c.is_ascii_lowercase()).parse::<u64>().is_ok();
+    let mut level: Vec<&str> = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        let ago_in = |ahead: usize| words.get(at + ahead) == Some(&"ago");
+        match word {
+            _ if is_moment(word) => level.push("MOMENT"),
+            _ if is_age(word) && (ago_in(1) || ago_in(2)) => level.push("AGE"),
+            _ if word.len() <= 2 && ago_in(1) => {}
+            _ => level.push(word),
+        }
+    }
+    level.join(" ")
+}
+
+/// Whether one line is as expected.
 fn fits(expected: &str, printed: &str) -> bool {
-    let mut parts = expected.trim_end().split("[..]");
-    let mut rest = printed.trim_end();
+    let (expected, printed) = (levelled(expected), levelled(printed));
+    let mut parts = expected.split("[..]");
+    let mut rest = printed.as_str();
     let first = parts.next().unwrap_or_default();
     let Some(after) = rest.strip_prefix(first) else { return false };
     rest = after;
@@ -84,70 +110,108 @@ fn the_comparison_can_fail() {
         ("a [..]", "a bbb", true),
         ("...\nz", "a\nb\nz", true),
         ("...\nz", "a\nb", false),
+        ("x  2s ago  y", "x  13s ago y", true),
+        ("last 9 s ago", "last 2 s ago", true),
+        ("x  2s ago  y", "x  2s ago  z", false),
+        ("at 2026-11-21T05:19:33Z", "at 2031-01-02T03:04:05Z", true),
+        ("revision 16", "revision 17", false),
     ] {
         let printed: Vec<&str> = printed.lines().collect();
         assert_eq!(matches(&lines(expected), &printed), holds, "{expected:?} {printed:?}");
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_tour_of_the_readme_is_true() {
-    let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let page = std::fs::read_to_string(root().join("README.md")).expect("the README is there");
-    let steps = steps(&page);
-    assert!(steps.len() >= 8, "the README has a tour");
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-    let server = format!("http://127.0.0.1:{port}");
-    let log = dir.path().join("demo.log");
-    let out = std::fs::File::create(&log).expect("a log can be made");
-    let bin = live::binary("muster").parent().expect("binaries lie in a folder").to_owned();
-    let mut demo = tokio::process::Command::new(root().join("deploy/demo.sh"))
-        .env("MUSTER_DEMO_DIR", dir.path().join("demo"))
-        .env("MUSTER_LISTEN", format!("127.0.0.1:{port}"))
-        .env("MUSTER_BIN_DIR", &bin)
-        .stdin(Stdio::null())
-        .stdout(out.try_clone().expect("a file can be shared"))
-        .stderr(out)
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the demo starts");
-    until("the demo says what to try", || {
-        let said = std::fs::read_to_string(&log).unwrap_or_default();
-        assert!(demo.try_wait().expect("a child can be asked").is_none(), "the demo ended: {said}");
-        if said.contains("muster status") { Ok(()) } else { Err(said) }
-    })
-    .await;
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
-    let mut wrong = Vec::new();
-    for step in &steps {
-        let output = tokio::process::Command::new("bash")
-            .args(["-c", &step.command])
-            .current_dir(root())
-            .env("PATH", &path)
-            .env("MUSTER_SERVER", &server)
+/// The demo, as `make run` starts it. Stopped in order when dropped, so that a failed test leaves nothing.
+struct Demo {
+    dir: TempDir,
+    child: Child,
+}
+
+impl Demo {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let out = File::create(dir.path().join("demo.log")).expect("a log can be made");
+        let child = Command::new(root().join("deploy/demo.sh"))
             .env("MUSTER_DEMO_DIR", dir.path().join("demo"))
+            .env("MUSTER_BIN_DIR", binaries())
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().expect("a file can be shared"))
+            .stderr(out)
+            .spawn()
+            .expect("the demo starts");
+        Self { dir, child }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.dir.path().join("demo.log")).unwrap_or_default()
+    }
+
+    /// Where its API listens.
+    fn server(&self) -> String {
+        let path = self.dir.path().join("demo/musterd/addresses.json");
+        let addresses = fs::read_to_string(path).expect("the demo wrote it");
+        let addresses: serde_json::Value = serde_json::from_str(&addresses).expect("JSON");
+        addresses["api"].as_str().expect("an address").to_owned()
+    }
+
+    /// Runs a command as the page means it; what it printed.
+    fn run(&self, command: &str) -> String {
+        let place = format!("{}/", self.dir.path().join("demo").display());
+        let path = format!("{}:{}", binaries().display(), std::env::var("PATH").unwrap_or_default());
+        let output = Command::new("bash")
+            .args(["-c", &format!("exec 2>&1\n{}", command.replace(".demo/", &place))])
+            .current_dir(root())
+            .env("PATH", path)
+            .env("MUSTER_SERVER", self.server())
             .stdin(Stdio::null())
             .output()
-            .await
             .expect("bash is there");
-        let said = [&output.stdout[..], &output.stderr[..]].concat();
-        let said = String::from_utf8_lossy(&said);
-        let printed: Vec<&str> = said.trim_end().lines().collect();
-        let expected: Vec<String> = trimmed(&step.expected);
-        if !matches(&expected, &printed) {
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Ctrl-C, and its end.
+    fn stop(&mut self) -> ExitStatus {
+        if let Some(status) = self.child.try_wait().expect("a child can be asked") {
+            return status;
+        }
+        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the demo can be signalled");
+        self.child.wait().expect("a child can be waited for")
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn binaries() -> PathBuf {
+    live::binary("muster").parent().expect("binaries lie in a folder").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tour_of_the_readme_is_true() {
+    let page = fs::read_to_string(root().join("README.md")).expect("the README is there");
+    let steps = steps(&page);
+    assert!(steps.len() >= 8, "the README has a tour");
+    let mut demo = Demo::start();
+    until("the demo says what to try", || {
+        let ended = demo.child.try_wait().expect("a child can be asked");
+        assert_eq!(ended, None, "the demo ended: {}", demo.said());
+        if demo.said().contains("Ctrl-C stops everything") { Ok(()) } else { Err(demo.said()) }
+    })
+    .await;
+    let mut wrong = Vec::new();
+    for step in &steps {
+        let said = demo.run(&step.command);
+        let printed: Vec<&str> = said.lines().collect();
+        if !matches(&trimmed(&step.expected), &printed) {
             wrong.push(format!("README.md:{}: $ {}\n{said}", step.line, step.command));
         }
     }
-    let pid = demo.id().expect("it runs").to_string();
-    let _ = std::process::Command::new("kill").args(["-INT", &pid]).status();
-    let status = demo.wait().await.expect("the demo ends");
     assert!(wrong.is_empty(), "these print something else:\n\n{}", wrong.join("\n"));
-    assert!(
-        status.success(),
-        "Ctrl-C ends the demo in order: {}",
-        std::fs::read_to_string(&log).unwrap_or_default()
-    );
+    assert_eq!(demo.stop().code(), Some(130), "Ctrl-C ends the demo in order: {}", demo.said());
 }
 
 /// Without empty lines at the end.
