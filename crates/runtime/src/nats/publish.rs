@@ -18,7 +18,7 @@ use super::request::RequestError;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const EXPECTED_LAST_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
-pub(crate) const EXPECTED_LAST: &str = "Nats-Expected-Last-Sequence";
+const EXPECTED_LAST: &str = "Nats-Expected-Last-Sequence";
 
 /// The condition under which a message is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,17 @@ pub enum Expect {
     LastSubject(u64),
     /// The last message of the stream has this sequence.
     Last(u64),
+}
+
+impl Headers {
+    /// With a condition.
+    pub(crate) fn expecting(self, expect: Expect) -> Self {
+        match expect {
+            Expect::Any => self,
+            Expect::LastSubject(sequence) => self.number(EXPECTED_LAST_SUBJECT, sequence),
+            Expect::Last(sequence) => self.number(EXPECTED_LAST, sequence),
+        }
+    }
 }
 
 /// Why a message was not stored.
@@ -100,11 +111,7 @@ impl Nats {
         (headers, payload): (Headers, Bytes),
         expect: Expect,
     ) -> Result<u64, PublishError> {
-        let headers = match expect {
-            Expect::Any => headers,
-            Expect::LastSubject(sequence) => headers.number(EXPECTED_LAST_SUBJECT, sequence),
-            Expect::Last(sequence) => headers.number(EXPECTED_LAST, sequence),
-        };
+        let headers = headers.expecting(expect);
         let deadline = Instant::now() + PATIENCE;
         let mut in_doubt = false;
         loop {

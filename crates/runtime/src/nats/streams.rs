@@ -82,7 +82,8 @@ pub const DESIRED: StreamSpec = StreamSpec {
     max_bytes: 4 * GIB,
     max_age: None,
     refuse_when_full: true,
-    atomic: false,
+    // A change of many groups is published in batches: each costs one sync of the disk.
+    atomic: true,
     republish: Some((pattern::DESIRED, pattern::NOTIFY)),
     rebuildable: true,
 };
@@ -304,7 +305,6 @@ mod tests {
     #[test]
     fn an_equal_stream_is_left_alone_and_raised_limits_stay() {
         let mut existing = DESIRED.config(1);
-        existing.remove("allow_atomic");
         existing.remove("allow_rollup_hdrs");
         existing.remove("max_age");
         existing.insert("max_bytes".to_owned(), json!(17 * GIB));

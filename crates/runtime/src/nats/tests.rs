@@ -240,6 +240,37 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_batch_of_heads_is_refused_when_one_was_written_by_someone_else() {
+    let live = Live::start().await;
+    let nats = &live.nats;
+    nats.ensure_stream(&DESIRED, 1).await.unwrap();
+    let mut notified = nats.subscribe(wire::subject::pattern::NOTIFY).await.unwrap();
+    let head = |n: usize, last: u64| {
+        // Subjects of one length and of several: servers had trouble with the former.
+        let message = BatchMessage {
+            subject: agent(&format!("a{n}")),
+            headers: Headers::new(),
+            payload: Bytes::from(n.to_string()),
+        };
+        (message, Expect::LastSubject(last))
+    };
+    assert_eq!(nats.publish_batch_each((0..200).map(|n| head(n, 0)).collect()).await.unwrap(), 200);
+    for n in 0..200 {
+        let heard = soon(notified.next()).await.unwrap();
+        assert_eq!(
+            (heard.subject.to_string(), heard.payload),
+            (format!("notify.agent.a{n}"), n.to_string().into())
+        );
+    }
+    put(nats, &agent("a50"), "theirs", Expect::LastSubject(51)).await.unwrap();
+    let stale = nats.publish_batch_each((0..100).map(|n| head(n, n as u64 + 1)).collect()).await;
+    assert!(matches!(stale, Err(PublishError::Conflict { .. })), "{stale:?}");
+    let fresh = (0..100).map(|n| head(n, if n == 50 { 201 } else { n as u64 + 1 })).collect();
+    assert_eq!(nats.publish_batch_each(fresh).await.unwrap(), 301);
+    assert_eq!(nats.stream_state(DESIRED.name).await.unwrap().unwrap().messages, 200);
+}
+
+#[tokio::test]
 async fn following_starts_with_the_last_of_each_subject_and_goes_on() {
     let live = Live::start().await;
     let nats = &live.nats;
