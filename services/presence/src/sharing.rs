@@ -15,6 +15,9 @@ pub(crate) const SHARE_EVERY: Span = Span(100);
 /// Pause between two batches while nothing is heard. Deadlines are looked at up to the last one that came
 /// back.
 const SIGN_EVERY: Span = Span(250);
+/// How long a new replica listens before it takes heartbeats: by then those who are there have shown
+/// themselves, and share with it.
+pub(crate) const INTRODUCTION: Span = Span(300);
 /// A replica that says nothing for this long is gone: a dozen signs missed.
 const GONE_AFTER: Span = Span(3_000);
 /// Hearing nothing, not even oneself, for this long means being deaf. Shorter than any deadline of an agent
@@ -102,8 +105,12 @@ impl Sharing {
         if origin.replica == self.replica {
             return Origin::Own(sent_at.min(now));
         }
-        if self.peers.len() < MAX_PEERS || self.peers.contains_key(&origin.replica) {
-            self.peers.insert(origin.replica, now);
+        if self.peers.contains_key(&origin.replica) || self.peers.len() < MAX_PEERS {
+            let known = self.peers.insert(origin.replica, now);
+            if known.is_none() {
+                // It shows itself before it takes heartbeats, and waits for those who are there already.
+                self.sent_at = Timestamp(0);
+            }
         }
         Origin::Other(Skew { sent_at, now })
     }
@@ -140,6 +147,7 @@ mod tests {
         assert_eq!(sharing.push(&agent, NOW, &[]), None);
         assert_eq!(sharing.due(NOW + SHARE_EVERY), None, "nobody to share with");
         sharing.heard_batch(from(7, NOW), NOW);
+        assert!(sharing.due(NOW).is_some(), "a new one is greeted at once");
         assert_eq!(sharing.push(&agent, NOW, &[16, 1]), None);
         let batch = sharing.due(NOW + SHARE_EVERY).expect("shared in time");
         assert_eq!(wire::heartbeat::read_batch(&batch).unwrap().beats.len(), 1);

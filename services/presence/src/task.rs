@@ -15,6 +15,7 @@ use crate::checkpoint::Loaded;
 use crate::fleet::{Fleet, Refused, Reply};
 use crate::leave::{Leaving, Stage};
 use crate::queries::Query;
+use crate::sharing::INTRODUCTION;
 
 /// How often time passes: half of the pause in which heartbeats are shared.
 const STEP: Duration = Duration::from_millis(50);
@@ -65,12 +66,13 @@ pub(crate) async fn run(
         loaded = load(&nats, &mut fleet, &mut inlets, &ready) => loaded?,
         () = shutdown.requested() => return Ok(()),
     }
-    let subscribed = nats.queue_subscribe(pattern::HEARTBEATS, QUEUE_PRESENCE).await;
+    let mut server =
+        Server { nats, fleet, taken: 0, reported: Refused::default(), report_at: Instant::now() };
+    server.introduce(&mut inlets).await?;
+    let subscribed = server.nats.queue_subscribe(pattern::HEARTBEATS, QUEUE_PRESENCE).await;
     let mut heartbeats =
         subscribed.map_err(|source| FleetError::Subscribe { pattern: pattern::HEARTBEATS, source })?;
     ready.set_ready();
-    let mut server =
-        Server { nats, fleet, taken: 0, reported: Refused::default(), report_at: Instant::now() };
     server.serve(&mut inlets, &mut heartbeats, &shutdown).await?;
     ready.set_not_ready("is stopping");
     server.leave(&mut inlets, heartbeats).await;
@@ -168,6 +170,24 @@ struct Server {
 }
 
 impl Server {
+    /// Shows itself to the other replicas and listens who is there.
+    async fn introduce(&mut self, inlets: &mut Inlets) -> Result<(), FleetError> {
+        let listened = tokio::time::sleep(INTRODUCTION.into());
+        let mut listened = std::pin::pin!(listened);
+        self.step().await;
+        loop {
+            tokio::select! {
+                message = inlets.beats.next() => {
+                    let message = message.ok_or(FleetError::Closed("heartbeats of other replicas"))?;
+                    let now = self.fleet.hear_now();
+                    self.fleet.batch(&message.payload, now);
+                    self.fleet.pass_on();
+                }
+                () = &mut listened => return Ok(()),
+            }
+        }
+    }
+
     async fn serve(
         &mut self,
         inlets: &mut Inlets,

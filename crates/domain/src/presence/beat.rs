@@ -67,10 +67,12 @@ impl Presence {
     }
 
     /// A sign of life that nobody here has to answer: a report between heartbeats, or a heartbeat that
-    /// another replica heard at `heard`.
+    /// another replica heard at `heard`. If that is later than the latest time seen, it is the time now; the
+    /// caller sees to it that other replicas' clocks do not run ahead.
     pub fn observe(&mut self, heard: Timestamp, id: &str, beat: Beat) {
+        self.now = self.now.max(heard);
         if let Some(at) = self.enrolled_sender(id) {
-            self.hear(at, heard.min(self.now), beat);
+            self.hear(at, heard, beat);
         }
     }
 
@@ -211,7 +213,7 @@ impl Presence {
     fn tell_progress(&mut self, at: u32, was: (bool, Cursor, Cursor), heard: Timestamp) {
         let agent = self.table.get(at);
         let (moving, cursor, failed_at) = (agent.moving(), agent.cursor, agent.failed_at);
-        let applied = cursor != Cursor::NONE && (cursor != was.1 || moving != was.0) && !moving;
+        let applied = cursor.revision.0 != 0 && (cursor != was.1 || moving != was.0) && !moving;
         let failed = failed_at != Cursor::NONE && failed_at != was.2;
         if applied {
             let (agent, group) = self.names(at);
