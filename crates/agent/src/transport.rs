@@ -197,14 +197,20 @@ impl Session {
         tokio::select! {
             changed = link.changed() => changed.ok().map(|()| self.changes()),
             reply = inbox.next() => reply.map(|reply| answer(reply).into_iter().collect()),
-            message = assignments.next() => message.map(|message| vec![Event::Assignment(message.payload)]),
-            message = group => message.map(|message| vec![Event::Group(message.payload)]),
+            message = assignments.next() => message.map(|message| said(message, Event::Assignment)),
+            message = group => message.map(|message| said(message, Event::Group)),
         }
     }
 }
 
 fn explain(error: &ConnectError) -> String {
     runtime::log::chain(error)
+}
+
+/// An empty message says that there is nothing any more: the group or the agent was deleted. What is in force
+/// stays, so there is nothing to do.
+fn said(message: Message, event: fn(Bytes) -> Event) -> Vec<Event> {
+    if message.payload.is_empty() { Vec::new() } else { vec![event(message.payload)] }
 }
 
 /// Reads a reply by the last token of its subject. What is no reply of ours is dropped.
@@ -218,6 +224,7 @@ fn answer(message: Message) -> Option<Event> {
         FETCH => Some(Event::Fetched(
             number,
             match status {
+                None | Some(StatusCode::OK) if message.payload.is_empty() => Fetched::Empty,
                 None | Some(StatusCode::OK) => Fetched::Envelope(message.payload),
                 Some(StatusCode::NOT_FOUND) => Fetched::Empty,
                 Some(status) => Fetched::Failed(format!("the store answered with status {status}")),
@@ -365,6 +372,9 @@ mod tests {
         ] {
             assert_eq!(answer(message(subject, status)), expected, "{subject}");
         }
+        let empty = Message { payload: Bytes::new(), ..message("_INBOX_a.1f.f8", None) };
+        assert_eq!(answer(empty.clone()), Some(Event::Fetched(8, Fetched::Empty)));
+        assert_eq!(said(empty, Event::Group), []);
         let failed = answer(message("_INBOX_a.1f.f8", Some(StatusCode::NO_RESPONDERS)));
         assert!(matches!(failed, Some(Event::Fetched(8, Fetched::Failed(_)))));
     }

@@ -7,4 +7,5 @@ mod moves;
 mod refusals;
 mod replicas;
 mod seed;
+mod starts;
 mod tour;

@@ -56,6 +56,8 @@ async fn a_deleted_agent_is_gone_and_its_id_is_never_used_again() {
     })
     .await;
     assert!(agent.applied("app").is_some(), "a deleted agent keeps its last known good");
+    let log = agent.process().log();
+    assert!(!log.contains("refused"), "being deleted is no bad envelope: {log}");
     agent.kill().await;
 
     let token = fleet.token("/push", 1).await;
