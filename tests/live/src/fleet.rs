@@ -182,14 +182,9 @@ impl Fleet {
 
 /// The address in the last line of a log that says "listening".
 fn listening(log: &str) -> Option<String> {
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines
-        .filter(|line| line.to_string().contains("\"listening\""))
-        .filter_map(|line| {
-            let address = line.get("address").or_else(|| line.get("fields")?.get("address"))?;
-            Some(address.as_str()?.to_owned())
-        })
-        .last()
+    let line = log.lines().rfind(|line| line.contains("\"listening\""))?;
+    let line: Value = serde_json::from_str(line).ok()?;
+    Some(line.get("address")?.as_str()?.to_owned())
 }
 
 /// A plain HTTP/1.1 request; the whole answer as text.

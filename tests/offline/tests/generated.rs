@@ -13,8 +13,8 @@ fn protos() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join("proto/muster")];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(folder).expect("proto/ can be read") {
+            let path = entry.expect("proto/ can be read").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| e == "proto") {
@@ -28,8 +28,8 @@ fn protos() -> Vec<PathBuf> {
 
 /// Writes the code and the descriptor set for all of proto/ into `out`.
 fn generate(out: &Path) {
-    let descriptors = protox::compile(protos(), [root().join("proto")]).unwrap();
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec()).unwrap();
+    let descriptors = protox::compile(protos(), [root().join("proto")]).expect("proto/ compiles");
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec()).expect("it can be written");
     let mut prost = tonic_prost_build::Config::new();
     prost.enable_type_names();
     prost.bytes([
@@ -41,7 +41,7 @@ fn generate(out: &Path) {
         .out_dir(out)
         .emit_rerun_if_changed(false)
         .compile_fds_with_config(descriptors, prost)
-        .unwrap();
+        .expect("code can be generated");
 }
 
 #[test]

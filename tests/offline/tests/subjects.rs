@@ -9,15 +9,15 @@ use wire::subject;
 
 /// Every subject the code can build, with placeholders for ids.
 fn built() -> BTreeSet<String> {
-    let group = GroupId::new("group").unwrap();
-    let agent = AgentId::new("agent").unwrap();
-    let token = TokenId::new("token").unwrap();
-    let nonce = AgentId::new("nonce").unwrap();
+    let group = GroupId::new("group").expect("an id");
+    let agent = AgentId::new("agent").expect("an id");
+    let token = TokenId::new("token").expect("an id");
+    let nonce = AgentId::new("nonce").expect("an id");
     let direct = |s: &subject::Subject| subject::direct_get(subject::STREAM_DESIRED, s);
     [
         subject::store_group(&group),
-        subject::store_kind(&KindName::new("kind").unwrap()),
-        subject::store_policy(&PolicyName::new("policy").unwrap()),
+        subject::store_kind(&KindName::new("kind").expect("a name")),
+        subject::store_policy(&PolicyName::new("policy").expect("a name")),
         subject::store_token(&token),
         subject::store_epoch(),
         subject::identity_agent(&agent),
@@ -54,7 +54,8 @@ fn documented(page: &str) -> BTreeSet<String> {
 }
 
 fn page() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto/SUBJECTS.md")).unwrap()
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto/SUBJECTS.md"))
+        .expect("the page is there")
 }
 
 #[test]
