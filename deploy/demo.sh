@@ -28,9 +28,6 @@ stop() {
     wait "$pid" 2>/dev/null || true
   done
 }
-trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 # The value of a field of addresses.json.
 address() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" "$dir/musterd/addresses.json" 2>/dev/null || true; }
@@ -63,6 +60,9 @@ running=$(address pid)
 [ -z "$running" ] || ! alive "$running" || fail "a demo runs already (musterd is process $running)"
 rm -rf "$dir"
 mkdir -p "$dir"
+trap stop EXIT
+# Ctrl-C is how a demo ends.
+trap 'exit 0' INT TERM
 
 # The port that `muster` uses by itself, if nobody else has it.
 port=7400

@@ -168,19 +168,21 @@ impl Nats {
         self.0.client.queue_subscribe(pattern.to_owned(), queue.to_owned()).await
     }
 
-    /// Waits until everything published so far has reached the server, at most `timeout`.
+    /// Waits until the server has handled all that this connection subscribed to and published so far, at most
+    /// `timeout`. (The client's own `flush` only waits for the socket.) Takes the permission to publish to the
+    /// own inbox, which services have.
     ///
     /// # Errors
-    /// [`RequestError::Closed`] or [`RequestError::TimedOut`].
+    /// [`RequestError`]; at once when there is no connection.
     pub async fn flush(&self, timeout: Duration) -> Result<(), RequestError> {
-        let late = |_| RequestError::TimedOut { subject: "PING".to_owned(), timeout };
-        let flushed = tokio::time::timeout(timeout, self.0.client.flush()).await.map_err(late)?;
-        flushed.map_err(|_| RequestError::Closed)
+        self.0.router.echo(timeout).await
     }
 
-    /// Flushes, within bounds, and closes the connection for all clones. The last thing a process does.
+    /// Writes out what is queued, within bounds, and closes the connection for all clones. The last thing a
+    /// process does.
     pub async fn close(&self) {
-        if self.is_connected() && self.flush(CLOSE_TIMEOUT).await.is_err() {
+        let flushed = tokio::time::timeout(CLOSE_TIMEOUT, self.0.client.flush()).await;
+        if self.is_connected() && !matches!(flushed, Ok(Ok(()))) {
             tracing::warn!("closing the connection to NATS with messages unsent");
         }
         if tokio::time::timeout(CLOSE_TIMEOUT, self.0.client.drain()).await.is_err() {

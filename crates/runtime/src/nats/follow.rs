@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use async_nats::jetstream::ErrorCode;
 use bytes::Bytes;
+use domain::Timestamp;
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::api::ApiError;
 use super::connect::Link;
-use super::get::StreamMessage;
+use super::get::{GetError, StreamMessage};
 use super::headers::Headers;
 use super::{Message, Nats};
 use crate::tasks::{Attached, attach};
@@ -101,6 +102,7 @@ impl Nats {
             sender,
             created: None,
             position: 0,
+            position_time: Timestamp(0),
             caught_up: false,
             missing: false,
         };
@@ -120,6 +122,8 @@ struct Feeder {
     created: Option<String>,
     /// Sequence of the last message handed on.
     position: u64,
+    /// When the server stored that message.
+    position_time: Timestamp,
     caught_up: bool,
     missing: bool,
 }
@@ -207,7 +211,8 @@ impl Feeder {
             return Err(ApiError::Refused { code: ErrorCode::STREAM_NOT_FOUND.0, description }.into());
         };
         let other = self.created.as_ref().is_some_and(|created| *created != state.created);
-        if other || self.missing || state.last_sequence < self.position {
+        let back = state.last_sequence < self.position || self.rewritten().await?;
+        if other || self.missing || back {
             tracing::warn!(stream = self.stream, "the stream was made again or went back: starting over");
             (self.position, self.caught_up, self.missing) = (0, false, false);
             self.say(Followed::Reset).await?;
@@ -222,6 +227,19 @@ impl Feeder {
             self.note_caught_up().await?;
         }
         Ok(Consumer { name, messages, target: state.last_sequence, delivered: 0 })
+    }
+
+    /// Whether another message stands where the last one stood that was handed on: an older store was restored,
+    /// or lost its end, and has grown again. If nothing stands there any more, there is no telling.
+    async fn rewritten(&self) -> Result<bool, ApiError> {
+        if self.position == 0 {
+            return Ok(false);
+        }
+        match self.nats.message_at(self.stream, self.position).await {
+            Ok(message) => Ok(message.is_some_and(|message| message.time != self.position_time)),
+            Err(GetError::Api { source, .. }) => Err(source),
+            Err(_) => Ok(true),
+        }
     }
 
     fn config(&self, name: &str, inbox: &str) -> serde_json::Value {
@@ -317,10 +335,11 @@ impl Feeder {
         }
         consumer.delivered = place.delivered;
         self.position = place.sequence;
+        self.position_time = Timestamp(place.time_ns / 1_000_000);
         let message = StreamMessage {
             subject: message.subject.to_string(),
             sequence: place.sequence,
-            time: domain::Timestamp(place.time_ns / 1_000_000),
+            time: self.position_time,
             headers: message.headers.map(Headers::from).unwrap_or_default(),
             payload: message.payload,
         };

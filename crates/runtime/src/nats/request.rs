@@ -129,25 +129,45 @@ impl Router {
         timeout: Duration,
     ) -> Result<Message, RequestError> {
         let target = publishable(subject)?;
+        let send = async |reply_to| self.publish(target, reply_to, headers, payload).await;
+        let reply = self.exchange(subject, timeout, send).await?;
+        if reply.status == Some(StatusCode::NO_RESPONDERS) {
+            return Err(RequestError::NoResponders { subject: subject.to_owned() });
+        }
+        Ok(reply)
+    }
+
+    /// Sends a message to ourselves and waits until it comes back. The server handles what a connection sends in
+    /// its order, so it has handled all that was sent before.
+    pub(crate) async fn echo(&self, timeout: Duration) -> Result<(), RequestError> {
+        let send = async |inbox: Subject| {
+            let shown = inbox.to_string();
+            let sent = self.client.publish(inbox, Bytes::new()).await;
+            sent.map_err(|error| publish_error(&self.client, shown, &error))
+        };
+        self.exchange(&self.prefix, timeout, send).await.map(drop)
+    }
+
+    async fn exchange(
+        &self,
+        subject: &str,
+        timeout: Duration,
+        send: impl AsyncFnOnce(Subject) -> Result<(), RequestError>,
+    ) -> Result<Message, RequestError> {
         if self.client.connection_state() != async_nats::connection::State::Connected {
             // Queued requests would be sent after a reconnect, when nobody waits for them any more.
             return Err(RequestError::Disconnected);
         }
-        let late = |_| RequestError::TimedOut { subject: subject.to_owned(), timeout };
         let exchange = async {
             let _permit = self.permits.acquire().await.expect("invariant: the semaphore is never closed");
             let (sender, receiver) = oneshot::channel();
             let place = Place { waiting: &self.waiting, id: self.next.fetch_add(1, Ordering::Relaxed) };
             self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(place.id, sender);
-            let reply_to = Subject::from(format!("{}.{}", self.prefix, place.id));
-            self.publish(target, reply_to, headers, payload).await?;
+            send(Subject::from(format!("{}.{}", self.prefix, place.id))).await?;
             receiver.await.map_err(|_| RequestError::Closed)
         };
-        let reply = tokio::time::timeout(timeout, exchange).await.map_err(late)??;
-        if reply.status == Some(StatusCode::NO_RESPONDERS) {
-            return Err(RequestError::NoResponders { subject: subject.to_owned() });
-        }
-        Ok(reply)
+        let late = |_| RequestError::TimedOut { subject: subject.to_owned(), timeout };
+        tokio::time::timeout(timeout, exchange).await.map_err(late)?
     }
 
     async fn publish(

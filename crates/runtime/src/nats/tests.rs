@@ -4,7 +4,8 @@ use domain::AgentId;
 use futures::StreamExt;
 
 use super::*;
-use crate::live::{Live, soon};
+use crate::live::{Live, SOON, soon};
+use crate::nats_server::{NatsServer, Setup};
 
 fn agent(name: &str) -> Subject {
     wire::subject::desired_agent(&AgentId::new(name).unwrap())
@@ -66,13 +67,15 @@ async fn an_agents_replies_lie_in_its_own_inbox() {
     let mut beats = live.nats.subscribe(wire::subject::pattern::HEARTBEATS).await.unwrap();
     live.nats.flush(Duration::from_secs(5)).await.unwrap();
     let subject = wire::subject::heartbeat(&id);
-    let ask = connected.request(&subject, Headers::new(), Bytes::new(), Duration::from_secs(5));
+    let ask = async {
+        connected.request(&subject, Headers::new(), Bytes::new(), SOON).await.expect("it is answered")
+    };
     let answer = async {
         let reply = soon(beats.next()).await.unwrap().reply.unwrap();
         assert!(wire::subject::is_inbox_of(&reply, &id), "{reply}");
         live.nats.respond(&reply, Bytes::new()).await.unwrap();
     };
-    tokio::join!(ask, answer).0.unwrap();
+    tokio::join!(ask, answer);
 }
 
 #[tokio::test]
@@ -332,4 +335,62 @@ async fn a_stream_that_is_made_again_resets_its_followers() {
     put(nats, &agent("a"), "new", Expect::Any).await.unwrap();
     let seen: BTreeSet<String> = until(&mut follow, "new").await.into_iter().collect();
     assert!(seen.contains("Reset"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_older_store_that_has_grown_again_resets_its_followers() {
+    let mut live = Live::start().await;
+    let nats = live.nats.clone();
+    nats.ensure_stream(&DESIRED, 1).await.unwrap();
+    let port = live.server.port();
+    let elsewhere = Setup::new(crate::nats_server::find(None).await.unwrap(), live.server.dir());
+    put(&nats, &agent("a"), "a1", Expect::Any).await.unwrap();
+    let mut follow = nats.follow(DESIRED.name, "desired.>", From::LastPerSubject, false);
+    assert_eq!(until(&mut follow, "CaughtUp").await, ["a1", "CaughtUp"]);
+    live.server.stop().await.unwrap();
+    let backup = tempfile::tempdir().unwrap();
+    let (store, kept) = (live.server.dir().join("store"), backup.path().join("store"));
+    copy(&store, &kept);
+
+    live.server.start_again().await.unwrap();
+    assert_eq!(live.server.port(), port);
+    soon(nats.link().wait_for(|link| link.connections >= 2)).await.unwrap();
+    put(&nats, &agent("b"), "b1", Expect::Any).await.unwrap();
+    assert_eq!(until(&mut follow, "b1").await, ["b1"]);
+    live.server.stop().await.unwrap();
+
+    // The older store grows past the follower's place, out of its sight: on another port.
+    std::fs::remove_dir_all(&store).unwrap();
+    copy(&kept, &store);
+    let mut elsewhere = NatsServer::start(elsewhere).await.unwrap();
+    let other = Nats::connect(&Connection::service(vec![elsewhere.url()], "other")).await.unwrap();
+    for name in ["c", "d", "e"] {
+        put(&other, &agent(name), &format!("{name}1"), Expect::Any).await.unwrap();
+    }
+    elsewhere.stop().await.unwrap();
+    live.server.start_again().await.unwrap();
+    assert_eq!(until(&mut follow, "e1").await, ["Reset", "a1", "c1", "d1", "e1"]);
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let copied = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+#[tokio::test]
+async fn a_full_store_says_so_and_keeps_what_it_has() {
+    let live = Live::start().await;
+    let small = StreamSpec { max_bytes: 64 * 1024, ..DESIRED };
+    live.nats.ensure_stream(&small, 1).await.unwrap();
+    let payload = "x".repeat(10_000);
+    let mut stored = 0;
+    let refused = loop {
+        match put(&live.nats, &agent(&format!("a{stored}")), &payload, Expect::LastSubject(0)).await {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, PublishError::Full { .. }), "{refused:?}");
+    assert_eq!(live.nats.stream_state(DESIRED.name).await.unwrap().unwrap().messages, stored);
+    assert!(stored >= 5);
 }
