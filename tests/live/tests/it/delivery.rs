@@ -124,3 +124,31 @@ async fn drift_of_applied_files_is_repaired() {
     agent.reaches("app", "/n", &json!(0)).await;
     fleet.shows("pull-1", "a repair", |s| s["repairs"] == "1").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_sees_agents_come_heads_change_and_policies_applied() {
+    let fleet = Fleet::start().await;
+    let policy = fleet.cli("policy");
+    seed::groups(&policy).await;
+    let server = format!("http://{}", fleet.services[0].address);
+    let env = [("MUSTER_SERVER", server.as_str())];
+    let watch = live::Process::start(fleet.dir(), "watch", "muster", &["watch", "-o", "json"], &env);
+    let sees = |what: &'static str, holds: fn(&serde_json::Value) -> bool| {
+        let watch = &watch;
+        live::until(format!("the watcher sees {what}"), move || {
+            let log = watch.log();
+            let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            if events.into_iter().any(|event| holds(&event)) { Ok(()) } else { Err(log.clone()) }
+        })
+    };
+    let mut agent = fleet.agent("push-1", "/push").await;
+    sees("the agent come", |e| e["transition"]["agent"] == "push-1" && e["transition"]["to"] == "ONLINE")
+        .await;
+    agent.reaches("app", "/n", &json!(0)).await;
+    let _ = policy.apply(&seed::app_push(1)).await;
+    sees("the new head", |e| e["head"]["group"] == "/push").await;
+    sees("it applied", |e| e["applied"]["agent"] == "push-1" && e["applied"]["group"] == "/push").await;
+    agent.kill().await;
+    sees("the agent go", |e| e["transition"]["agent"] == "push-1" && e["transition"]["to"] == "OFFLINE")
+        .await;
+}
