@@ -15,7 +15,7 @@ use crate::checkpoint::Round;
 use crate::clock::Clock;
 use crate::events::{Chunk, Event};
 use crate::newcomers::Newcomers;
-use crate::offers::Offer;
+use crate::offers::{self, Offer};
 use crate::sharing::{Origin, Sharing};
 use crate::watchers::Watchers;
 use crate::{convert, present};
@@ -171,7 +171,8 @@ impl Fleet {
             Ok(()) => None,
             Err(error) => {
                 self.refused.offers += 1;
-                let Offer { to, reply, .. } = error.into_inner();
+                let Offer { to, mut reply, .. } = error.into_inner();
+                offers::come_back(&mut reply);
                 Some(Reply { to, bytes: wire::encode(&reply) })
             }
         }

@@ -4,9 +4,10 @@
 //! the task that answers heartbeats, so an agent that has nothing to get never waits for one that has.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
-use domain::{AgentId, Cursor, GroupId};
+use domain::{AgentId, Cursor, GroupId, Span};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -18,7 +19,7 @@ use wire::subject::{self, STREAM_DESIRED, STREAM_IDENTITY, header};
 use crate::cache::Cache;
 
 /// Answers that wait to be taken up. A fleet that all wants a new head at once fills it; who finds it full is
-/// answered without an envelope and gets it with the next heartbeat.
+/// answered without an envelope and asked to come back soon.
 pub(crate) const MAX_WAITING: usize = 4_096;
 /// Fetches at the same time: enough to keep a broker busy at a round trip of a millisecond.
 const MAX_FETCHES: usize = 64;
@@ -28,7 +29,18 @@ const MAX_PARKED: usize = 16_384;
 /// A replica of the stream may be behind what was announced: this many tries, one [`STALE_PAUSE`] apart.
 const STALE_TRIES: u32 = 5;
 /// Pause before a stream is asked again that was behind: replication takes milliseconds.
-const STALE_PAUSE: std::time::Duration = std::time::Duration::from_millis(40);
+const STALE_PAUSE: Duration = Duration::from_millis(40);
+
+/// An agent that could not be given what is newer comes back within this and twice this, whatever its
+/// interval: soon, and not all at once.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+/// Asks an agent to come back sooner than its slot, because there is something for it that it could not be
+/// given.
+pub(crate) fn come_back(reply: &mut HeartbeatReply) {
+    let soon = Span::from(COME_BACK + runtime::ids::jitter(COME_BACK));
+    reply.next_heartbeat_ms = reply.next_heartbeat_ms.min(soon.0);
+}
 
 /// An answer that is complete but for its envelopes.
 #[derive(Debug)]
@@ -99,10 +111,10 @@ impl Offers {
 
     async fn with_assignment(&mut self, offer: Offer, assignment: Option<Bytes>) {
         let Some((group, wanted)) = offer.group.clone() else {
-            return self.answer(&offer, None, assignment.as_ref()).await;
+            return self.answer(offer, None, assignment.as_ref()).await;
         };
         if let Some(snapshot) = self.cache.get(&group, wanted) {
-            return self.answer(&offer, Some(&snapshot), assignment.as_ref()).await;
+            return self.answer(offer, Some(&snapshot), assignment.as_ref()).await;
         }
         self.parked_count += 1;
         let waiting = self.parked.entry(group.clone()).or_default();
@@ -127,16 +139,21 @@ impl Offers {
                 self.parked_count -= waiting.len();
                 for Parked { offer, assignment } in waiting {
                     let bytes = snapshot.as_ref().map(|(_, bytes)| bytes);
-                    self.answer(&offer, bytes, assignment.as_ref()).await;
+                    self.answer(offer, bytes, assignment.as_ref()).await;
                 }
             }
         }
     }
 
-    async fn answer(&mut self, offer: &Offer, snapshot: Option<&Bytes>, assignment: Option<&Bytes>) {
+    async fn answer(&mut self, mut offer: Offer, snapshot: Option<&Bytes>, assignment: Option<&Bytes>) {
+        let missing =
+            (offer.group.is_some() && snapshot.is_none()) || (offer.agent.is_some() && assignment.is_none());
+        if missing {
+            come_back(&mut offer.reply);
+        }
         let (snapshot, assignment) = (snapshot.map(|bytes| &bytes[..]), assignment.map(|bytes| &bytes[..]));
         let reply = wire::heartbeat::encode_reply(&offer.reply, snapshot, assignment);
-        if let Err(error) = self.nats.client().publish(offer.to.clone(), reply).await {
+        if let Err(error) = self.nats.client().publish(offer.to, reply).await {
             // The agent asks again.
             tracing::debug!(%error, "the answer to a heartbeat could not be sent");
         }
