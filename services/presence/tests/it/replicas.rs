@@ -91,7 +91,7 @@ async fn check_leaving(agents: usize, pause: Duration, rounds: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_heartbeat_is_lost_when_a_replica_leaves_under_load() {
-    check_leaving(32, Duration::ZERO, 3).await;
+    check_leaving(200, Duration::ZERO, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
