@@ -1,7 +1,8 @@
 //! Layered configuration of a binary: flag, then environment, then file, then the documented default.
 //!
 //! The binary has one `clap` struct. The file is TOML whose keys are the long names of the flags
-//! (`nats-url = "nats://nats:4222"`), named by `--config FILE` or `MUSTER_CONFIG`. Its values become the
+//! (`nats-url = "nats://nats:4222"`), named by `--config FILE` or the variable
+//! `<BINARY>_CONFIG` (`MUSTERD_CONFIG`): each binary has its own, for their keys differ. Its values become the
 //! defaults of the command, so that clap's own precedence does the rest and `--help` shows what is in force.
 
 use std::ffi::{OsStr, OsString};
@@ -13,8 +14,11 @@ use clap::{Arg, Command, Parser, ValueHint};
 mod markdown;
 pub use markdown::markdown;
 
-/// Environment variable that names the configuration file.
-pub const CONFIG_ENV: &str = "MUSTER_CONFIG";
+/// Environment variable that names the configuration file of a binary: `MUSTER_AGENT_CONFIG` for
+/// `muster-agent`.
+fn config_env(command: &Command) -> String {
+    format!("{}_CONFIG", command.get_name().replace('-', "_").to_ascii_uppercase())
+}
 
 /// Largest configuration file. Ours are a few kilobytes; a larger file is a mistake in the path.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -93,7 +97,7 @@ pub fn try_parse_from<T: Parser>(
     let args: Vec<OsString> = args.into_iter().collect();
     let mut command = with_config_flag(T::command());
     let mut extra = toml::Table::new();
-    let path = config_path(&args);
+    let path = config_path(&args, &config_env(&command));
     let mut file = toml::Table::new();
     if let Some(path) = &path {
         let refuse = |error: ConfigError| command.clone().error(ErrorKind::Io, crate::log::chain(&error));
@@ -117,18 +121,19 @@ pub fn try_parse_from<T: Parser>(
 /// The command with the `--config` flag that [`parse`] understands.
 #[must_use]
 pub fn with_config_flag(command: Command) -> Command {
+    let env = config_env(&command);
     command.arg(
         Arg::new("config")
             .long("config")
             .value_name("FILE")
             .value_hint(ValueHint::FilePath)
-            .env(CONFIG_ENV)
+            .env(env)
             .global(true)
             .help("TOML file with options; keys are the long names of the flags"),
     )
 }
 
-fn config_path(args: &[OsString]) -> Option<PathBuf> {
+fn config_path(args: &[OsString], env: &str) -> Option<PathBuf> {
     let mut args = args.iter().skip(1).take_while(|arg| *arg != "--");
     while let Some(arg) = args.next() {
         if arg == "--config" {
@@ -138,7 +143,7 @@ fn config_path(args: &[OsString]) -> Option<PathBuf> {
             return Some(PathBuf::from(path));
         }
     }
-    std::env::var_os(CONFIG_ENV).filter(|path| !path.is_empty()).map(PathBuf::from)
+    std::env::var_os(env).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 fn read(path: &Path) -> Result<toml::Table, ConfigError> {
@@ -222,12 +227,6 @@ fn naming_file(mut error: clap::Error, path: &Path, file: &toml::Table) -> clap:
         error.insert(ContextKind::InvalidArg, ContextValue::String(note));
     }
     error
-}
-
-/// The file that [`parse`] reads for these arguments, for messages.
-#[must_use]
-pub fn file_in_use() -> Option<PathBuf> {
-    config_path(&std::env::args_os().collect::<Vec<_>>())
 }
 
 /// Parses a duration such as `500ms`, `5s`, `1m`, `24h` or `7d`: for `value_parser` of options.

@@ -4,6 +4,7 @@
 mod all;
 mod data_dir;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -62,7 +63,10 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let cli: Cli = runtime::config::parse();
     if let Target::Completion { shell } = cli.target {
-        clap_complete::generate(shell, &mut command(), "musterd", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command(), "musterd", &mut script);
+        // Whoever closes the pipe early has read enough.
+        let _read = std::io::stdout().write_all(&script);
         return ExitCode::SUCCESS;
     }
     let ended = start(cli);

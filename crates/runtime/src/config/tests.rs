@@ -102,7 +102,7 @@ fn markdown_lists_every_option_once() {
     );
     assert!(text.contains("| `--server <URL>` |  | required | Servers |"), "{text}");
     assert!(text.contains("### `thing run`"), "{text}");
-    assert!(text.contains("`MUSTER_CONFIG`"), "{text}");
+    assert!(text.contains("`THING_CONFIG`"), "{text}");
 }
 
 #[test]
