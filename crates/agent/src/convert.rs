@@ -1,6 +1,6 @@
 //! Between the machine's values and messages on the wire.
 
-use domain::agent::{Beat, ItemState, ItemStatus, Refusal, Reply, Standing, Status};
+use domain::agent::{Beat, ItemStatus, Refusal, Reply, Standing, Status};
 use domain::{Cursor, Span, Timestamp};
 use prost::Message as _;
 use wire::DecodeError;
@@ -55,17 +55,9 @@ fn item_status(item: &ItemStatus, room: usize) -> v1::ItemStatus {
     while !reason.is_char_boundary(from) {
         from += 1;
     }
-    let state = match item.state {
-        ItemState::Offered => v1::ItemState::Offered,
-        ItemState::Received => v1::ItemState::Received,
-        ItemState::Verified => v1::ItemState::Verified,
-        ItemState::Applied => v1::ItemState::Applied,
-        ItemState::Healthy => v1::ItemState::Healthy,
-        ItemState::Failed => v1::ItemState::Failed,
-    };
     v1::ItemStatus {
         kind: item.kind.to_string(),
-        state: state.into(),
+        state: wire::heartbeat::item_state(item.state).into(),
         revision: item.revision.0,
         reason: reason[from..].to_owned(),
     }
@@ -118,7 +110,7 @@ mod tests {
     fn the_largest_status_is_one_that_presence_reads() {
         let item = |n: usize| ItemStatus {
             kind: KindName::new(format!("{n:0>64}")).unwrap(),
-            state: ItemState::Failed,
+            state: domain::agent::ItemState::Failed,
             revision: domain::Revision(u64::MAX),
             reason: Some(Reason::new("é".repeat(1024))),
         };

@@ -1,11 +1,12 @@
 //! Heartbeats as they arrive: bounded before they are parsed, checked before anyone looks at them.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use domain::agent::ItemState;
 use domain::{AgentId, Timestamp};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
-use crate::agent::v1::{BeatBatch, Heartbeat, HeartbeatReply};
+use crate::agent::v1::{self, BeatBatch, Heartbeat, HeartbeatReply};
 use crate::store::v1::PresenceCheckpoint;
 use crate::{DecodeError, decode};
 
@@ -21,6 +22,32 @@ pub const MAX_BATCH_BEATS: usize = 4096;
 pub const MAX_REASON_BYTES: usize = 1024;
 /// Longest host name (RFC 1035 allows 255 octets) and longest version text.
 pub const MAX_TEXT_BYTES: usize = 255;
+
+/// The state of an item as heartbeats carry it.
+#[must_use]
+pub fn item_state(state: ItemState) -> v1::ItemState {
+    match state {
+        ItemState::Offered => v1::ItemState::Offered,
+        ItemState::Received => v1::ItemState::Received,
+        ItemState::Verified => v1::ItemState::Verified,
+        ItemState::Applied => v1::ItemState::Applied,
+        ItemState::Healthy => v1::ItemState::Healthy,
+        ItemState::Failed => v1::ItemState::Failed,
+    }
+}
+
+/// Reads the state of an item; one that this version does not know counts as the first.
+#[must_use]
+pub fn read_item_state(state: i32) -> ItemState {
+    match v1::ItemState::try_from(state).unwrap_or_default() {
+        v1::ItemState::Unspecified | v1::ItemState::Offered => ItemState::Offered,
+        v1::ItemState::Received => ItemState::Received,
+        v1::ItemState::Verified => ItemState::Verified,
+        v1::ItemState::Applied => ItemState::Applied,
+        v1::ItemState::Healthy => ItemState::Healthy,
+        v1::ItemState::Failed => ItemState::Failed,
+    }
+}
 
 /// Reads a heartbeat.
 ///

@@ -1,6 +1,6 @@
 //! Messages of `wire` as values of `domain`, and back.
 
-use domain::presence::{Beat, ItemReport, ItemState, Remembered, Report, State, Status};
+use domain::presence::{Beat, ItemReport, Remembered, Report, State, Status};
 use domain::{Cursor, Revision, Timestamp};
 use wire::agent::v1::{self, Heartbeat, StatusReport};
 use wire::snapshot::{mode_message, read_mode};
@@ -38,15 +38,7 @@ fn report(status: StatusReport) -> Report {
 }
 
 fn item(item: v1::ItemStatus) -> Option<ItemReport> {
-    use v1::ItemState as Wire;
-    let state = match Wire::try_from(item.state).unwrap_or(Wire::Unspecified) {
-        Wire::Unspecified | Wire::Offered => ItemState::Offered,
-        Wire::Received => ItemState::Received,
-        Wire::Verified => ItemState::Verified,
-        Wire::Applied => ItemState::Applied,
-        Wire::Healthy => ItemState::Healthy,
-        Wire::Failed => ItemState::Failed,
-    };
+    let state = wire::heartbeat::read_item_state(item.state);
     let kind = domain::KindName::new(&item.kind).ok()?;
     Some(ItemReport { kind, state, revision: Revision(item.revision), reason: item.reason.into() })
 }
@@ -66,7 +58,7 @@ fn heartbeat(beat: Beat) -> Heartbeat {
 fn status_report(report: Report) -> StatusReport {
     let items = report.status.items.into_iter().map(|item| v1::ItemStatus {
         kind: item.kind.to_string(),
-        state: item_state(&item.state).into(),
+        state: wire::heartbeat::item_state(item.state).into(),
         revision: item.revision.0,
         reason: item.reason.into(),
     });
@@ -82,17 +74,6 @@ fn status_report(report: Report) -> StatusReport {
         last_refusal: report.status.last_refusal.into(),
         repairs: report.status.repairs,
         hostname: report.hostname.into(),
-    }
-}
-
-fn item_state(state: &ItemState) -> v1::ItemState {
-    match state {
-        ItemState::Offered => v1::ItemState::Offered,
-        ItemState::Received => v1::ItemState::Received,
-        ItemState::Verified => v1::ItemState::Verified,
-        ItemState::Applied => v1::ItemState::Applied,
-        ItemState::Healthy => v1::ItemState::Healthy,
-        ItemState::Failed => v1::ItemState::Failed,
     }
 }
 
@@ -129,6 +110,8 @@ pub(crate) fn remembered(record: PresenceRecord) -> Option<Remembered> {
 #[cfg(test)]
 mod tests {
     use domain::Mode;
+
+    use domain::presence::ItemState;
 
     use super::*;
 

@@ -1,8 +1,7 @@
 //! What operators see: values of `domain` as messages of the API.
 
 use domain::presence::{
-    AgentView, Counts, Effect, GroupHead, GroupView, ItemReport, ItemState, Presence, Progress, State,
-    Summary,
+    AgentView, Counts, Effect, GroupHead, GroupView, ItemReport, Presence, Progress, State, Summary,
 };
 use domain::{AgentId, GroupId, GroupPath, Mode, Span, Timestamp};
 use wire::api::v1 as api;
@@ -41,17 +40,9 @@ pub(crate) fn agent(view: &AgentView<'_>) -> api::Agent {
 }
 
 fn item(item: &ItemReport) -> api::Item {
-    let state = match item.state {
-        ItemState::Offered => "offered",
-        ItemState::Received => "received",
-        ItemState::Verified => "verified",
-        ItemState::Applied => "applied",
-        ItemState::Healthy => "healthy",
-        ItemState::Failed => "failed",
-    };
     api::Item {
         kind: item.kind.to_string(),
-        state: state.to_owned(),
+        state: item.state.to_string(),
         revision: item.revision.0,
         reason: item.reason.to_string(),
     }

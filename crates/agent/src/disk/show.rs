@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 
 use domain::Mode;
-use domain::agent::ItemState;
 use serde::{Deserialize, Serialize};
 
 use super::files;
@@ -71,22 +70,11 @@ pub struct ShownItem {
     pub reason: Option<String>,
 }
 
-fn state_name(state: &ItemState) -> &'static str {
-    match state {
-        ItemState::Offered => "offered",
-        ItemState::Received => "received",
-        ItemState::Verified => "verified",
-        ItemState::Applied => "applied",
-        ItemState::Healthy => "healthy",
-        ItemState::Failed => "failed",
-    }
-}
-
 pub(super) fn write(root: &Path, view: &View) -> io::Result<()> {
     let status = &view.status;
     let items = status.items.iter().map(|item| ShownItem {
         kind: item.kind.to_string(),
-        state: state_name(&item.state).to_owned(),
+        state: item.state.to_string(),
         revision: item.revision.0,
         reason: item.reason.as_ref().map(ToString::to_string),
     });

@@ -162,7 +162,7 @@ pub struct Failed {
 }
 
 /// How far an item got.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ItemState {
     /// The agent knows that there is something newer.
     Offered,
@@ -176,6 +176,19 @@ pub enum ItemState {
     Healthy,
     /// Not in force. Not tried again until it changes.
     Failed,
+}
+
+impl std::fmt::Display for ItemState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Offered => "offered",
+            Self::Received => "received",
+            Self::Verified => "verified",
+            Self::Applied => "applied",
+            Self::Healthy => "healthy",
+            Self::Failed => "failed",
+        })
+    }
 }
 
 /// State of one item.
