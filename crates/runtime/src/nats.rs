@@ -25,7 +25,7 @@ mod request;
 mod streams;
 
 pub use api::ApiError;
-pub use batch::BatchMessage;
+pub use batch::{BatchMessage, MAX_BATCH_MESSAGES};
 pub(crate) use connect::new_enough;
 pub use connect::{ConnectError, Connection, Link, OLDEST_SERVER, connect_client};
 pub use follow::{Follow, Followed, From};

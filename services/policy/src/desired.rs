@@ -9,8 +9,8 @@ use runtime::{Condition, Shutdown};
 use wire::subject::{STREAM_DESIRED, header, parse_group, pattern};
 
 use crate::heads::{Circumstances, Head, Heads, Published, Says, Step, decide};
-use crate::publish::wanted;
 use crate::replica::{Gone, Replica};
+use crate::seal::wanted;
 
 /// Pause between tries to make the stream again.
 const REMAKE_PAUSE: Duration = Duration::from_secs(1);

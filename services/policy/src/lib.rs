@@ -18,6 +18,7 @@ mod heads;
 mod live;
 mod publish;
 mod replica;
+mod seal;
 mod work;
 
 use std::sync::atomic::AtomicBool;

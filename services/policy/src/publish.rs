@@ -1,30 +1,32 @@
-//! Publishes heads: signs what the catalogue compiles to and writes it by compare-and-set, so that of any
-//! number of replicas one wins and the others see it.
+//! Publishes heads: writes what the catalogue compiles to by compare-and-set, so that of any number of
+//! replicas one wins and the others see it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::vec::IntoIter;
 
 use bytes::Bytes;
-use domain::snapshot::MAX_SNAPSHOT_BYTES;
-use domain::{Cursor, Epoch, GroupId, Mode, PolicyItem, Revision, Snapshot};
+use domain::{Cursor, Epoch, GroupId, Revision};
 use futures::StreamExt as _;
-use runtime::nats::{Expect, Headers, PublishError};
+use runtime::nats::{BatchMessage, Expect, MAX_BATCH_MESSAGES, PublishError};
 use runtime::store::{ChangeInfo, CommitError};
 use runtime::{Shutdown, clock, ids};
 use tokio::time::Instant;
-use wire::subject::{self, STREAM_DESIRED, header};
+use wire::subject::{self, STREAM_DESIRED};
 
 use crate::fold::View;
-use crate::heads::{Circumstances, Head, Published, Says, Step, Wanted, decide};
+use crate::heads::{Head, Says};
 use crate::replica::{Gone, Replica};
+use crate::seal::{self, Due, Sealed, cursor_headers};
 use crate::work::{Item, Taken};
 
-/// Heads that are published at the same time: enough to keep the stream busy while each waits for its
-/// acknowledgement.
+/// Heads that are published at the same time, each by itself: enough to keep the stream busy while each waits
+/// for its acknowledgement.
 const AT_ONCE: usize = 128;
-/// Heads that are taken up together. Between two such batches, new work and the shutdown are noticed.
-const BATCH: usize = 1024;
+/// Heads that are taken up together: a few full batches, so that sealing and storing overlap. Between two such
+/// lots, new work is noticed.
+const LOT: usize = 4 * MAX_BATCH_MESSAGES;
 /// Pause before a head is looked at again that somebody else wrote at the same moment: the follower has
 /// seen it by then.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
@@ -39,7 +41,7 @@ const RENEW_SPREAD: Duration = Duration::from_secs(30);
 const COMPARE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Publishes until the shutdown.
-pub(crate) async fn run(replica: &Replica, shutdown: &Shutdown) -> Result<(), Gone> {
+pub(crate) async fn run(replica: &Arc<Replica>, shutdown: &Shutdown) -> Result<(), Gone> {
     let mut renewal = tokio::time::interval(RENEW_EVERY);
     let mut stopped = std::pin::pin!(replica.stopped(shutdown));
     loop {
@@ -71,7 +73,7 @@ enum Next {
 }
 
 /// Does what is due.
-async fn step(replica: &Replica) -> Next {
+async fn step(replica: &Arc<Replica>) -> Next {
     // The view comes first: its work was added before it was shown, so if there is no work now, all heads of
     // this view are published.
     let Some(view) = replica.current() else { return Next::WhenAdded };
@@ -84,7 +86,7 @@ async fn step(replica: &Replica) -> Next {
         replica.compare_epochs.store(true, Ordering::Release);
         return Next::At(Instant::now() + pause);
     }
-    match replica.work.take(Instant::now(), BATCH) {
+    match replica.work.take(Instant::now(), LOT) {
         Taken::Items(items) => {
             publish_all(replica, &view, items).await;
             Next::Now
@@ -110,21 +112,20 @@ pub(crate) fn renew(replica: &Replica) {
     }
 }
 
-async fn publish_all(replica: &Replica, view: &Arc<View>, items: Vec<(GroupId, Item)>) {
-    let count = items.len();
-    let outcomes = futures::stream::iter(items)
-        .map(|(group, item)| async move {
-            let outcome = publish(replica, view, &group, item).await;
-            (group, item, outcome)
-        })
-        .buffer_unordered(AT_ONCE);
-    let (mut written, mut failure) = (0, None);
-    let mut outcomes = std::pin::pin!(outcomes);
-    while let Some((group, item, outcome)) = outcomes.next().await {
-        let pause = match outcome {
+/// What became of heads that were looked at.
+#[derive(Default)]
+struct Outcome {
+    written: usize,
+    failure: Option<PublishError>,
+}
+
+impl Outcome {
+    /// One head was looked at; whether it was written. One that could not be is looked at again later.
+    fn note(&mut self, replica: &Replica, (group, item): Due, written: Result<bool, PublishError>) {
+        let pause = match written {
             Ok(wrote) => {
-                written += usize::from(wrote);
-                continue;
+                self.written += usize::from(wrote);
+                return;
             }
             Err(PublishError::Conflict { .. }) => AFTER_CONFLICT,
             Err(
@@ -133,116 +134,148 @@ async fn publish_all(replica: &Replica, view: &Arc<View>, items: Vec<(GroupId, I
                 | PublishError::Unavailable { .. }
                 | PublishError::Refused { .. }),
             ) => {
-                failure = Some(error);
+                self.failure = Some(error);
                 AFTER_FAILURE + ids::jitter(AFTER_FAILURE)
             }
         };
         replica.work.add([group], Item { due: Instant::now() + pause, ..item });
     }
-    if let Some(error) = failure {
+
+    fn and(self, other: Self) -> Self {
+        Self { written: self.written + other.written, failure: other.failure.or(self.failure) }
+    }
+}
+
+pub(crate) async fn publish_all(replica: &Arc<Replica>, view: &Arc<View>, items: Vec<Due>) {
+    let count = items.len();
+    // One alone goes the shortest way: somebody may be waiting for it.
+    let outcome = if count == 1 {
+        publish_each(replica, view, items).await
+    } else {
+        publish_in_batches(replica, view, items).await
+    };
+    if let Some(error) = outcome.failure {
         let error = runtime::log::chain(&error);
         tracing::warn!(error, "heads could not be published; trying again");
     }
-    if written > 0 {
-        tracing::info!(heads = written, looked_at = count, revision = view.revision().0, "published heads");
+    if outcome.written > 0 {
+        let (heads, revision) = (outcome.written, view.revision().0);
+        tracing::info!(heads, looked_at = count, revision, "published heads");
     }
 }
 
-/// What the catalogue wants a group's head to be; `None` if there is no such group.
-pub(crate) fn wanted(view: &View, group: &GroupId) -> Option<Wanted> {
-    let (content, since) = (view.compiled.content(group)?, view.since(group)?);
-    let path = view.catalog.group(group)?.value.path.clone();
-    Some(Wanted { digest: content.digest(), path, since: since.revision })
+/// Publishes each head by itself.
+async fn publish_each(replica: &Replica, view: &View, items: Vec<Due>) -> Outcome {
+    let outcomes = futures::stream::iter(items)
+        .map(|due| async move {
+            let written = match seal::seal(replica, view, due.clone()) {
+                Some(sealed) => publish(replica, sealed).await.map(|()| true),
+                None => Ok(false),
+            };
+            (due, written)
+        })
+        .buffer_unordered(AT_ONCE);
+    let (mut all, mut outcomes) = (Outcome::default(), std::pin::pin!(outcomes));
+    while let Some((due, written)) = outcomes.next().await {
+        all.note(replica, due, written);
+    }
+    all
 }
 
-/// Looks at one head and does what is to be done. True if something was written.
-async fn publish(replica: &Replica, view: &View, group: &GroupId, item: Item) -> Result<bool, PublishError> {
-    let head = replica.heads(|heads| heads.get(group).cloned());
-    let at = Circumstances { catalog: view.cursor(), check_path: item.check_path, now: clock::now() };
-    let (cursor, message, says) = match decide(wanted(view, group).as_ref(), head.as_ref(), at) {
-        Step::Keep | Step::Behind => return Ok(false),
-        Step::Publish(cursor) | Step::Renew(cursor) => {
-            let snapshot = snapshot(replica, view, group, (cursor, head.as_ref()));
-            let Some(snapshot) = snapshot else { return Ok(false) };
-            let Some(message) = sealed(replica, &snapshot) else { return Ok(false) };
-            (cursor, message, Says::Snapshot(Published::from(&snapshot)))
-        }
-        Step::Remove(cursor) => (cursor, (cursor_headers(cursor), Bytes::new()), Says::Gone(cursor)),
-    };
-    let expect = Expect::LastSubject(head.map_or(0, |head| head.sequence));
-    let subject = subject::desired_group(group);
-    runtime::crash::point("publish-head");
-    let sequence = replica.nats.publish_cas(STREAM_DESIRED, &subject, message, expect).await?;
-    tracing::debug!(%group, %cursor, sequence, "published a head");
-    replica.heads_mut(|heads| heads.note(group.clone(), Head { sequence, says }));
-    Ok(true)
+/// Publishes heads in batches. While one is being stored, the next is sealed.
+async fn publish_in_batches(replica: &Arc<Replica>, view: &Arc<View>, items: Vec<Due>) -> Outcome {
+    let mut all = Outcome::default();
+    let mut next = next_batch(replica, view, items.into_iter()).await;
+    while let Some((batch, rest)) = next {
+        let publishing = publish_batch(replica, view, batch);
+        let (outcome, following) = tokio::join!(publishing, next_batch(replica, view, rest));
+        all = all.and(outcome);
+        next = following;
+    }
+    all
 }
 
-fn snapshot(
-    replica: &Replica,
-    view: &View,
-    group: &GroupId,
-    (cursor, head): (Cursor, Option<&Head>),
-) -> Option<Snapshot> {
-    let content = view.compiled.content(group)?;
-    let before = head.and_then(|head| match &head.says {
-        Says::Snapshot(published) => Some(published),
-        Says::Gone(_) | Says::Nothing => None,
-    });
-    let policies = content.kinds().iter().map(|(kind, resolved)| {
-        let digest = resolved.document.digest();
-        PolicyItem {
-            kind: kind.clone(),
-            revision: before.and_then(|p| p.item_revision(kind, &digest)).unwrap_or(cursor.revision),
-            document: Arc::clone(resolved.document.bytes()),
-            digest,
-        }
-    });
-    let issued_at = clock::now();
-    Some(Snapshot {
-        fleet: replica.fleet.clone(),
-        group: group.clone(),
-        path: view.catalog.group(group)?.value.path.clone(),
-        cursor,
-        issued_at,
-        expires_at: issued_at + replica.validity,
-        settings: *content.settings(),
-        policies: policies.collect(),
-        trace_id: view.since(group)?.trace_id,
-    })
-}
-
-/// The message of a head. `None` if it does not fit: the planner refuses such a change, so it can only come
-/// from a store that another version wrote.
-fn sealed(replica: &Replica, snapshot: &Snapshot) -> Option<(Headers, Bytes)> {
-    let envelope = wire::snapshot::seal(snapshot, &replica.director);
-    if envelope.payload.len() > MAX_SNAPSHOT_BYTES {
-        let (group, bytes) = (&snapshot.group, envelope.payload.len());
-        tracing::error!(%group, bytes, "the snapshot of a group is too large to be published");
+async fn next_batch(
+    replica: &Arc<Replica>,
+    view: &Arc<View>,
+    mut rest: IntoIter<Due>,
+) -> Option<(Vec<Sealed>, IntoIter<Due>)> {
+    if rest.as_slice().is_empty() {
         return None;
     }
-    let mode = match snapshot.settings.mode {
-        Mode::Pull => "pull",
-        Mode::Push => "push",
-    };
-    let headers = cursor_headers(snapshot.cursor)
-        .number(header::ISSUED_AT, snapshot.issued_at.0)
-        .number(header::EXPIRES_AT, snapshot.expires_at.0)
-        .number(header::HEARTBEAT_INTERVAL, snapshot.settings.heartbeat_interval.0)
-        .number(header::OFFLINE_AFTER, snapshot.settings.offline_after.0);
-    let texts = [
-        (header::DIGEST, snapshot.content_digest().to_string()),
-        (header::GROUP_PATH, snapshot.path.to_string()),
-        (header::MODE, mode.to_owned()),
-    ];
-    let headers = texts.into_iter().fold(headers, |headers, (name, text)| {
-        headers.text(name, &text).expect("invariant: digests, paths and modes have no line break")
+    let (replica, view) = (Arc::clone(replica), Arc::clone(view));
+    // A thousand signatures take tens of milliseconds: too long for the threads that answer requests.
+    let sealing = tokio::task::spawn_blocking(move || {
+        let batch = seal::batch(&replica, &view, &mut rest);
+        (batch, rest)
     });
-    Some((headers, wire::encode(&envelope)))
+    Some(sealing.await.expect("invariant: sealing does not panic"))
 }
 
-fn cursor_headers(cursor: Cursor) -> Headers {
-    Headers::new().number(header::EPOCH, cursor.epoch.0).number(header::REVISION, cursor.revision.0)
+/// Publishes heads together.
+async fn publish_batch(replica: &Replica, view: &View, mut batch: Vec<Sealed>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let items: Vec<Due> = batch.iter().map(|sealed| (sealed.group.clone(), sealed.item)).collect();
+    if batch.len() <= 1 {
+        if let (Some(sealed), Some(due)) = (batch.pop(), items.into_iter().next()) {
+            outcome.note(replica, due, publish(replica, sealed).await.map(|()| true));
+        }
+        return outcome;
+    }
+    let (messages, written): (Vec<_>, Vec<_>) = batch.into_iter().map(batched).unzip();
+    match replica.nats.publish_batch_each(messages).await {
+        Ok(last) => {
+            outcome.written = written.len();
+            let first = last + 1 - written.len() as u64;
+            for (sequence, (group, cursor, says)) in (first..).zip(written) {
+                note(replica, group, cursor, Head { sequence, says });
+            }
+            outcome
+        }
+        // One head may be to blame: the others must not wait until that one is settled.
+        Err(error @ PublishError::Conflict { .. }) => {
+            let error = runtime::log::chain(&error);
+            tracing::debug!(error, heads = items.len(), "publishing the heads of a batch each by itself");
+            publish_each(replica, view, items).await
+        }
+        Err(error @ (PublishError::TooLarge { .. } | PublishError::Refused { .. })) => {
+            let error = runtime::log::chain(&error);
+            tracing::warn!(error, heads = items.len(), "publishing the heads of a batch each by itself");
+            publish_each(replica, view, items).await
+        }
+        // Each by itself would fare no better. They stay together, so that they make a batch again.
+        Err(error @ (PublishError::Full { .. } | PublishError::Unavailable { .. })) => {
+            let due = Instant::now() + AFTER_FAILURE + ids::jitter(AFTER_FAILURE);
+            for (group, item) in items {
+                replica.work.add([group], Item { due, ..item });
+            }
+            outcome.failure = Some(error);
+            outcome
+        }
+    }
+}
+
+/// A head as a message of a batch, and what is to be noted when it is written.
+fn batched(sealed: Sealed) -> ((BatchMessage, Expect), (GroupId, Cursor, Says)) {
+    let subject = subject::desired_group(&sealed.group);
+    let (headers, payload) = sealed.message;
+    runtime::crash::point("publish-head");
+    let message = BatchMessage { subject, headers, payload };
+    ((message, sealed.expect), (sealed.group, sealed.cursor, sealed.says))
+}
+
+/// Publishes one head.
+async fn publish(replica: &Replica, sealed: Sealed) -> Result<(), PublishError> {
+    let subject = subject::desired_group(&sealed.group);
+    runtime::crash::point("publish-head");
+    let sequence = replica.nats.publish_cas(STREAM_DESIRED, &subject, sealed.message, sealed.expect).await?;
+    note(replica, sealed.group, sealed.cursor, Head { sequence, says: sealed.says });
+    Ok(())
+}
+
+fn note(replica: &Replica, group: GroupId, cursor: Cursor, head: Head) {
+    tracing::debug!(%group, %cursor, sequence = head.sequence, "published a head");
+    replica.heads_mut(|heads| heads.note(group, head));
 }
 
 /// Says that every head up to a cursor is published, unless that is said already. Returns when to try again,

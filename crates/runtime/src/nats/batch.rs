@@ -5,15 +5,16 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
+use tokio::time::Instant;
 use wire::subject::Subject;
 
 use super::Nats;
-use super::api::{API_TIMEOUT, ApiError, parse};
+use super::api::{API_TIMEOUT, ApiError, RETRY_PAUSE, parse};
 use super::headers::Headers;
-use super::publish::{Expect, PublishError, is_conflict, publish_failure};
+use super::publish::{Expect, PATIENCE, PublishError, is_conflict, publish_failure};
 
-/// Messages the server takes in one batch.
-pub(crate) const MAX_BATCH_MESSAGES: usize = 1000;
+/// Most messages of one batch: the server takes no more.
+pub const MAX_BATCH_MESSAGES: usize = 1000;
 
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
@@ -61,12 +62,13 @@ impl Nats {
         if let Some(first) = messages.first_mut() {
             first.headers = std::mem::take(&mut first.headers).expecting(expect);
         }
-        self.store_batch(messages, expect).await
+        self.store_batch(&messages, expect).await
     }
 
     /// Stores all messages, in this order and with nothing between them, if the condition of each holds;
     /// otherwise none. Where every write is synced to disk, a batch costs one sync: hundreds of messages are
-    /// stored in the time of a few. Tries once; the conditions make another try harmless.
+    /// stored in the time of a few. Tries again for 10 s while JetStream has no leader. If a try got no answer
+    /// but was stored, the next one is a conflict.
     ///
     /// # Returns
     /// The sequence of the last message; the others stand before it.
@@ -85,10 +87,19 @@ impl Nats {
             message.headers = message.headers.expecting(expect);
             message
         });
-        self.store_batch(with_conditions.collect(), expected).await
+        let messages: Vec<_> = with_conditions.collect();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.store_batch(&messages, expected).await {
+                Err(PublishError::Unavailable { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(RETRY_PAUSE / 5 + crate::ids::jitter(RETRY_PAUSE)).await;
+                }
+                settled => return settled,
+            }
+        }
     }
 
-    async fn store_batch(&self, messages: Vec<BatchMessage>, expected: Expect) -> Result<u64, PublishError> {
+    async fn store_batch(&self, messages: &[BatchMessage], expected: Expect) -> Result<u64, PublishError> {
         let count = messages.len();
         assert!((1..=MAX_BATCH_MESSAGES).contains(&count), "a batch has 1 to 1,000 messages, not {count}");
         let subject = messages[0].subject.to_string();
@@ -101,28 +112,29 @@ impl Nats {
         }
     }
 
-    async fn send_batch(&self, messages: Vec<BatchMessage>) -> Result<u64, ApiError> {
+    async fn send_batch(&self, messages: &[BatchMessage]) -> Result<u64, ApiError> {
         let count = messages.len();
         let id = crate::ids::random_id();
         let mut number = 0;
         for BatchMessage { subject, headers, payload } in messages {
+            let (headers, payload) = (headers.clone(), payload.clone());
             number += 1;
             if count == 1 {
-                return self.publish_once(&subject, headers, payload).await;
+                return self.publish_once(subject, headers, payload).await;
             }
             let marked = headers.text(BATCH_ID, &id).expect("invariant: a random id has no line break");
             let headers = marked.number(BATCH_SEQUENCE, number as u64);
             if number == 1 {
                 // An empty reply: the batch is open. A refusal here says more than the commit's would.
-                let opened = self.request(&subject, headers, payload, API_TIMEOUT).await?;
+                let opened = self.request(subject, headers, payload, API_TIMEOUT).await?;
                 if !opened.payload.is_empty() {
                     parse::<serde::de::IgnoredAny>(subject.as_str(), &opened)?;
                 }
             } else if number < count {
-                self.publish(&subject, headers, payload).await?;
+                self.publish(subject, headers, payload).await?;
             } else {
                 let commit =
-                    self.request(&subject, headers.number(BATCH_COMMIT, 1), payload, API_TIMEOUT).await?;
+                    self.request(subject, headers.number(BATCH_COMMIT, 1), payload, API_TIMEOUT).await?;
                 let ack = parse::<BatchAck>(subject.as_str(), &commit)?;
                 if ack.batch == id && ack.count == count {
                     return Ok(ack.seq);

@@ -15,7 +15,7 @@ use super::request::RequestError;
 
 /// How long a publish goes on while JetStream has no leader or the connection is down: longer than an
 /// election, shorter than a caller waits.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 const EXPECTED_LAST_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Sequence";

@@ -26,6 +26,8 @@ pub(super) async fn apply(
             format!("there are {}; at most {MAX_ENTRIES} are allowed in one change", request.resources.len());
         return Err(refuse::field("resources", why));
     }
+    // From here on a stop waits for the answer, also while the request is only read.
+    let _busy = replica.busy();
     // Schemas are compiled and documents walked: hundreds of milliseconds for the largest request.
     let prepared = tokio::task::spawn_blocking(|| prepare(request.resources)).await;
     let prepared =

@@ -1,6 +1,7 @@
 //! Live tests: real replicas of the service in this process, on a real `nats-server` of their own.
 
 mod faults;
+mod many;
 mod ways;
 
 use std::collections::BTreeMap;
