@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent::{Agent, Enrolment, NatsTransport, Parts};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use domain::agent::{Note, Timing};
 use domain::{AgentId, Cursor, Span};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -81,9 +81,15 @@ impl Fleet {
             });
         }
         let all = starting.acquire_many(u32::try_from(STARTING)?);
-        let _permits =
-            tokio::time::timeout(START_TIMEOUT, all).await.context("not every agent got its policy")??;
-        Ok(())
+        if let Ok(Ok(_permits)) = tokio::time::timeout(START_TIMEOUT, all).await {
+            return Ok(());
+        }
+        let lacking: Vec<String> = self.members[which]
+            .iter()
+            .filter(|member| member.kept.revision().is_none_or(|there| there < revision))
+            .map(|member| member.enrolment.agent.to_string())
+            .collect();
+        bail!("{} agents did not get their policy, the first is {:?}", lacking.len(), lacking.first())
     }
 
     /// Starts agents all at once and waits for nothing.

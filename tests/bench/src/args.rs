@@ -45,6 +45,9 @@ pub struct Args {
     /// Measure the floors only.
     #[arg(long)]
     pub floors_only: bool,
+    /// Measure Muster only, for work on it. Writes no page.
+    #[arg(long, conflicts_with = "floors_only")]
+    pub no_floors: bool,
     /// Runs behind each median.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub runs: u32,
@@ -57,6 +60,9 @@ pub struct Args {
     /// The server under test; by default the `musterd` beside this program.
     #[arg(long)]
     pub musterd: Option<PathBuf>,
+    /// What the agents in this process log, as `musterd --log-level`.
+    #[arg(long, default_value = "error")]
+    pub log_level: String,
     /// What to do as a child of another `bench`.
     #[arg(long, hide = true, value_enum)]
     pub role: Option<Role>,

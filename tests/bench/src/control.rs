@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde::Deserialize;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 use wire::api::v1::identity_service_client::IdentityServiceClient;
@@ -27,6 +27,12 @@ pub const GROUP: &str = "bench";
 const POLICY: &str = "bench";
 /// How long a call may take: a change of 64 KiB beside ten thousand busy agents takes a second.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What `musterd all` says of itself.
+#[derive(Deserialize)]
+struct Addresses {
+    api: String,
+}
 
 /// A running control plane; it, its broker and its data are gone when this is dropped.
 pub struct Control {
@@ -49,7 +55,7 @@ impl Control {
         let mut command = Command::new(musterd);
         command
             .arg("all")
-            .args(["--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "info"])
+            .args(["--listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(data.path().join("data"))
             .env("MUSTER_NATS_SERVER", nats_server)
@@ -57,9 +63,10 @@ impl Control {
             .stdout(output.try_clone()?)
             .stderr(output);
         let mut process = Running::start("musterd", &mut command)?;
-        let address = process.until(async || listening(&log)).await;
-        let address = address.with_context(|| format!("its log ends: {}", tail(&log)))?;
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.timeout(CALL_TIMEOUT);
+        let addresses = data.path().join("data").join("addresses.json");
+        let api = process.until(async || read_api(&addresses)).await;
+        let api = api.with_context(|| format!("its log ends: {}", tail(&log)))?;
+        let endpoint = Endpoint::from_shared(api)?.timeout(CALL_TIMEOUT);
         let channel = endpoint.connect_lazy();
         let mut control = Self {
             policy: PolicyServiceClient::new(channel.clone()),
@@ -178,14 +185,10 @@ pub fn find_musterd(named: Option<&Path>) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The address in the line of the log that says so.
-fn listening(log: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(log).ok()?;
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line.to_string().contains("\"listening\"")).find_map(|line| {
-        let address = line.get("address").or_else(|| line.get("fields")?.get("address"))?;
-        Some(address.as_str()?.to_owned())
-    })
+/// URL of the API, from the file that is there while `musterd all` serves.
+fn read_api(addresses: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(addresses).ok()?;
+    Some(serde_json::from_str::<Addresses>(&text).ok()?.api)
 }
 
 fn tail(log: &Path) -> String {

@@ -34,6 +34,7 @@ use anyhow::{Context as _, Result, bail};
 
 pub use args::{Args, Role, Work};
 use machine::Machine;
+use runtime::log::{self, LogConfig, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long the tasks of thousands of connections may take to end.
@@ -76,6 +77,7 @@ pub fn say(text: &str) {
 /// # Errors
 /// When something cannot be measured: no figure is better than a wrong one.
 pub fn run(args: Args) -> Result<()> {
+    log::init(&LogConfig { log_format: LogFormat::Auto, log_level: args.log_level.clone() })?;
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let is_child = args.role.is_some();
     let end = tokio.block_on(async {
@@ -125,7 +127,7 @@ async fn measure(args: Args) -> Result<()> {
             Work::Micro => micro::section(&bench),
         };
         let section = section.with_context(|| format!("cannot measure {work:?}"))?;
-        if bench.args.floors_only && matches!(work, Work::W1 | Work::W1b | Work::W2) {
+        if bench.args.no_floors || bench.args.floors_only {
             continue;
         }
         page::write(&bench.args.out, work, &section)?;

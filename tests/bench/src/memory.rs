@@ -1,13 +1,12 @@
 //! Storage of the agents: the product's own in memory, with a count of what was switched on.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use agent::{Drift, MemoryStorage, Proofs, Storage, View};
 use bytes::Bytes;
-use domain::KindName;
 use domain::agent::{Durable, Generation, GenerationId, Loaded, Offer, Reason};
+use domain::{Cursor, KindName};
 
 use crate::agents::locked;
 
@@ -15,8 +14,9 @@ use crate::agents::locked;
 #[derive(Default)]
 pub struct Kept {
     memory: MemoryStorage,
-    staged: Mutex<BTreeMap<GenerationId, Generation>>,
-    switched_on: Mutex<Vec<GenerationId>>,
+    /// The one in force and one beside it.
+    staged: Mutex<Vec<Generation>>,
+    switched_on: Mutex<Vec<Cursor>>,
 }
 
 impl Kept {
@@ -24,7 +24,7 @@ impl Kept {
     #[must_use]
     pub fn load(&self) -> Loaded {
         let current = self.memory.current();
-        let active = current.and_then(|id| locked(&self.staged).get(&id).cloned());
+        let active = current.and_then(|id| locked(&self.staged).iter().find(|one| one.id() == id).cloned());
         Loaded { durable: self.memory.durable().unwrap_or_default(), active }
     }
 
@@ -53,13 +53,12 @@ impl Storage for Kept {
     }
 
     fn stage(&self, offer: &Offer) -> Result<(), Reason> {
-        let generation = Generation::of(&offer.snapshot);
-        locked(&self.staged).insert(generation.id(), generation);
+        locked(&self.staged).push(Generation::of(&offer.snapshot));
         self.memory.stage(offer)
     }
 
     fn activate(&self, id: &GenerationId) -> Result<(), Reason> {
-        locked(&self.switched_on).push(id.clone());
+        locked(&self.switched_on).push(id.cursor);
         self.memory.activate(id)
     }
 
@@ -80,7 +79,8 @@ impl Storage for Kept {
     }
 
     fn prune(&self, keep: &[GenerationId]) -> Result<(), Reason> {
-        locked(&self.staged).retain(|id, _| keep.contains(id));
+        locked(&self.staged)
+            .retain(|one| keep.iter().any(|id| id.cursor == one.cursor && id.group == one.group));
         self.memory.prune(keep)
     }
 

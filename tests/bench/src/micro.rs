@@ -64,6 +64,31 @@ pub fn open_micros(bytes: usize, runs: usize) -> Result<Series> {
     Ok(series)
 }
 
+/// Time that `count` agents' checks of one snapshot take when all cores of this machine do nothing else, in
+/// milliseconds.
+///
+/// # Errors
+/// When the sample does not open, or no thread can be had.
+pub fn checks_ms(bytes: usize, count: usize, bench: &Bench) -> Result<Series> {
+    let (sealed, key) = sample::sealed(bytes)?;
+    let each = count.div_ceil(bench.machine.cores);
+    let mut series = Series::default();
+    for _ in 0..bench.runs() {
+        let begin = Instant::now();
+        let opened = std::thread::scope(|scope| {
+            let open = || (0..each).try_for_each(|_| sample::open(black_box(&sealed), key).map(drop));
+            let threads: Vec<_> = (0..bench.machine.cores).map(|_| scope.spawn(open)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().is_ok_and(|opened| opened.is_ok()))
+                .all(|well| well)
+        });
+        ensure!(opened, "a snapshot did not open");
+        series.push_ms(begin.elapsed());
+    }
+    Ok(series)
+}
+
 fn heartbeats(bench: &Bench) -> Result<Series> {
     let agents = if bench.args.quick { AGENTS / 10 } else { AGENTS };
     let mut fleet = sample::fleet(agents)?;

@@ -145,6 +145,7 @@ impl RawSide {
 struct OurSide {
     control: Control,
     fleet: Fleet,
+    url: String,
     nats: Nats,
     askers: Vec<Asker>,
     figures: Figures,
@@ -160,14 +161,15 @@ impl OurSide {
         // The real agents report their status in full; the load goes on from there in their place.
         fleet.start(0..CONNECTIONS, 1).await?;
         until_current(&mut control, CONNECTIONS, 1).await?;
-        let nats = Nats::connect(&Connection::service(fleet.servers()?.to_vec(), "bench")).await?;
-        Ok(Self { control, fleet, nats, askers: Vec::new(), figures: Figures::default(), answers: 0 })
+        let url = fleet.servers()?.first().context("no server")?.clone();
+        let nats = Nats::connect(&Connection::service(vec![url.clone()], "bench")).await?;
+        Ok(Self { control, fleet, url, nats, askers: Vec::new(), figures: Figures::default(), answers: 0 })
     }
 
     /// Counts the bytes of one real agent's connection while it beats once a second, then stops all agents
     /// and takes over their heartbeats.
     async fn wire(&mut self) -> Result<Wire> {
-        let tap = Wiretap::start(self.fleet.servers()?.first().context("no server")?).await?;
+        let tap = Wiretap::start(&self.url).await?;
         self.fleet.stop(0..CONNECTIONS).await?;
         self.control.beat_every(Duration::from_secs(1)).await?;
         let agent = self.fleet.ids().next().context("no agent")?.clone();
@@ -209,7 +211,7 @@ impl OurSide {
     async fn take_over(&mut self, like: &Heartbeat, status: StatusReport) -> Result<()> {
         let head = self.control.head().await?;
         let ids: Vec<AgentId> = self.fleet.ids().cloned().collect();
-        let url = self.fleet.servers()?.first().context("no server")?.clone();
+        let url = self.url.clone();
         let askers = clients::paced(ids.len(), |n| {
             let (url, id, like, status) = (url.clone(), ids[n].clone(), like.clone(), status.clone());
             async move {
