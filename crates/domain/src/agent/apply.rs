@@ -113,10 +113,10 @@ impl Machine {
         if good.is_some_and(|good| good.id() == active.id() && good.digest == active.digest) {
             self.durable.good = Some(active.clone());
             self.durable.applying = None;
-            self.status.set_items(Some(&active), &ItemState::Healthy);
+            self.status.set_items(Some(&active), ItemState::Healthy);
             return;
         }
-        self.status.set_items(Some(&active), &ItemState::Verified);
+        self.status.set_items(Some(&active), ItemState::Verified);
         let job = Job::new(active.clone(), Purpose::Resume, changes(good, Some(&active)));
         self.work = Work::Busy(Box::new(job));
         let known = self
@@ -169,7 +169,7 @@ impl Machine {
             return;
         }
         turn.note(Note::Applying(generation.id()));
-        self.show_progress(&generation, &ItemState::Received, None);
+        self.show_progress(&generation, ItemState::Received, None);
         let mut job = Job::new(generation, Purpose::Apply, Vec::new());
         job.changes = changes(self.active.as_ref(), Some(&job.generation));
         job.offer = Some(offer);
@@ -217,7 +217,7 @@ impl Machine {
             self.pause(turn, "staging the snapshot", reason);
             return;
         }
-        self.show_progress(&generation, &ItemState::Verified, None);
+        self.show_progress(&generation, ItemState::Verified, None);
         let Generation { cursor, digest, .. } = generation;
         self.durable.floors.raise(&generation.group, Floor { cursor, digest });
         self.durable.applying = Some(Applying { cursor, digest, starts: 1 });
@@ -318,7 +318,7 @@ impl Machine {
         let had_settings = self.durable.good.is_some();
         let previous = self.wanted_settings();
         let active = self.active.clone();
-        self.status.set_items(active.as_ref(), &ItemState::Healthy);
+        self.status.set_items(active.as_ref(), ItemState::Healthy);
         let changed = active.as_ref().filter(|active| had_settings && active.settings != previous);
         let until = Some(turn.now + self.timing.confirm_within);
         self.durable.trial = changed.map(|active| Trial { cursor: active.cursor, previous, until });
@@ -431,7 +431,7 @@ impl Machine {
             job.step = Step::Stage;
             let generation = job.generation.clone();
             let waits = Reason::new(format!("waits to try again: {step}: {reason}"));
-            self.show_progress(&generation, &ItemState::Received, Some(&waits));
+            self.show_progress(&generation, ItemState::Received, Some(&waits));
         }
         turn.note(Note::Delayed { step, reason });
         self.send_status(turn);
@@ -456,7 +456,7 @@ impl Machine {
     }
 
     /// Items of a generation on its way: unchanged ones are as healthy as they were.
-    fn show_progress(&mut self, generation: &Generation, state: &ItemState, reason: Option<&Reason>) {
+    fn show_progress(&mut self, generation: &Generation, state: ItemState, reason: Option<&Reason>) {
         let active = self.active.as_ref();
         let is_same = |item: &ItemStatus| {
             let new = generation.item(&item.kind);
@@ -476,7 +476,7 @@ impl Machine {
     /// Items of the last known good, and beside them the one that failed.
     fn show_failed(&mut self, failed: Option<&Failed>) {
         let good = self.durable.good.clone();
-        self.status.set_items(good.as_ref(), &ItemState::Healthy);
+        self.status.set_items(good.as_ref(), ItemState::Healthy);
         let Some(failed) = failed else { return };
         let status = |kind: KindName| ItemStatus {
             kind,

@@ -243,16 +243,11 @@ impl Status {
     }
 
     /// All items of a generation in one state.
-    pub(super) fn set_items(&mut self, generation: Option<&Generation>, state: &ItemState) {
+    pub(super) fn set_items(&mut self, generation: Option<&Generation>, state: ItemState) {
         let items = generation.map_or_else(Vec::new, |generation| generation.items.to_vec());
         self.items = items
             .into_iter()
-            .map(|item| ItemStatus {
-                kind: item.kind,
-                state: state.clone(),
-                revision: item.revision,
-                reason: None,
-            })
+            .map(|item| ItemStatus { kind: item.kind, state, revision: item.revision, reason: None })
             .collect();
     }
 
