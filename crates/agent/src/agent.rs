@@ -79,8 +79,8 @@ pub struct Agent<T, S, H> {
     about: About,
     sequence: u64,
     observer: Option<Observer>,
-    /// The last snapshot whose signature held, and the bytes it came in: a repeat needs no second look.
-    last_offer: Option<(Bytes, Arc<Offer>)>,
+    /// The last snapshot whose signature held: the same bytes need no second look.
+    last_offer: Option<Arc<Offer>>,
     /// The last assignment whose signature held.
     last_assignment: Option<(Cursor, Bytes)>,
     connected: bool,
@@ -215,7 +215,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
     }
 
     fn do_task(&mut self, task: Task) {
-        self.inputs.extend(self.tasks.push(task));
+        self.tasks.push(task, &mut self.inputs);
     }
 
     async fn send(&mut self, beat: &Beat) {
@@ -233,12 +233,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         };
         let placed = durable.assignment.as_ref().map(|placement| placement.cursor);
         Proofs {
-            snapshot: self
-                .last_offer
-                .as_ref()
-                .map(|(_, offer)| offer)
-                .filter(|offer| is_floor(offer))
-                .cloned(),
+            snapshot: self.last_offer.as_ref().filter(|offer| is_floor(offer)).cloned(),
             assignment: self
                 .last_assignment
                 .clone()
@@ -260,11 +255,11 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             }
             Event::LameDuck => self.inputs.push_back(Input::LameDuck),
             Event::Missed => self.inputs.push_back(Input::Resync),
-            Event::Group(bytes) => self.hear_snapshot(bytes, Source::Notify),
+            Event::Group(bytes) => self.hear_snapshot(&bytes, Source::Notify),
             Event::Assignment(bytes) => self.hear_assignment(&bytes),
             Event::Beat(beat, Some(bytes)) => self.hear_reply(beat, &bytes),
             Event::Beat(beat, None) => self.inputs.push_back(Input::HeartbeatFailed { beat }),
-            Event::Fetched(_, Fetched::Envelope(bytes)) => self.hear_snapshot(bytes, Source::Fetch),
+            Event::Fetched(_, Fetched::Envelope(bytes)) => self.hear_snapshot(&bytes, Source::Fetch),
             Event::Fetched(fetch, Fetched::Empty) => {
                 self.inputs.push_back(Input::FetchDone { fetch, result: Ok(()) });
             }
@@ -274,15 +269,15 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         }
     }
 
-    fn hear_snapshot(&mut self, bytes: Bytes, source: Source) {
-        let known = self.last_offer.as_ref().filter(|(known, _)| *known == bytes);
+    fn hear_snapshot(&mut self, bytes: &Bytes, source: Source) {
+        let known = self.last_offer.as_ref().filter(|known| known.envelope[..] == bytes[..]);
         let offer = match known {
-            Some((_, offer)) => Ok(Arc::clone(offer)),
-            None => self.open_snapshot(&bytes),
+            Some(offer) => Ok(Arc::clone(offer)),
+            None => self.open_snapshot(bytes),
         };
         self.inputs.push_back(match offer {
             Ok(offer) => {
-                self.last_offer = Some((bytes, Arc::clone(&offer)));
+                self.last_offer = Some(Arc::clone(&offer));
                 Input::SnapshotReceived { offer, source }
             }
             Err(refusal) => Input::EnvelopeRefused { refusal, source },
@@ -290,7 +285,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
     }
 
     fn open_snapshot(&self, bytes: &Bytes) -> Result<Arc<Offer>, Refusal> {
-        let opened = envelope::parse(bytes)
+        let opened = envelope::parse_shared(bytes)
             .and_then(|envelope| wire::snapshot::open(&envelope, &self.trust.directors));
         match opened {
             Ok(snapshot) => Ok(Arc::new(Offer { snapshot, envelope: Arc::from(&bytes[..]) })),
@@ -307,7 +302,8 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         self.inputs.push_back(match opened {
             Ok(assignment) => {
                 if self.last_assignment.as_ref().is_none_or(|(known, _)| assignment.cursor > *known) {
-                    self.last_assignment = Some((assignment.cursor, bytes.clone()));
+                    // A copy: what arrived is part of a buffer of the connection, many times as large.
+                    self.last_assignment = Some((assignment.cursor, Bytes::copy_from_slice(bytes)));
                 }
                 Input::AssignmentReceived(assignment)
             }
@@ -338,7 +334,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             self.hear_assignment(&encode(envelope));
         }
         if let Some(envelope) = heard.snapshot {
-            self.hear_snapshot(encode(envelope), Source::Heartbeat);
+            self.hear_snapshot(&encode(envelope), Source::Heartbeat);
         }
         self.inputs.push_back(Input::HeartbeatReplied(heard.reply));
     }

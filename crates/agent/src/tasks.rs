@@ -55,15 +55,29 @@ impl<S: Storage, H: Handler> Tasks<S, H> {
         self.running.is_none()
     }
 
-    /// Does a task, at once where that is quick and nothing waits. Else its inputs come from [`Tasks::next`].
-    pub(crate) fn push(&mut self, task: Task) -> Option<Input> {
-        let quick = S::INLINE && !matches!(task, Task::RunHandlers(_) | Task::CheckHealth(_));
-        if quick && self.running.is_none() {
-            return work(&*self.storage, task);
+    /// Does a task. Where that is quick and nothing waits, its inputs are `done` at once; else they come from
+    /// [`Tasks::next`].
+    pub(crate) fn push(&mut self, task: Task, done: &mut VecDeque<Input>) {
+        if !S::INLINE || self.running.is_some() {
+            self.waiting.push_back(task);
+            return self.start();
         }
-        self.waiting.push_back(task);
-        self.start();
-        None
+        let handles = |kind: &KindName| self.handler.handles(kind);
+        match task {
+            // Documents that no handler cares for are the result.
+            Task::RunHandlers(changes) if !changes.iter().any(|change| handles(&change.kind)) => {
+                let ended = |change: Change| Input::HandlerDone { kind: change.kind, result: Ok(()) };
+                done.extend(changes.into_iter().map(ended));
+            }
+            Task::CheckHealth(kinds) if !kinds.iter().any(handles) => {
+                done.push_back(Input::HealthChecked(Ok(())));
+            }
+            task @ (Task::RunHandlers(_) | Task::CheckHealth(_)) => {
+                self.waiting.push_back(task);
+                self.start();
+            }
+            task => done.extend(work(&*self.storage, task)),
+        }
     }
 
     /// Waits for the inputs of the next task that ends; for ever while there is none.

@@ -10,7 +10,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use prost::Message as _;
 
 use crate::agent::v1::{Envelope, Signature as SignatureMessage, TrustRoot};
-use crate::{DecodeError, decode};
+use crate::{DecodeError, decode, decode_shared};
 
 /// Payload type of snapshots.
 pub const SNAPSHOT: &str = "muster.agent.v1.Snapshot";
@@ -97,6 +97,14 @@ pub fn seal_with(
 /// [`EnvelopeError::Malformed`] if it is too large or not an envelope.
 pub fn parse(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
     decode(bytes, MAX_ENVELOPE_BYTES).map_err(EnvelopeError::Malformed)
+}
+
+/// As [`parse`]; the envelope shares the memory of `bytes`.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_shared(bytes: &Bytes) -> Result<Envelope, EnvelopeError> {
+    decode_shared(bytes, MAX_ENVELOPE_BYTES).map_err(EnvelopeError::Malformed)
 }
 
 /// Checks an envelope against trusted keys and gives the payload that one of them signed.

@@ -113,6 +113,20 @@ pub fn decode<M: prost::Message + Default>(bytes: &[u8], limit: usize) -> Result
     Ok(M::decode(bytes)?)
 }
 
+/// As [`decode`]; byte fields of the message share the memory of `bytes` and are not copied.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_shared<M: prost::Message + Default>(
+    bytes: &bytes::Bytes,
+    limit: usize,
+) -> Result<M, DecodeError> {
+    if bytes.len() > limit {
+        return Err(DecodeError::TooLarge { size: bytes.len(), limit });
+    }
+    Ok(M::decode(bytes.clone())?)
+}
+
 /// Bytes of a message, to be sent.
 #[must_use]
 pub fn encode<M: prost::Message>(message: &M) -> bytes::Bytes {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use domain::settings::SettingsOverlay;
 use domain::snapshot::{MAX_DOCUMENT_BYTES, MAX_POLICIES, MAX_SNAPSHOT_BYTES};
 use domain::{
@@ -13,7 +14,7 @@ use prost::Message as _;
 
 use crate::agent::v1::{self, Envelope};
 use crate::envelope::{self, EnvelopeError};
-use crate::{DecodeError, decode};
+use crate::{DecodeError, decode, decode_shared};
 
 /// Largest assignment: three ids and a few numbers.
 pub const MAX_ASSIGNMENT_BYTES: usize = 1024;
@@ -29,7 +30,7 @@ pub fn seal(snapshot: &Snapshot, key: &SigningKey) -> Envelope {
 pub fn encode(snapshot: &Snapshot) -> Vec<u8> {
     let policies = snapshot.policies.iter().map(|item| v1::PolicyItem {
         kind: item.kind.to_string(),
-        document: bytes::Bytes::copy_from_slice(&item.document),
+        document: Bytes::copy_from_slice(&item.document),
         digest: item.digest.0.to_vec(),
         revision: item.revision.0,
     });
@@ -61,8 +62,8 @@ pub fn open(envelope: &Envelope, trusted: &[VerifyingKey]) -> Result<Snapshot, E
 ///
 /// # Errors
 /// [`DecodeError`] names the field.
-pub fn read(payload: &[u8]) -> Result<Snapshot, DecodeError> {
-    let message: v1::Snapshot = decode(payload, MAX_SNAPSHOT_BYTES)?;
+pub fn read(payload: &Bytes) -> Result<Snapshot, DecodeError> {
+    let message: v1::Snapshot = decode_shared(payload, MAX_SNAPSHOT_BYTES)?;
     if message.policies.len() > MAX_POLICIES {
         return Err(DecodeError::field("policies", format!("has more than {MAX_POLICIES} items")));
     }
@@ -218,7 +219,7 @@ mod tests {
         let check = |change: &dyn Fn(&mut v1::Snapshot), expected: &str| {
             let mut message = v1::Snapshot::decode(&encode(&sample())[..]).unwrap();
             change(&mut message);
-            assert_eq!(read(&message.encode_to_vec()).unwrap_err().to_string(), expected);
+            assert_eq!(read(&message.encode_to_vec().into()).unwrap_err().to_string(), expected);
         };
         check(&|m| m.policies[0].digest[0] ^= 1, "field digest does not match the document");
         check(&|m| m.settings = None, "field settings is missing");
@@ -233,7 +234,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
-            let _ = read(&bytes);
+            let _ = read(&Bytes::copy_from_slice(&bytes));
             let _ = read_assignment(&bytes);
         }
     }

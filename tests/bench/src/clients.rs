@@ -1,8 +1,8 @@
 //! Many connections to one broker.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use async_nats::{Client, ConnectOptions};
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -11,6 +11,9 @@ use futures::{StreamExt as _, TryStreamExt as _};
 const PACE: usize = 64;
 /// Handshakes may wait while thousands share the cores with the broker.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Thousands of connections that share the cores with the broker close within a second or two.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connects one client of the given name.
 ///
@@ -30,4 +33,34 @@ where
     F: Future<Output = Result<T>>,
 {
     futures::stream::iter(0..count).map(make).buffered(PACE).try_collect().await
+}
+
+/// Closes connections and waits until they are gone. A client that is only dropped while its broker ends goes
+/// on to reconnect, and would take part in what is measured next.
+///
+/// # Errors
+/// When one does not close in time.
+pub async fn close(clients: Vec<Client>) -> Result<()> {
+    let before = open_files();
+    let count = clients.len();
+    paced(count, |n| {
+        let client = clients[n].clone();
+        async move { client.drain().await.context("a connection does not close") }
+    })
+    .await?;
+    drop(clients);
+    let begin = Instant::now();
+    while open_files() > before.saturating_sub(count) {
+        ensure!(
+            begin.elapsed() < CLOSE_TIMEOUT,
+            "connections are still open {} s later",
+            CLOSE_TIMEOUT.as_secs()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }

@@ -39,6 +39,7 @@ pub struct Round {
 pub struct Fanout {
     broker: Broker,
     publisher: Client,
+    collector: Client,
     answers: Subscriber,
     clients: Vec<Client>,
     tasks: JoinSet<()>,
@@ -63,7 +64,7 @@ impl Fanout {
             async move { clients::connect(&url, &format!("agent-{n}")).await }
         })
         .await?;
-        Ok(Self { broker, publisher, answers, clients, tasks: JoinSet::new(), memory_before })
+        Ok(Self { broker, publisher, collector, answers, clients, tasks: JoinSet::new(), memory_before })
     }
 
     /// Memory of the broker for each connection so far, in bytes.
@@ -124,6 +125,16 @@ impl Fanout {
         let stream = Arc::new(stream);
         clients::paced(self.clients.len(), |n| make_consumer(Arc::clone(&stream), n)).await?;
         Ok(begin.elapsed())
+    }
+
+    /// Closes all connections, then ends the broker.
+    ///
+    /// # Errors
+    /// When connections do not close.
+    pub async fn stop(mut self) -> Result<()> {
+        self.tasks.shutdown().await;
+        let own = [self.publisher, self.collector];
+        clients::close(self.clients.into_iter().chain(own).collect()).await
     }
 
     /// All subscriptions have reached the broker.

@@ -79,6 +79,12 @@ impl Asker {
         Ok(())
     }
 
+    /// Its connection.
+    #[must_use]
+    pub fn into_client(self) -> Client {
+        self.client
+    }
+
     async fn run(mut self, until: Instant) -> Result<(Self, Vec<u32>)> {
         let mut times = Vec::new();
         loop {

@@ -78,10 +78,7 @@ pub fn checks_ms(bytes: usize, count: usize, bench: &Bench) -> Result<Series> {
         let opened = std::thread::scope(|scope| {
             let open = || (0..each).try_for_each(|_| sample::open(black_box(&sealed), key).map(drop));
             let threads: Vec<_> = (0..bench.machine.cores).map(|_| scope.spawn(open)).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().is_ok_and(|opened| opened.is_ok()))
-                .all(|well| well)
+            threads.into_iter().all(|thread| thread.join().is_ok_and(|opened| opened.is_ok()))
         });
         ensure!(opened, "a snapshot did not open");
         series.push_ms(begin.elapsed());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Result;
+use bytes::Bytes;
 use domain::catalog::{Catalog, Entry, Group, Kind, Locks, Policy, root_id};
 use domain::document::{Document, canonical};
 use domain::presence::{Beat, Enrolment, GroupHead, ItemReport, ItemState, Labels, Presence, Report, Status};
@@ -63,7 +64,7 @@ pub fn schema() -> Value {
 ///
 /// # Errors
 /// Never for the sizes used here: a name or a setting would have to be refused.
-pub fn sealed(bytes: usize) -> Result<(Vec<u8>, VerifyingKey)> {
+pub fn sealed(bytes: usize) -> Result<(Bytes, VerifyingKey)> {
     let document: Arc<[u8]> = canonical(&document(bytes, 1)).into();
     let key = SigningKey::from_bytes(&[7; 32]);
     let snapshot = Snapshot {
@@ -82,7 +83,7 @@ pub fn sealed(bytes: usize) -> Result<(Vec<u8>, VerifyingKey)> {
         }],
         trace_id: [9; 16],
     };
-    Ok((wire::snapshot::seal(&snapshot, &key).encode_to_vec(), key.verifying_key()))
+    Ok((wire::snapshot::seal(&snapshot, &key).encode_to_vec().into(), key.verifying_key()))
 }
 
 /// What an agent does with the bytes of a notification before it acts: parse, verify, decode, compare
@@ -90,8 +91,8 @@ pub fn sealed(bytes: usize) -> Result<(Vec<u8>, VerifyingKey)> {
 ///
 /// # Errors
 /// When the envelope is not what [`sealed`] made.
-pub fn open(bytes: &[u8], key: VerifyingKey) -> Result<Snapshot> {
-    let envelope = wire::envelope::parse(bytes)?;
+pub fn open(bytes: &Bytes, key: VerifyingKey) -> Result<Snapshot> {
+    let envelope = wire::envelope::parse_shared(bytes)?;
     Ok(wire::snapshot::open(&envelope, &[key])?)
 }
 

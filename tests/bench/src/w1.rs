@@ -124,6 +124,7 @@ async fn floors(bench: &Bench, agents: usize) -> Result<(Vec<Floor>, u64)> {
         }
         say(&format!("W1 durable consumers, {agents} agents, {bytes} bytes: {} ms", floor.durable));
     }
+    fanout.stop().await?;
     Ok((floors, memory))
 }
 

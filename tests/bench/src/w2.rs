@@ -59,6 +59,7 @@ pub async fn section(bench: &Bench) -> Result<String> {
             floor.run().await?;
         }
         say(&format!("W2 floor: {} a second, p99 {} ms", floor.figures.rate, floor.figures.p99));
+        close(floor.askers).await?;
         return Ok(String::new());
     }
     let mut ours = OurSide::start(bench).await?;
@@ -79,6 +80,10 @@ pub async fn section(bench: &Bench) -> Result<String> {
         }
     }
     let stored_after = ours.stored().await?;
+    for askers in [&mut usual.askers, &mut same.askers, &mut ours.askers] {
+        close(std::mem::take(askers)).await?;
+    }
+    ours.nats.close().await;
     let rows = [
         (format!("raw NATS, {} / {} bytes", USUAL.0, USUAL.1), &usual.figures),
         (format!("raw NATS, {} / {} bytes as in a heartbeat", wire.request, wire.reply), &same.figures),
@@ -253,6 +258,10 @@ impl OurSide {
         }
         Ok(stored)
     }
+}
+
+async fn close(askers: Vec<Asker>) -> Result<()> {
+    clients::close(askers.into_iter().map(Asker::into_client).collect()).await
 }
 
 impl Figures {
