@@ -32,6 +32,13 @@ const KEPT_LINES: usize = 8;
 /// written to, with a clear error, and not as a server that does not start.
 const MAX_FILE_STORE: &str = "64GB";
 
+/// Ports that a server gets that was not told one. Below those that systems hand to outgoing connections
+/// (Linux: from 32768, IANA: from 49152): agents know the port, so it must still be free after a restart.
+const FREE_PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Ports tried before the system is asked for one. One in two would have to be taken to try this many.
+const PORT_TRIES: u32 = 16;
+
 /// Where and how to run it.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -39,7 +46,8 @@ pub struct Setup {
     pub binary: PathBuf,
     /// Its directory: configuration, process id and the JetStream store.
     pub dir: PathBuf,
-    /// Port on 127.0.0.1; `None` takes a free one at the first start and keeps it over restarts.
+    /// Port on 127.0.0.1; `None` takes a free one from 20000 to 31999 at the first start and keeps it over
+    /// restarts.
     pub port: Option<u16>,
     /// Sync every write to disk before it is acknowledged. Off is for benches that measure something else.
     pub sync_always: bool,
@@ -128,10 +136,20 @@ impl NatsServer {
         {
             return Err(ServerError::PortInUse { port });
         }
-        let (child, said, log) = spawn(&setup, setup.port)?;
-        let mut server = Self { port: setup.port.unwrap_or_default(), setup, child, said, _log: log };
-        server.wait_ready().await?;
-        Ok(server)
+        let mut tries = PORT_TRIES;
+        loop {
+            let port = setup.port.or_else(free_port);
+            let (child, said, log) = spawn(&setup, port)?;
+            let mut server =
+                Self { port: port.unwrap_or_default(), setup: setup.clone(), child, said, _log: log };
+            tries -= 1;
+            match server.wait_ready().await {
+                Ok(()) => return Ok(server),
+                // Another process may have taken the free port in the meantime.
+                Err(ServerError::Ended { .. }) if setup.port.is_none() && tries > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Its port on 127.0.0.1.
@@ -252,6 +270,13 @@ impl NatsServer {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
+}
+
+/// A port that nobody listens on at this moment; `None` leaves the choice to the system.
+fn free_port() -> Option<u16> {
+    (0..PORT_TRIES)
+        .map(|_| rand::random_range(FREE_PORTS))
+        .find(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
 }
 
 fn spawn(setup: &Setup, port: Option<u16>) -> Result<(Child, Said, Attached), ServerError> {
