@@ -35,7 +35,6 @@ struct Member {
     kept: Arc<Kept>,
     applied: Arc<Mutex<Vec<(Cursor, Instant)>>>,
     shutdown: Shutdown,
-    sessions: u64,
 }
 
 /// All agents.
@@ -59,7 +58,6 @@ impl Fleet {
             kept: Arc::default(),
             applied: Arc::default(),
             shutdown: Shutdown::new(),
-            sessions: 0,
         });
         Ok(Self { members: members.collect(), running: JoinSet::new() })
     }
@@ -107,9 +105,8 @@ impl Fleet {
 
     fn start_one(&mut self, at: usize, on_applied: impl Fn(Cursor) + Send + Sync + 'static) {
         let member = &mut self.members[at];
-        member.sessions += 1;
         member.shutdown = Shutdown::new();
-        let session = (at as u64) << 16 | member.sessions;
+        let session = runtime::ids::random_u64();
         let applied = Arc::clone(&member.applied);
         let observer = move |_: &AgentId, note: &Note| {
             if let Note::Applied(generation) = note {

@@ -37,4 +37,10 @@ impl Broker {
     pub fn resident_bytes(&self) -> u64 {
         self.server.pid().map_or(0, |pid| machine::resident_bytes(&pid.to_string()))
     }
+
+    /// Processor time it has used, in milliseconds of one core.
+    #[must_use]
+    pub fn processor_ms(&self) -> f64 {
+        self.server.pid().map_or(0.0, |pid| machine::processor_ms(&pid.to_string()))
+    }
 }

@@ -23,6 +23,8 @@ use crate::{machine, sample};
 
 /// The group of all agents.
 pub const GROUP: &str = "bench";
+/// Objects that one change may have.
+const MAX_OBJECTS: usize = 1_000;
 /// The one policy of the group.
 const POLICY: &str = "bench";
 /// How long a call may take: a change of 64 KiB beside ten thousand busy agents takes a second.
@@ -120,6 +122,24 @@ impl Control {
         self.apply(vec![Object::Policy(policy(bytes, salt)?)]).await
     }
 
+    /// Makes `count` groups below the root, which assigns the policy, three levels deep.
+    ///
+    /// # Errors
+    /// When a change is refused.
+    pub async fn grow_tree(&mut self, count: usize) -> Result<()> {
+        let root = Group { name: "root".to_owned(), path: "/".to_owned(), ..group(None) };
+        self.apply(vec![Object::Group(root)]).await?;
+        let groups: Vec<Object> = (0..count)
+            .map(|n| {
+                Object::Group(Group { name: format!("group-{n}"), path: sample::path(n), ..Group::default() })
+            })
+            .collect();
+        for some in groups.chunks(MAX_OBJECTS) {
+            self.apply(some.to_vec()).await?;
+        }
+        Ok(())
+    }
+
     async fn apply(&mut self, objects: Vec<Object>) -> Result<u64> {
         let resources = objects.into_iter().map(|object| Resource { resource: Some(object) }).collect();
         let request = ApplyRequest { resources, dry_run: false, message: "bench".to_owned() };
@@ -149,9 +169,19 @@ impl Control {
     /// Resident memory of `musterd` and of its broker, in bytes.
     #[must_use]
     pub fn resident_bytes(&self) -> (u64, u64) {
-        let broker =
-            children_of(self.process.id()).first().map_or(0, |id| machine::resident_bytes(&id.to_string()));
-        (machine::resident_bytes(&self.process.id().to_string()), broker)
+        let (musterd, broker) = self.processes();
+        (machine::resident_bytes(&musterd), broker.map_or(0, |id| machine::resident_bytes(&id)))
+    }
+
+    /// Processor time that `musterd` and its broker have used, in milliseconds of one core.
+    #[must_use]
+    pub fn processor_ms(&self) -> (f64, f64) {
+        let (musterd, broker) = self.processes();
+        (machine::processor_ms(&musterd), broker.map_or(0.0, |id| machine::processor_ms(&id)))
+    }
+
+    fn processes(&self) -> (String, Option<String>) {
+        (self.process.id().to_string(), children_of(self.process.id()).first().map(ToString::to_string))
     }
 }
 

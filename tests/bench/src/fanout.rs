@@ -1,6 +1,7 @@
 //! The floors of W1: raw NATS carries one message to N connections, each of which sends one message back.
 //!
-//! *Republish*: the message is stored and the broker republishes it to plain subscriptions, as Muster does.
+//! *Republish*: the message is stored and the broker republishes it to plain subscriptions, as Muster does. In a
+//! second form each connection verifies and decodes a signed snapshot before it answers.
 //! *Durable*: each connection has a durable consumer of its own with explicit acknowledgement.
 
 use std::path::Path;
@@ -12,13 +13,19 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
 use async_nats::jetstream::stream::{Config, Republish, StorageType, Stream};
 use async_nats::{Client, Subscriber, jetstream};
 use bytes::Bytes;
+use ed25519_dalek::VerifyingKey;
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
 use crate::broker::Broker;
 use crate::clients;
+use crate::sample;
 use crate::stats::percentile;
 
+/// Subject of plain messages in the file stream, after its first token.
+pub const PLAIN: &str = "group.plain";
+/// Subject of signed snapshots in the file stream, after its first token.
+pub const SIGNED: &str = "group.signed";
 /// Size of the message that each connection sends back: a plain status.
 const ACK_BYTES: usize = 64;
 /// How long one round may take before it counts as failed.
@@ -74,11 +81,18 @@ impl Fanout {
         grown / u64::try_from(self.clients.len().max(1)).unwrap_or(u64::MAX)
     }
 
-    /// Subscribes every connection to what the broker republishes from a file stream.
+    /// Processor time that the broker has used, in milliseconds of one core.
+    #[must_use]
+    pub fn broker_ms(&self) -> f64 {
+        self.broker.processor_ms()
+    }
+
+    /// Subscribes every connection to what the broker republishes from a file stream: to [`PLAIN`] messages, and
+    /// to [`SIGNED`] ones that it checks with `key` before it answers.
     ///
     /// # Errors
     /// When the stream or a subscription cannot be made.
-    pub async fn subscribe_to_republished(&mut self) -> Result<()> {
+    pub async fn subscribe_to_republished(&mut self, key: VerifyingKey) -> Result<()> {
         let republish = Republish {
             source: "desired.>".to_owned(),
             destination: "notify.>".to_owned(),
@@ -95,8 +109,10 @@ impl Fanout {
         };
         jetstream::new(self.publisher.clone()).create_stream(stream).await?;
         for (n, client) in self.clients.iter().enumerate() {
-            let updates = client.subscribe("notify.group.bench").await?;
-            self.tasks.spawn(answer(client.clone(), updates, n, false));
+            let plain = client.subscribe(format!("notify.{PLAIN}")).await?;
+            self.tasks.spawn(answer(client.clone(), plain, n, Duty::Answer));
+            let signed = client.subscribe(format!("notify.{SIGNED}")).await?;
+            self.tasks.spawn(answer(client.clone(), signed, n, Duty::Check(key)));
         }
         self.flush().await
     }
@@ -118,7 +134,7 @@ impl Fanout {
         let stream = jetstream::new(self.publisher.clone()).create_stream(stream).await?;
         for (n, client) in self.clients.iter().enumerate() {
             let updates = client.subscribe(format!("deliver.{n}")).await?;
-            self.tasks.spawn(answer(client.clone(), updates, n, true));
+            self.tasks.spawn(answer(client.clone(), updates, n, Duty::Acknowledge));
         }
         self.flush().await?;
         let begin = Instant::now();
@@ -147,12 +163,11 @@ impl Fanout {
         Ok(())
     }
 
-    /// Publishes one message of `size` bytes to the given subject, stored, and waits for all answers.
+    /// Publishes one message to the given subject, stored, and waits for all answers.
     ///
     /// # Errors
     /// When an answer is missing after a minute.
-    pub async fn round(&mut self, subject: &'static str, size: usize) -> Result<Round> {
-        let payload = Bytes::from(vec![b'x'; size]);
+    pub async fn round(&mut self, subject: String, payload: Bytes) -> Result<Round> {
         let context = jetstream::new(self.publisher.clone());
         let count = self.clients.len();
         let begin = Instant::now();
@@ -176,7 +191,7 @@ async fn make_consumer(stream: Arc<Stream>, n: usize) -> Result<()> {
     let config = push::Config {
         durable_name: Some(format!("agent-{n}")),
         deliver_subject: format!("deliver.{n}"),
-        filter_subject: "durable.group.bench".to_owned(),
+        filter_subject: "durable.group.plain".to_owned(),
         deliver_policy: DeliverPolicy::LastPerSubject,
         ack_policy: AckPolicy::Explicit,
         ..push::Config::default()
@@ -185,13 +200,27 @@ async fn make_consumer(stream: Arc<Stream>, n: usize) -> Result<()> {
     Ok(())
 }
 
-/// What a raw agent does: for each message one answer, and an acknowledgement if the broker waits for one.
-async fn answer(client: Client, mut updates: Subscriber, n: usize, acknowledge: bool) {
+/// What a raw agent does for each message: one answer, and before it...
+#[derive(Clone, Copy)]
+enum Duty {
+    /// nothing;
+    Answer,
+    /// verify and decode the signed snapshot in it;
+    Check(VerifyingKey),
+    /// acknowledge it to the broker.
+    Acknowledge,
+}
+
+async fn answer(client: Client, mut updates: Subscriber, n: usize, duty: Duty) {
     let subject = format!("answer.{n}");
     let payload = Bytes::from(vec![b'y'; ACK_BYTES]);
     while let Some(update) = updates.next().await {
-        if acknowledge && let Some(reply) = update.reply {
-            drop(client.publish(reply, Bytes::from_static(b"+ACK")).await);
+        match (duty, update.reply) {
+            (Duty::Check(key), _) if sample::open(&update.payload, key).is_err() => continue,
+            (Duty::Acknowledge, Some(reply)) => {
+                drop(client.publish(reply, Bytes::from_static(b"+ACK")).await)
+            }
+            (Duty::Answer | Duty::Check(_) | Duty::Acknowledge, _) => {}
         }
         // A failure is seen by the collector, which misses the answer.
         drop(client.publish(subject.clone(), payload.clone()).await);

@@ -123,7 +123,7 @@ async fn measure(args: Args) -> Result<()> {
             Work::W1b => w1b::section(&bench).await,
             Work::W2 => w2::section(&bench).await,
             Work::W5 => w5::section(&bench),
-            Work::W7 => w7::section(&bench),
+            Work::W7 => w7::section(&bench).await,
             Work::Micro => micro::section(&bench),
         };
         let section = section.with_context(|| format!("cannot measure {work:?}"))?;

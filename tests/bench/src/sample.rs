@@ -135,12 +135,7 @@ pub fn catalog(count: usize, tree: Tree) -> Result<Catalog> {
     let root = Group { policies: BTreeSet::from([PolicyName::new("base")?]), ..Group::root() };
     entries.push(Entry::Group(Arc::new(Group { id: root_id(), ..root })));
     for n in 0..count {
-        let path = match n {
-            0..10 => format!("/region-{n}"),
-            10..110 => format!("/region-{}/site-{n}", n % 10),
-            _ => format!("/region-{}/site-{}/group-{n}", n % 10, 10 + n % 100),
-        };
-        let mut group = Group::new(GroupId::new(format!("group-{n}"))?, GroupPath::new(path)?);
+        let mut group = Group::new(GroupId::new(format!("group-{n}"))?, GroupPath::new(path(n))?);
         if tree == Tree::Overlays {
             let own = policy(
                 &format!("own-{n}"),
@@ -156,6 +151,16 @@ pub fn catalog(count: usize, tree: Tree) -> Result<Catalog> {
     let revision = Revision(u64::try_from(entries.len())?);
     catalog.fold(entries, revision);
     Ok(catalog)
+}
+
+/// The place of group `n` of a tree that is three levels deep. Parents have lower numbers.
+#[must_use]
+pub fn path(n: usize) -> String {
+    match n {
+        0..10 => format!("/region-{n}"),
+        10..110 => format!("/region-{}/site-{n}", n % 10),
+        _ => format!("/region-{}/site-{}/group-{n}", n % 10, 10 + n % 100),
+    }
 }
 
 /// Groups that the agents of [`fleet`] are spread over.

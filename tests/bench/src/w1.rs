@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 
 use crate::agents::Fleet;
 use crate::control::Control;
-use crate::fanout::{Fanout, Round};
+use crate::fanout::{Fanout, PLAIN, Round, SIGNED};
+use crate::machine::processor_ms;
 use crate::micro::{POLICY_BYTES, checks_ms};
 use crate::stats::{Series, float, number, percentile};
-use crate::{Bench, page, say};
+use crate::{Bench, page, sample, say};
 
 /// Numbers of agents. A process here may open 20,000 files, and each agent is a connection.
 const AGENTS: [usize; 3] = [100, 1_000, 10_000];
@@ -25,8 +27,42 @@ struct Floor {
     last: Series,
     /// Until half of them are.
     half: Series,
+    /// The same with a signed snapshot that each connection checks first.
+    checked: Series,
     /// With a durable consumer each: until the last answer is counted.
     durable: Series,
+    /// Processor time of one round.
+    cost: Cost,
+}
+
+/// Processor time of one round, in milliseconds of one core.
+#[derive(Debug, Default, Clone, Copy)]
+struct Cost {
+    /// This process: all agents, or all connections of the floor.
+    agents: f64,
+    broker: f64,
+    musterd: f64,
+}
+
+impl Cost {
+    /// What was used from `before` to now, for each of `rounds`.
+    fn each(self, before: Self, rounds: usize) -> Self {
+        let each = |now: f64, before: f64| (now - before) / float(rounds as u64);
+        Self {
+            agents: each(self.agents, before.agents),
+            broker: each(self.broker, before.broker),
+            musterd: each(self.musterd, before.musterd),
+        }
+    }
+
+    fn of_floor(fanout: &Fanout) -> Self {
+        Self { agents: processor_ms("self"), broker: fanout.broker_ms(), musterd: 0.0 }
+    }
+
+    fn of_ours(control: &Control) -> Self {
+        let (musterd, broker) = control.processor_ms();
+        Self { agents: processor_ms("self"), broker, musterd }
+    }
 }
 
 /// What Muster needs, all from the moment the API is called.
@@ -40,6 +76,8 @@ struct Ours {
     last: Series,
     /// Until presence says that all are current.
     known: Series,
+    /// Processor time of one round.
+    cost: Cost,
 }
 
 /// All figures for one number of agents and one size of the policy.
@@ -100,24 +138,39 @@ pub fn counts(bench: &Bench) -> Vec<usize> {
 
 async fn floors(bench: &Bench, agents: usize) -> Result<(Vec<Floor>, u64)> {
     let mut fanout = Fanout::start(&bench.nats_server, agents).await?;
-    fanout.subscribe_to_republished().await?;
+    let (_, key) = sample::sealed(POLICY_BYTES[0])?;
+    fanout.subscribe_to_republished(key).await?;
     let memory = fanout.broker_bytes_each();
     let mut floors: Vec<Floor> = POLICY_BYTES.iter().map(|_| Floor::default()).collect();
     for (floor, bytes) in floors.iter_mut().zip(POLICY_BYTES) {
+        let (signed, _) = sample::sealed(bytes)?;
+        let plain = Bytes::from(vec![b'x'; bytes]);
+        let before = Cost::of_floor(&fanout);
         // The first round finds cold buffers; it is not counted.
         for run in 0..=bench.runs() {
-            let Round { half, last } = fanout.round("desired.group.bench", bytes).await?;
+            let Round { half, last } = fanout.round(format!("desired.{PLAIN}"), plain.clone()).await?;
             if run > 0 {
                 floor.half.push_ms(half);
                 floor.last.push_ms(last);
             }
         }
-        say(&format!("W1 floor, {agents} agents, {bytes} bytes: {} ms", floor.last));
+        floor.cost = Cost::of_floor(&fanout).each(before, bench.runs() + 1);
+        for run in 0..=bench.runs() {
+            let round = fanout.round(format!("desired.{SIGNED}"), signed.clone()).await?;
+            if run > 0 {
+                floor.checked.push_ms(round.last);
+            }
+        }
+        say(&format!(
+            "W1 floor, {agents} agents, {bytes} bytes: {}, with checks {} ms",
+            floor.last, floor.checked
+        ));
     }
     fanout.subscribe_to_consumers().await?;
     for (floor, bytes) in floors.iter_mut().zip(POLICY_BYTES) {
+        let plain = Bytes::from(vec![b'x'; bytes]);
         for run in 0..=bench.runs() {
-            let round = fanout.round("durable.group.bench", bytes).await?;
+            let round = fanout.round(format!("durable.{PLAIN}"), plain.clone()).await?;
             if run > 0 {
                 floor.durable.push_ms(round.last);
             }
@@ -147,6 +200,7 @@ async fn muster(bench: &Bench, agents: usize) -> Result<(Vec<Ours>, u64, u64)> {
     let mut salt = 0;
     for bytes in POLICY_BYTES {
         let mut ours = Ours::default();
+        let before = Cost::of_ours(&control);
         for run in 0..=bench.runs() {
             salt += 1;
             let mut one = Ours::default();
@@ -155,6 +209,7 @@ async fn muster(bench: &Bench, agents: usize) -> Result<(Vec<Ours>, u64, u64)> {
                 ours.add(&one);
             }
         }
+        ours.cost = Cost::of_ours(&control).each(before, bench.runs() + 1);
         say(&format!("W1 Muster, {agents} agents, {bytes} bytes: known {} ms", ours.known));
         say(&format!("   answered {}, half {}, last {} ms", ours.answered, ours.half, ours.last));
         all.push(ours);
@@ -217,6 +272,8 @@ fn text(bench: &Bench, cases: &[Case], memory: &[Memory]) -> String {
         "of it signature checks, ms",
         "floor, ms",
         "(Muster − checks) / floor",
+        "floor with checks, ms",
+        "Muster / floor with checks",
         "durable consumer each, ms",
         "times faster than it",
         "agents a second",
@@ -232,17 +289,22 @@ fn text(bench: &Bench, cases: &[Case], memory: &[Memory]) -> String {
         "last / half",
     ];
     let details: Vec<Vec<String>> = cases.iter().map(detail).collect();
+    let costs: Vec<Vec<String>> = cases.iter().map(cost_row).collect();
+    let cost_head =
+        ["agents", "policy", "agents", "broker", "musterd", "floor: connections", "floor: broker"];
     let memory: Vec<Vec<String>> = memory.iter().map(memory_row).collect();
     let memory_head = ["agents", "broker, KiB an agent", "broker in the floor, KiB", "musterd, KiB an agent"];
     format!(
         "## W1: a policy change reaches N push agents\n\n{}\nStreams on one replica with `sync_interval: always`; {} runs after one \
-         that is not counted.\n\n{}\n\n{}\n{}\n\n{}\n{}\n\n{}\n{}",
+         that is not counted.\n\n{}\n\n{}\n{}\n\n{}\n{}\n\n{}\n{}\n\n{}\n{}",
         bench.machine.line(),
         bench.runs(),
         WHAT,
         page::table(&head, &rows),
         DETAIL,
         page::table(&detail_head, &details),
+        COST,
+        page::table(&cost_head, &costs),
         MEMORY,
         page::table(&memory_head, &memory),
         PEERS
@@ -259,6 +321,8 @@ fn row(case: &Case) -> Vec<String> {
         case.checks.to_string(),
         case.floor.last.to_string(),
         number((known - case.checks.median()) / floor),
+        case.floor.checked.to_string(),
+        number(known / case.floor.checked.median()),
         case.floor.durable.to_string(),
         number(case.floor.durable.median() / known),
         number(agents / known * 1e3),
@@ -277,6 +341,15 @@ fn detail(case: &Case) -> Vec<String> {
     ]
 }
 
+fn cost_row(case: &Case) -> Vec<String> {
+    let (ours, floor) = (case.ours.cost, case.floor.cost);
+    let times = [ours.agents, ours.broker, ours.musterd, floor.agents, floor.broker].map(number);
+    [number(float(case.agents as u64)), format!("{} KiB", case.bytes / 1024)]
+        .into_iter()
+        .chain(times)
+        .collect()
+}
+
 fn memory_row(memory: &Memory) -> Vec<String> {
     let kib = |bytes: u64| number(float(bytes) / 1024.0);
     vec![number(float(memory.agents as u64)), kib(memory.broker), kib(memory.floor), kib(memory.musterd)]
@@ -285,14 +358,20 @@ fn memory_row(memory: &Memory) -> Vec<String> {
 const WHAT: &str = "*Muster*: from the call of `PolicyService.Apply` until `PresenceService.GetStatus` says that all agents run \
 the new head. `musterd all` and its\nbroker are processes of their own; the agents are the real shell and machine with storage in \
 memory and one connection each, in one process.\nThe change is validated, stored in the log, compiled, signed, stored again and \
-republished; each agent verifies, applies and reports.\n*Signature checks*: verifying and decoding the snapshot once for each agent, on \
-all cores of this machine at once and nothing else running.\nIn the field N machines do it, here the cores that also carry the broker. *Floor*: raw NATS \
-stores one message of that size and republishes it to N connections, each of\nwhich publishes 64 bytes that one more connection \
-counts. *Durable*: the same with a durable consumer and an explicit acknowledgement each.\nGoals at 10,000: at most 1.5 times the \
-floor without the checks; at least 3 times faster than durable consumers; more than 4,000 agents a second.";
+republished; each agent verifies, applies and reports.\n*Signature checks*: verifying and decoding the snapshot once for each agent, \
+on all cores of this machine at once and nothing else running.\nIn the field N machines do that at the same time; here the cores that \
+also carry the broker do it.\n*Floor*: raw NATS stores one message of that size and republishes it to N connections, each of which \
+publishes 64 bytes that one more\nconnection counts. *Floor with checks*: the message is a signed snapshot, and each connection checks \
+it before it answers: what no signed\ndelivery can be faster than on these cores. *Durable*: as the floor, with a durable consumer and \
+an explicit acknowledgement each.\nGoals at 10,000: at most 1.5 times the floor apart from the checks; at least 3 times faster than \
+durable consumers; more than 4,000\nagents a second.";
 
 const DETAIL: &str = "When the agents had applied it, from the call on, and when the call was answered (the change is in the log \
 by then; the heads follow).\nGoal: last / half below 2.\n";
+
+const COST: &str = "Processor time of one change, in milliseconds of one core: what limits the figures, since all of it comes from the \
+same cores. The agents'\ntime holds their signature checks; divided by the number of agents it is what one machine of the field \
+spends on a change.\n";
 
 const MEMORY: &str = "Growth of resident memory while the agents connect.\n";
 
