@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::args::Work;
 
-/// What stands above the sections.
+/// What stands above the sections of a new page. What people wrote there stays: goals, and why one was missed.
 const HEAD: &str = "# Benchmarks
 
 Muster's speed beside the floor: raw NATS that does nothing but the transport of the same work, on the same machine, in the same
@@ -39,7 +39,7 @@ pub fn write(path: &Path, work: Work, section: &str) -> Result<()> {
 }
 
 fn with_section(old: &str, work: Work, section: &str) -> String {
-    let mut page = HEAD.to_owned();
+    let mut page = old.find("\n<!-- ").map_or(HEAD, |at| &old[..at]).to_owned();
     for each in ORDER {
         let (begin, end) = marks(each);
         let kept = old.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end)).map(|(text, _)| text);
@@ -79,6 +79,8 @@ mod tests {
             (third.find("## W1\none\n<!-- end of w1 -->"), third.find("## W2\nnew\n<!-- end of w2 -->"));
         assert!(w1.is_some() && w1 < w2, "{third}");
         assert_eq!(with_section(&third, Work::W2, "## W2\nnew"), third);
+        let told = third.replacen("# Benchmarks", "# Benchmarks\n\nA goal was missed.", 1);
+        assert_eq!(with_section(&told, Work::W2, "## W2\nnew"), told);
     }
 
     #[test]
