@@ -107,6 +107,8 @@ ids! {
     KindName;
     /// An enrolment token (its public part).
     TokenId;
+    /// A stage of a content channel, such as `stable`.
+    StageName;
 }
 
 #[cfg(test)]

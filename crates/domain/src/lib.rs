@@ -10,6 +10,7 @@ pub mod agent;
 pub mod catalog;
 pub mod change;
 pub mod compile;
+pub mod content;
 pub mod diff;
 pub mod digest;
 pub mod document;

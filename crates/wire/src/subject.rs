@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use domain::{AgentId, GroupId, KindName, PolicyName, TokenId};
+use domain::content::{ChannelName, ContentRevision};
+use domain::{AgentId, Digest, GroupId, KindName, PolicyName, TokenId};
 
 /// Stream of the store of record: the catalogue.
 pub const STREAM_POLICY: &str = "POLICY";
@@ -11,6 +12,8 @@ pub const STREAM_POLICY: &str = "POLICY";
 pub const STREAM_IDENTITY: &str = "IDENTITY";
 /// Stream of what agents should have.
 pub const STREAM_DESIRED: &str = "DESIRED";
+/// Stream of content: manifests, indexes, chunks and patches.
+pub const STREAM_CONTENT: &str = "CONTENT";
 /// Stream of presence transitions and checkpoints.
 pub const STREAM_EVENTS: &str = "EVENTS";
 
@@ -91,6 +94,18 @@ pub mod pattern {
     pub const ENROL: &str = "svc.enrol";
     /// Heartbeats that other presence replicas heard.
     pub const BEATS: &str = "presence.beats";
+    /// How many agents hold which content.
+    pub const CENSUS: &str = "presence.content";
+    /// All content.
+    pub const CONTENT: &str = "content.>";
+    /// Manifests of all content.
+    pub const CONTENT_MANIFESTS: &str = "content.manifest.*";
+    /// Indexes of all content.
+    pub const CONTENT_INDEXES: &str = "content.index.*";
+    /// Chunks of all content.
+    pub const CONTENT_CHUNKS: &str = "content.chunk.*";
+    /// Messages of all deltas.
+    pub const CONTENT_PATCHES: &str = "content.patch.*.*.*";
     /// Presence transitions and checkpoints.
     pub const EVENTS: &str = "events.>";
     /// Presence transitions.
@@ -121,6 +136,71 @@ pub fn store_policy(name: &PolicyName) -> Subject {
 #[must_use]
 pub fn store_token(id: &TokenId) -> Subject {
     Subject(format!("store.token.{id}"))
+}
+
+/// State of a content channel in the catalogue. "/" in the channel's name becomes ".".
+#[must_use]
+pub fn store_channel(name: &ChannelName) -> Subject {
+    Subject(format!("store.channel.{}", tokens(name)))
+}
+
+/// State of one revision of a channel in the catalogue.
+#[must_use]
+pub fn store_content(name: &ChannelName, number: ContentRevision) -> Subject {
+    Subject(format!("store.content.{}.{number}", tokens(name)))
+}
+
+/// Uploads under way.
+#[must_use]
+pub fn store_uploads() -> Subject {
+    Subject("store.uploads".into())
+}
+
+/// The last garbage collection of content.
+#[must_use]
+pub fn store_sweep() -> Subject {
+    Subject("store.sweep".into())
+}
+
+fn tokens(name: &ChannelName) -> String {
+    name.as_str().replace('/', ".")
+}
+
+fn channel_of(tokens: &str) -> Option<ChannelName> {
+    ChannelName::new(tokens.replace('.', "/")).ok()
+}
+
+/// A signed manifest.
+#[must_use]
+pub fn content_manifest(manifest: &Digest) -> Subject {
+    Subject(format!("content.manifest.{manifest}"))
+}
+
+/// The ways to a manifest.
+#[must_use]
+pub fn content_index(manifest: &Digest) -> Subject {
+    Subject(format!("content.index.{manifest}"))
+}
+
+/// A chunk: one zstd frame, named by the digest of what it holds.
+#[must_use]
+pub fn content_chunk(chunk: &Digest) -> Subject {
+    Subject(format!("content.chunk.{chunk}"))
+}
+
+/// A message of a delta between two manifests; without `from` of the whole content.
+#[must_use]
+pub fn content_patch(from: Option<&Digest>, to: &Digest, number: u32) -> Subject {
+    match from {
+        Some(from) => Subject(format!("content.patch.{from}.{to}.{number}")),
+        None => Subject(format!("content.patch.none.{to}.{number}")),
+    }
+}
+
+/// How many agents hold which content.
+#[must_use]
+pub fn census() -> Subject {
+    Subject(pattern::CENSUS.into())
 }
 
 /// Generation of the store.
@@ -231,6 +311,14 @@ pub enum StoreKey {
     Policy(PolicyName),
     /// `store.token.<id>`
     Token(TokenId),
+    /// `store.channel.<channel>`
+    Channel(ChannelName),
+    /// `store.content.<channel>.<number>`
+    Content(ChannelName, ContentRevision),
+    /// `store.uploads`
+    Uploads,
+    /// `store.sweep`
+    Sweep,
     /// `store.epoch`
     Epoch,
 }
@@ -240,8 +328,11 @@ impl StoreKey {
     #[must_use]
     pub fn parse(subject: &str) -> Option<Self> {
         let rest = subject.strip_prefix("store.")?;
-        if rest == "epoch" {
-            return Some(Self::Epoch);
+        match rest {
+            "epoch" => return Some(Self::Epoch),
+            "uploads" => return Some(Self::Uploads),
+            "sweep" => return Some(Self::Sweep),
+            _ => {}
         }
         let (noun, id) = rest.split_once('.')?;
         match noun {
@@ -249,6 +340,12 @@ impl StoreKey {
             "kind" => KindName::new(id).ok().map(Self::Kind),
             "policy" => PolicyName::new(id).ok().map(Self::Policy),
             "token" => TokenId::new(id).ok().map(Self::Token),
+            "channel" => channel_of(id).map(Self::Channel),
+            "content" => {
+                let (channel, number) = id.rsplit_once('.')?;
+                let number = number.parse().ok().filter(|_| !number.starts_with(['0', '+']))?;
+                Some(Self::Content(channel_of(channel)?, ContentRevision(number)))
+            }
             _ => None,
         }
     }
@@ -261,6 +358,10 @@ impl StoreKey {
             Self::Kind(name) => store_kind(name),
             Self::Policy(name) => store_policy(name),
             Self::Token(id) => store_token(id),
+            Self::Channel(name) => store_channel(name),
+            Self::Content(name, number) => store_content(name, *number),
+            Self::Uploads => store_uploads(),
+            Self::Sweep => store_sweep(),
             Self::Epoch => store_epoch(),
         }
     }
@@ -328,12 +429,12 @@ mod tests {
     #[test]
     fn store_keys_round_trip() {
         for subject in
-            ["store.group.web", "store.kind.k", "store.policy.p-1", "store.token.t_2", "store.epoch"]
+            ["store.group.web", "store.kind.k", "store.policy.p-1", "store.token.t_2", "store.epoch", "store.channel.definitions.ips", "store.content.a.b.7", "store.uploads", "store.sweep"]
         {
             assert_eq!(StoreKey::parse(subject).unwrap().subject().as_str(), subject);
         }
         for subject in
-            ["store.group.", "store.group.a.b", "store.group.*", "store.other.a", "desired.epoch", ""]
+            ["store.group.", "store.group.a.b", "store.channel.a..b", "store.content.a", "store.content.a.07", "store.content.7", "store.group.*", "store.other.a", "desired.epoch", ""]
         {
             assert_eq!(StoreKey::parse(subject), None, "{subject}");
         }

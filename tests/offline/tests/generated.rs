@@ -36,6 +36,8 @@ fn generate(out: &Path) {
         ".muster.agent.v1.Envelope.payload",
         ".muster.agent.v1.Signature",
         ".muster.agent.v1.PolicyItem.document",
+        ".muster.api.v1.UploadChunksRequest.frame",
+        ".muster.api.v1.FetchResponse.piece.frame",
     ]);
     tonic_prost_build::configure()
         .out_dir(out)

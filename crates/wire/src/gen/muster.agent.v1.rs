@@ -55,6 +55,12 @@ pub struct TrustRoot {
     /// Ed25519 public keys (32 bytes each) that may sign snapshots and assignments. At most 8.
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub director_keys: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Ed25519 public keys (32 bytes each) that may sign manifests and indexes of content. At most 8.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub content_keys: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// How many different content keys must have signed a manifest; 0 counts as 1.
+    #[prost(uint32, tag = "5")]
+    pub content_threshold: u32,
 }
 impl ::prost::Name for TrustRoot {
     const NAME: &'static str = "TrustRoot";
@@ -99,6 +105,9 @@ pub struct Snapshot {
     /// W3C trace id (16 bytes) of the change; empty if unknown.
     #[prost(bytes = "vec", tag = "10")]
     pub trace_id: ::prost::alloc::vec::Vec<u8>,
+    /// Content assigned, one for each channel, ordered by channel. At most 64.
+    #[prost(message, repeated, tag = "11")]
+    pub content: ::prost::alloc::vec::Vec<ContentItem>,
 }
 impl ::prost::Name for Snapshot {
     const NAME: &'static str = "Snapshot";
@@ -122,6 +131,12 @@ pub struct Settings {
     /// Silence after which the agent counts as offline, milliseconds.
     #[prost(uint64, tag = "3")]
     pub offline_after_ms: u64,
+    /// Window over which the group's agents start to download content, milliseconds; 0: at once.
+    #[prost(uint64, tag = "4")]
+    pub content_spread_ms: u64,
+    /// Most bytes of content each agent fetches in a second; 0: no limit.
+    #[prost(uint64, tag = "5")]
+    pub content_rate_limit: u64,
 }
 impl ::prost::Name for Settings {
     const NAME: &'static str = "Settings";
@@ -131,6 +146,39 @@ impl ::prost::Name for Settings {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.agent.v1.Settings".into()
+    }
+}
+/// One channel's content that agents should have. The manifest is named by digest and length, so that
+/// no other content can stand in for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentItem {
+    /// The channel, e.g. "definitions/ips".
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Number of the content revision in its channel, from 1; for people.
+    #[prost(uint32, tag = "2")]
+    pub content_revision: u32,
+    /// Log position of the change that last altered this item.
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+    /// SHA-256 of the manifest as signed (the envelope's payload).
+    #[prost(bytes = "vec", tag = "4")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+    /// Length of the manifest as signed, in bytes.
+    #[prost(uint64, tag = "5")]
+    pub manifest_bytes: u64,
+    /// Length of the content, in bytes.
+    #[prost(uint64, tag = "6")]
+    pub content_bytes: u64,
+}
+impl ::prost::Name for ContentItem {
+    const NAME: &'static str = "ContentItem";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.ContentItem".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.ContentItem".into()
     }
 }
 /// The effective document of one kind.
@@ -216,6 +264,9 @@ pub struct Heartbeat {
     /// Absent when nothing in it changed since the last acknowledged one.
     #[prost(message, optional, tag = "7")]
     pub status: ::core::option::Option<StatusReport>,
+    /// What the agent wants of the fleet's allowance for full downloads.
+    #[prost(enumeration = "DownloadWish", tag = "8")]
+    pub download: i32,
 }
 impl ::prost::Name for Heartbeat {
     const NAME: &'static str = "Heartbeat";
@@ -263,6 +314,9 @@ pub struct StatusReport {
     /// Host name of the machine, for people. At most 255 bytes.
     #[prost(string, tag = "11")]
     pub hostname: ::prost::alloc::string::String,
+    /// One for each channel that is assigned or in force, ordered by channel. At most 128.
+    #[prost(message, repeated, tag = "12")]
+    pub content: ::prost::alloc::vec::Vec<ContentStatus>,
 }
 impl ::prost::Name for StatusReport {
     const NAME: &'static str = "StatusReport";
@@ -272,6 +326,54 @@ impl ::prost::Name for StatusReport {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.agent.v1.StatusReport".into()
+    }
+}
+/// State of one content channel on an agent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentStatus {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Content revision in force; 0: none.
+    #[prost(uint32, tag = "2")]
+    pub active: u32,
+    /// Content revision that is assigned; 0: none any more.
+    #[prost(uint32, tag = "3")]
+    pub wanted: u32,
+    /// Log position of the assignment that `state` speaks of.
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    /// How far the assigned revision got: OFFERED until its download starts, RECEIVED while it runs,
+    /// VERIFIED when all of it is on disk, then as for policies.
+    #[prost(enumeration = "ItemState", tag = "5")]
+    pub state: i32,
+    /// Share of the bytes planned that are there, 0 to 100, in steps of 10 while the download runs.
+    #[prost(uint32, tag = "6")]
+    pub percent: u32,
+    /// Bytes fetched as patches for this assignment, as they travelled.
+    #[prost(uint64, tag = "7")]
+    pub patch_bytes: u64,
+    /// Bytes fetched as chunks for this assignment, as they travelled.
+    #[prost(uint64, tag = "8")]
+    pub chunk_bytes: u64,
+    /// Bytes fetched of the whole content for this assignment, as they travelled.
+    #[prost(uint64, tag = "9")]
+    pub full_bytes: u64,
+    /// Bytes of content taken from what the agent held already.
+    #[prost(uint64, tag = "10")]
+    pub held_bytes: u64,
+    /// Why it failed, or what it waits for. At most 1 KiB.
+    #[prost(string, tag = "11")]
+    pub reason: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ContentStatus {
+    const NAME: &'static str = "ContentStatus";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.ContentStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.ContentStatus".into()
     }
 }
 /// State of one policy item on an agent.
@@ -330,6 +432,10 @@ pub struct HeartbeatReply {
     /// Set instead of all else when the heartbeat could not be read.
     #[prost(string, tag = "9")]
     pub error: ::prost::alloc::string::String,
+    /// A full download may go on for this long from now, milliseconds; 0: none was granted. Ask again before
+    /// it is over.
+    #[prost(uint64, tag = "10")]
+    pub download_granted_ms: u64,
 }
 impl ::prost::Name for HeartbeatReply {
     const NAME: &'static str = "HeartbeatReply";
@@ -537,6 +643,214 @@ impl ::prost::Name for JoinError {
         "/muster.agent.v1.JoinError".into()
     }
 }
+/// What one revision of a channel's content consists of. Payload type "muster.agent.v1.Manifest". The
+/// files' bytes, one after the other in order of path, are the content; chunks cut it without regard to
+/// where a file ends. The same content in the same channel gives the same manifest.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Manifest {
+    /// The fleet this is meant for.
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    /// The channel this is meant for.
+    #[prost(string, tag = "2")]
+    pub channel: ::prost::alloc::string::String,
+    /// The files, ordered by path. At most 4,096.
+    #[prost(message, repeated, tag = "3")]
+    pub files: ::prost::alloc::vec::Vec<ManifestFile>,
+    /// SHA-256 of each chunk's bytes before compression, 32 bytes each, in order.
+    #[prost(bytes = "vec", tag = "4")]
+    pub chunk_digests: ::prost::alloc::vec::Vec<u8>,
+    /// Length of each chunk before compression, in order. Their sum is the length of the content.
+    #[prost(uint32, repeated, tag = "5")]
+    pub chunk_bytes: ::prost::alloc::vec::Vec<u32>,
+    /// SHA-256 of the whole content.
+    #[prost(bytes = "vec", tag = "6")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for Manifest {
+    const NAME: &'static str = "Manifest";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.Manifest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.Manifest".into()
+    }
+}
+/// One file of a manifest.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ManifestFile {
+    /// Relative path with "/" between names; no empty, "." or ".." names. At most 1,024 bytes, 255 for a name.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Length in bytes.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// SHA-256 of the file.
+    #[prost(bytes = "vec", tag = "3")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+    /// Whether it is executable (mode 0755; else 0644).
+    #[prost(bool, tag = "4")]
+    pub executable: bool,
+}
+impl ::prost::Name for ManifestFile {
+    const NAME: &'static str = "ManifestFile";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.ManifestFile".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.ManifestFile".into()
+    }
+}
+/// The ways to one manifest: how long each piece is as it travels, and which patches there are. Written anew
+/// when a patch was made. Payload type "muster.agent.v1.ContentIndex". It saves bytes and proves nothing:
+/// whatever it says, the result is checked against the manifest.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ContentIndex {
+    /// The fleet this is meant for.
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    /// SHA-256 of the manifest this leads to.
+    #[prost(bytes = "vec", tag = "2")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+    /// Length of each chunk as stored, in the order of the manifest.
+    #[prost(uint32, repeated, tag = "3")]
+    pub stored_bytes: ::prost::alloc::vec::Vec<u32>,
+    /// Ways that do not go chunk by chunk, at most one from each revision. At most 128.
+    #[prost(message, repeated, tag = "4")]
+    pub deltas: ::prost::alloc::vec::Vec<Delta>,
+}
+impl ::prost::Name for ContentIndex {
+    const NAME: &'static str = "ContentIndex";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.ContentIndex".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.ContentIndex".into()
+    }
+}
+/// A content rebuilt from an older one, or from nothing.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Delta {
+    /// SHA-256 of the manifest it starts from; empty: from nothing, the whole content.
+    #[prost(bytes = "vec", tag = "1")]
+    pub from: ::prost::alloc::vec::Vec<u8>,
+    /// Runs of the new content, in order; together they are all of it.
+    #[prost(message, repeated, tag = "2")]
+    pub frames: ::prost::alloc::vec::Vec<DeltaFrame>,
+    /// The frames' bytes, one after the other, cut into messages content.patch.<from>.<to>.<number>.
+    #[prost(message, repeated, tag = "3")]
+    pub parts: ::prost::alloc::vec::Vec<DeltaPart>,
+}
+impl ::prost::Name for Delta {
+    const NAME: &'static str = "Delta";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.Delta".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.Delta".into()
+    }
+}
+/// One run of the new content: a zstd frame whose prefix (dictionary content, RFC 8878) is a run of the old
+/// content followed by what was rebuilt just before this frame.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeltaFrame {
+    /// Length of the run. At most 8 MiB.
+    #[prost(uint32, tag = "1")]
+    pub bytes: u32,
+    /// Length of the zstd frame.
+    #[prost(uint32, tag = "2")]
+    pub stored_bytes: u32,
+    /// Where the run of the old content starts.
+    #[prost(uint64, tag = "3")]
+    pub old_offset: u64,
+    /// How long the run of the old content is; 0 without one. At most 32 MiB together with `new_bytes`.
+    #[prost(uint32, tag = "4")]
+    pub old_bytes: u32,
+    /// How much of the new content before this frame belongs to the prefix.
+    #[prost(uint32, tag = "5")]
+    pub new_bytes: u32,
+}
+impl ::prost::Name for DeltaFrame {
+    const NAME: &'static str = "DeltaFrame";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.DeltaFrame".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.DeltaFrame".into()
+    }
+}
+/// One message of a delta.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeltaPart {
+    /// Its length.
+    #[prost(uint32, tag = "1")]
+    pub bytes: u32,
+    /// SHA-256 of its bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for DeltaPart {
+    const NAME: &'static str = "DeltaPart";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.DeltaPart".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.DeltaPart".into()
+    }
+}
+/// How many agents hold which content, for the service that decides which patches are worth making.
+/// Subject presence.content.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ContentCensus {
+    /// Random id of the replica that counted.
+    #[prost(fixed64, tag = "1")]
+    pub replica: u64,
+    /// At most 4,096, most agents first.
+    #[prost(message, repeated, tag = "2")]
+    pub holders: ::prost::alloc::vec::Vec<ContentHolders>,
+}
+impl ::prost::Name for ContentCensus {
+    const NAME: &'static str = "ContentCensus";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.ContentCensus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.ContentCensus".into()
+    }
+}
+/// Agents at one content revision.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentHolders {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// The content revision.
+    #[prost(uint32, tag = "2")]
+    pub content_revision: u32,
+    /// Agents that have it in force.
+    #[prost(uint64, tag = "3")]
+    pub active: u64,
+    /// Agents that are fetching it.
+    #[prost(uint64, tag = "4")]
+    pub fetching: u64,
+}
+impl ::prost::Name for ContentHolders {
+    const NAME: &'static str = "ContentHolders";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.ContentHolders".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.ContentHolders".into()
+    }
+}
 /// How a group's agents learn of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -566,6 +880,44 @@ impl Mode {
             "MODE_UNSPECIFIED" => Some(Self::Unspecified),
             "MODE_PULL" => Some(Self::Pull),
             "MODE_PUSH" => Some(Self::Push),
+            _ => None,
+        }
+    }
+}
+/// Full downloads (all that is neither a patch nor small) wait until presence lets them start, so that
+/// many agents at once do not fill the network. Granted in memory, for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DownloadWish {
+    /// Nothing.
+    Unspecified = 0,
+    /// To start, or to go on: it holds no slot yet or its time runs out.
+    Wanted = 1,
+    /// To go on: it downloads under a slot that it was granted.
+    Held = 2,
+    /// To give its slot back.
+    Done = 3,
+}
+impl DownloadWish {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DOWNLOAD_WISH_UNSPECIFIED",
+            Self::Wanted => "DOWNLOAD_WISH_WANTED",
+            Self::Held => "DOWNLOAD_WISH_HELD",
+            Self::Done => "DOWNLOAD_WISH_DONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DOWNLOAD_WISH_UNSPECIFIED" => Some(Self::Unspecified),
+            "DOWNLOAD_WISH_WANTED" => Some(Self::Wanted),
+            "DOWNLOAD_WISH_HELD" => Some(Self::Held),
+            "DOWNLOAD_WISH_DONE" => Some(Self::Done),
             _ => None,
         }
     }

@@ -11,6 +11,12 @@ pub struct Settings {
     /// Silence after which an agent counts as offline: at least the interval, at most 240h.
     #[prost(message, optional, tag = "3")]
     pub offline_after: ::core::option::Option<::prost_types::Duration>,
+    /// Window over which agents start to download content: 0 to 24h.
+    #[prost(message, optional, tag = "4")]
+    pub content_spread: ::core::option::Option<::prost_types::Duration>,
+    /// Most bytes of content each agent fetches in a second; 0: no limit.
+    #[prost(uint64, optional, tag = "5")]
+    pub content_rate_limit: ::core::option::Option<u64>,
 }
 impl ::prost::Name for Settings {
     const NAME: &'static str = "Settings";
@@ -20,6 +26,39 @@ impl ::prost::Name for Settings {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.api.v1.Settings".into()
+    }
+}
+/// Which revision of a content channel a group's agents should have.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentReference {
+    /// The channel, e.g. "definitions/ips".
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Which of its revisions.
+    #[prost(oneof = "content_reference::Which", tags = "2, 3")]
+    pub which: ::core::option::Option<content_reference::Which>,
+}
+/// Nested message and enum types in `ContentReference`.
+pub mod content_reference {
+    /// Which of its revisions.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Which {
+        /// The one that this stage names.
+        #[prost(string, tag = "2")]
+        Stage(::prost::alloc::string::String),
+        /// Exactly this one.
+        #[prost(uint32, tag = "3")]
+        Revision(u32),
+    }
+}
+impl ::prost::Name for ContentReference {
+    const NAME: &'static str = "ContentReference";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ContentReference".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ContentReference".into()
     }
 }
 /// Who changed something, when and why.
@@ -82,6 +121,2278 @@ impl Mode {
             "PUSH" => Some(Self::Push),
             _ => None,
         }
+    }
+}
+/// One file of a content.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentFile {
+    /// Relative path with "/" between names.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Length in bytes.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// SHA-256, 32 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+    /// Whether it is executable.
+    #[prost(bool, tag = "4")]
+    pub executable: bool,
+}
+impl ::prost::Name for ContentFile {
+    const NAME: &'static str = "ContentFile";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ContentFile".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ContentFile".into()
+    }
+}
+/// See ContentService.BeginUpload.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BeginUploadRequest {
+    /// The channel; made by its first upload.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// The files, ordered by path.
+    #[prost(message, repeated, tag = "2")]
+    pub files: ::prost::alloc::vec::Vec<ContentFile>,
+    /// SHA-256 of each chunk, 32 bytes each, in order.
+    #[prost(bytes = "vec", tag = "3")]
+    pub chunk_digests: ::prost::alloc::vec::Vec<u8>,
+    /// Length of each chunk, in order.
+    #[prost(uint32, repeated, tag = "4")]
+    pub chunk_bytes: ::prost::alloc::vec::Vec<u32>,
+    /// SHA-256 of the whole content.
+    #[prost(bytes = "vec", tag = "5")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for BeginUploadRequest {
+    const NAME: &'static str = "BeginUploadRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.BeginUploadRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.BeginUploadRequest".into()
+    }
+}
+/// What is left to do for an upload.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeginUploadResponse {
+    /// SHA-256 of the manifest: names the upload.
+    #[prost(bytes = "vec", tag = "1")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+    /// The manifest as it will be signed; for signatures of further keys.
+    #[prost(bytes = "vec", tag = "2")]
+    pub manifest_payload: ::prost::alloc::vec::Vec<u8>,
+    /// Positions of the chunks to upload, ascending; of chunks that occur several times only the first.
+    #[prost(uint32, repeated, tag = "3")]
+    pub missing: ::prost::alloc::vec::Vec<u32>,
+    /// The revision that holds exactly this content already: nothing has to be uploaded.
+    #[prost(message, optional, tag = "4")]
+    pub existing: ::core::option::Option<Revision>,
+    /// Until when the upload is kept.
+    #[prost(message, optional, tag = "5")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for BeginUploadResponse {
+    const NAME: &'static str = "BeginUploadResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.BeginUploadResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.BeginUploadResponse".into()
+    }
+}
+/// One missing chunk.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UploadChunksRequest {
+    /// Names the upload. Needed in the first message only.
+    #[prost(bytes = "vec", tag = "1")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+    /// Position of the chunk.
+    #[prost(uint32, tag = "2")]
+    pub position: u32,
+    /// The chunk as one zstd frame.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub frame: ::prost::bytes::Bytes,
+}
+impl ::prost::Name for UploadChunksRequest {
+    const NAME: &'static str = "UploadChunksRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.UploadChunksRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.UploadChunksRequest".into()
+    }
+}
+/// What was stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UploadChunksResponse {
+    /// Chunks stored by this call.
+    #[prost(uint32, tag = "1")]
+    pub chunks: u32,
+    /// Their bytes as stored.
+    #[prost(uint64, tag = "2")]
+    pub stored_bytes: u64,
+}
+impl ::prost::Name for UploadChunksResponse {
+    const NAME: &'static str = "UploadChunksResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.UploadChunksResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.UploadChunksResponse".into()
+    }
+}
+/// See ContentService.FinishUpload.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FinishUploadRequest {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Names the upload.
+    #[prost(bytes = "vec", tag = "2")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+    /// A short name for the revision. At most 64 bytes.
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    /// Why it was made. At most 1 KiB.
+    #[prost(string, tag = "4")]
+    pub note: ::prost::alloc::string::String,
+    /// Signatures of the manifest by further content keys, where the fleet asks for more than one.
+    #[prost(message, repeated, tag = "5")]
+    pub signatures: ::prost::alloc::vec::Vec<ContentSignature>,
+}
+impl ::prost::Name for FinishUploadRequest {
+    const NAME: &'static str = "FinishUploadRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.FinishUploadRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.FinishUploadRequest".into()
+    }
+}
+/// A signature over a manifest.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentSignature {
+    /// First 8 bytes of the SHA-256 of the public key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key_id: ::prost::alloc::vec::Vec<u8>,
+    /// Ed25519 over the DSSE encoding of the manifest, 64 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for ContentSignature {
+    const NAME: &'static str = "ContentSignature";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ContentSignature".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ContentSignature".into()
+    }
+}
+/// See ContentService.FinishUpload.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FinishUploadResponse {
+    /// The revision.
+    #[prost(message, optional, tag = "1")]
+    pub revision: ::core::option::Option<Revision>,
+    /// Whether it is new; if not, a revision with this content was there already.
+    #[prost(bool, tag = "2")]
+    pub created: bool,
+    /// Store revision after the change.
+    #[prost(uint64, tag = "3")]
+    pub store_revision: u64,
+}
+impl ::prost::Name for FinishUploadResponse {
+    const NAME: &'static str = "FinishUploadResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.FinishUploadResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.FinishUploadResponse".into()
+    }
+}
+/// One revision of a channel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revision {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Its number, from 1.
+    #[prost(uint32, tag = "2")]
+    pub revision: u32,
+    /// A short name.
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    /// Why it was made.
+    #[prost(string, tag = "4")]
+    pub note: ::prost::alloc::string::String,
+    /// When it was made.
+    #[prost(message, optional, tag = "5")]
+    pub created_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Length of the content.
+    #[prost(uint64, tag = "6")]
+    pub bytes: u64,
+    /// Files.
+    #[prost(uint32, tag = "7")]
+    pub files: u32,
+    /// SHA-256 of the content.
+    #[prost(bytes = "vec", tag = "8")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+    /// SHA-256 of the manifest.
+    #[prost(bytes = "vec", tag = "9")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+    /// Length of the manifest.
+    #[prost(uint64, tag = "10")]
+    pub manifest_bytes: u64,
+    /// Whether retention leaves it alone.
+    #[prost(bool, tag = "11")]
+    pub pinned: bool,
+    /// Stages that name it, in order.
+    #[prost(string, repeated, tag = "12")]
+    pub stages: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Paths of groups that name it by number. At most 100.
+    #[prost(string, repeated, tag = "13")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for Revision {
+    const NAME: &'static str = "Revision";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.Revision".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.Revision".into()
+    }
+}
+/// A content channel.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Channel {
+    /// Its name, e.g. "definitions/ips".
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Its stages, in order.
+    #[prost(message, repeated, tag = "2")]
+    pub stages: ::prost::alloc::vec::Vec<Stage>,
+    /// Its revisions, newest first. At most 1,000.
+    #[prost(message, repeated, tag = "3")]
+    pub revisions: ::prost::alloc::vec::Vec<Revision>,
+    /// Revisions kept, beside those in use; 0: the service's default.
+    #[prost(uint32, tag = "4")]
+    pub keep_revisions: u32,
+    /// How long each revision is kept at least; absent: the service's default.
+    #[prost(message, optional, tag = "5")]
+    pub keep_for: ::core::option::Option<::prost_types::Duration>,
+    /// Paths of groups that assign it themselves. At most 100.
+    #[prost(string, repeated, tag = "6")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Agents whose group assigns it, inherited or not.
+    #[prost(uint64, tag = "7")]
+    pub agents: u64,
+    /// Store revision that last changed the channel.
+    #[prost(uint64, tag = "8")]
+    pub store_revision: u64,
+}
+impl ::prost::Name for Channel {
+    const NAME: &'static str = "Channel";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.Channel".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.Channel".into()
+    }
+}
+/// What a stage names.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Stage {
+    /// The stage.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The revision; 0: none.
+    #[prost(uint32, tag = "2")]
+    pub revision: u32,
+    /// Revisions that it named before, the latest first.
+    #[prost(uint32, repeated, tag = "3")]
+    pub previous: ::prost::alloc::vec::Vec<u32>,
+}
+impl ::prost::Name for Stage {
+    const NAME: &'static str = "Stage";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.Stage".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.Stage".into()
+    }
+}
+/// See ContentService.ListChannels.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListChannelsRequest {
+    /// At most 1,000; 0 means 100.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// From the previous page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListChannelsRequest {
+    const NAME: &'static str = "ListChannelsRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ListChannelsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ListChannelsRequest".into()
+    }
+}
+/// A page of channels.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListChannelsResponse {
+    /// In order of name, without their revisions but the newest and those that stages name.
+    #[prost(message, repeated, tag = "1")]
+    pub channels: ::prost::alloc::vec::Vec<Channel>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// Bytes that all content takes in the store.
+    #[prost(uint64, tag = "3")]
+    pub stored_bytes: u64,
+    /// Most bytes it may take.
+    #[prost(uint64, tag = "4")]
+    pub quota_bytes: u64,
+}
+impl ::prost::Name for ListChannelsResponse {
+    const NAME: &'static str = "ListChannelsResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ListChannelsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ListChannelsResponse".into()
+    }
+}
+/// See ContentService.GetChannel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetChannelRequest {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Wait for this store revision.
+    #[prost(uint64, tag = "2")]
+    pub min_revision: u64,
+}
+impl ::prost::Name for GetChannelRequest {
+    const NAME: &'static str = "GetChannelRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.GetChannelRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.GetChannelRequest".into()
+    }
+}
+/// See ContentService.UpdateChannel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateChannelRequest {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Revisions to keep beside those in use; absent: as it is; 0: the service's default.
+    #[prost(uint32, optional, tag = "2")]
+    pub keep_revisions: ::core::option::Option<u32>,
+    /// How long each revision is kept at least; absent: as it is; 0: the service's default.
+    #[prost(message, optional, tag = "3")]
+    pub keep_for: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for UpdateChannelRequest {
+    const NAME: &'static str = "UpdateChannelRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.UpdateChannelRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.UpdateChannelRequest".into()
+    }
+}
+/// See ContentService.DeleteChannel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteChannelRequest {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Plan and answer, write nothing.
+    #[prost(bool, tag = "2")]
+    pub dry_run: bool,
+}
+impl ::prost::Name for DeleteChannelRequest {
+    const NAME: &'static str = "DeleteChannelRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.DeleteChannelRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.DeleteChannelRequest".into()
+    }
+}
+/// Which revision.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevisionSelector {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Which of its revisions; none: the newest.
+    #[prost(oneof = "revision_selector::Which", tags = "2, 3, 4")]
+    pub which: ::core::option::Option<revision_selector::Which>,
+}
+/// Nested message and enum types in `RevisionSelector`.
+pub mod revision_selector {
+    /// Which of its revisions; none: the newest.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Which {
+        /// By number.
+        #[prost(uint32, tag = "2")]
+        Revision(u32),
+        /// The one that this stage names.
+        #[prost(string, tag = "3")]
+        Stage(::prost::alloc::string::String),
+        /// The newest with this label.
+        #[prost(string, tag = "4")]
+        Label(::prost::alloc::string::String),
+    }
+}
+impl ::prost::Name for RevisionSelector {
+    const NAME: &'static str = "RevisionSelector";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.RevisionSelector".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.RevisionSelector".into()
+    }
+}
+/// See ContentService.GetRevision.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRevisionRequest {
+    /// Which.
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<RevisionSelector>,
+}
+impl ::prost::Name for GetRevisionRequest {
+    const NAME: &'static str = "GetRevisionRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.GetRevisionRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.GetRevisionRequest".into()
+    }
+}
+/// A revision in full.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RevisionDetail {
+    /// The revision.
+    #[prost(message, optional, tag = "1")]
+    pub revision: ::core::option::Option<Revision>,
+    /// Its files, in order of path.
+    #[prost(message, repeated, tag = "2")]
+    pub files: ::prost::alloc::vec::Vec<ContentFile>,
+    /// Its chunks.
+    #[prost(uint32, tag = "3")]
+    pub chunks: u32,
+    /// Bytes of its chunks as stored.
+    #[prost(uint64, tag = "4")]
+    pub chunk_bytes: u64,
+    /// Bytes of the whole content as one delta from nothing; 0: not made yet.
+    #[prost(uint64, tag = "5")]
+    pub full_bytes: u64,
+    /// Patches to it, from the newest revision down.
+    #[prost(message, repeated, tag = "6")]
+    pub patches: ::prost::alloc::vec::Vec<Patch>,
+    /// Patches that are being made or wait to be.
+    #[prost(uint32, tag = "7")]
+    pub patches_pending: u32,
+}
+impl ::prost::Name for RevisionDetail {
+    const NAME: &'static str = "RevisionDetail";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.RevisionDetail".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.RevisionDetail".into()
+    }
+}
+/// A patch to a revision.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Patch {
+    /// The revision it starts from.
+    #[prost(uint32, tag = "1")]
+    pub from: u32,
+    /// Its bytes.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+impl ::prost::Name for Patch {
+    const NAME: &'static str = "Patch";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.Patch".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.Patch".into()
+    }
+}
+/// See ContentService.DiffRevisions.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffRevisionsRequest {
+    /// The revision before.
+    #[prost(message, optional, tag = "1")]
+    pub from: ::core::option::Option<RevisionSelector>,
+    /// The revision after.
+    #[prost(message, optional, tag = "2")]
+    pub to: ::core::option::Option<RevisionSelector>,
+}
+impl ::prost::Name for DiffRevisionsRequest {
+    const NAME: &'static str = "DiffRevisionsRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.DiffRevisionsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.DiffRevisionsRequest".into()
+    }
+}
+/// What differs.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiffRevisionsResponse {
+    /// The revision before.
+    #[prost(message, optional, tag = "1")]
+    pub from: ::core::option::Option<Revision>,
+    /// The revision after.
+    #[prost(message, optional, tag = "2")]
+    pub to: ::core::option::Option<Revision>,
+    /// Files that differ, in order of path.
+    #[prost(message, repeated, tag = "3")]
+    pub files: ::prost::alloc::vec::Vec<FileChange>,
+    /// Bytes of the patch; absent: there is none.
+    #[prost(uint64, optional, tag = "4")]
+    pub patch_bytes: ::core::option::Option<u64>,
+    /// Bytes of the chunks that only the revision after has, as stored.
+    #[prost(uint64, tag = "5")]
+    pub chunk_bytes: u64,
+    /// Bytes of the whole revision after: the delta from nothing, or else all its chunks.
+    #[prost(uint64, tag = "6")]
+    pub full_bytes: u64,
+}
+impl ::prost::Name for DiffRevisionsResponse {
+    const NAME: &'static str = "DiffRevisionsResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.DiffRevisionsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.DiffRevisionsResponse".into()
+    }
+}
+/// One file that differs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileChange {
+    /// Its path.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// What happens to it.
+    #[prost(enumeration = "FileAction", tag = "2")]
+    pub action: i32,
+    /// Length before.
+    #[prost(uint64, tag = "3")]
+    pub bytes_before: u64,
+    /// Length after.
+    #[prost(uint64, tag = "4")]
+    pub bytes_after: u64,
+}
+impl ::prost::Name for FileChange {
+    const NAME: &'static str = "FileChange";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.FileChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.FileChange".into()
+    }
+}
+/// See ContentService.Promote.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PromoteRequest {
+    /// The revision; without one the newest.
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<RevisionSelector>,
+    /// The stage; made if there is none of this name.
+    #[prost(string, tag = "2")]
+    pub stage: ::prost::alloc::string::String,
+    /// Plan and answer, write nothing.
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+    /// Why; kept in the history.
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for PromoteRequest {
+    const NAME: &'static str = "PromoteRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.PromoteRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.PromoteRequest".into()
+    }
+}
+/// See ContentService.Rollback.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollbackContentRequest {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// The stage.
+    #[prost(string, tag = "2")]
+    pub stage: ::prost::alloc::string::String,
+    /// The revision to go back to; 0: the one that the stage named before.
+    #[prost(uint32, tag = "3")]
+    pub to: u32,
+    /// Plan and answer, write nothing.
+    #[prost(bool, tag = "4")]
+    pub dry_run: bool,
+    /// Why; kept in the history.
+    #[prost(string, tag = "5")]
+    pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RollbackContentRequest {
+    const NAME: &'static str = "RollbackContentRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.RollbackContentRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.RollbackContentRequest".into()
+    }
+}
+/// See ContentService.Pin.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinRequest {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// The revision.
+    #[prost(uint32, tag = "2")]
+    pub revision: u32,
+    /// Whether retention leaves it alone from now on.
+    #[prost(bool, tag = "3")]
+    pub pinned: bool,
+}
+impl ::prost::Name for PinRequest {
+    const NAME: &'static str = "PinRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.PinRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.PinRequest".into()
+    }
+}
+/// See ContentService.Retire.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireRequest {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// The revision.
+    #[prost(uint32, tag = "2")]
+    pub revision: u32,
+    /// Plan and answer, write nothing.
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+}
+impl ::prost::Name for RetireRequest {
+    const NAME: &'static str = "RetireRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.RetireRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.RetireRequest".into()
+    }
+}
+/// What a change of content does or did.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentChange {
+    /// Store revision after the change; that of the newest change if nothing had to be written.
+    #[prost(uint64, tag = "1")]
+    pub store_revision: u64,
+    /// The revision it is about; absent for a channel that was deleted.
+    #[prost(message, optional, tag = "2")]
+    pub revision: ::core::option::Option<Revision>,
+    /// The stage it is about, if any.
+    #[prost(string, tag = "3")]
+    pub stage: ::prost::alloc::string::String,
+    /// What the stage named before; 0: nothing.
+    #[prost(uint32, tag = "4")]
+    pub stage_before: u32,
+    /// Whether everything is as wanted already.
+    #[prost(bool, tag = "5")]
+    pub unchanged: bool,
+    /// Whether nothing was written because it was a dry run.
+    #[prost(bool, tag = "6")]
+    pub dry_run: bool,
+    /// Groups whose agents get another revision by this.
+    #[prost(uint64, tag = "7")]
+    pub groups_touched: u64,
+    /// Agents in those groups.
+    #[prost(uint64, tag = "8")]
+    pub agents_touched: u64,
+}
+impl ::prost::Name for ContentChange {
+    const NAME: &'static str = "ContentChange";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ContentChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ContentChange".into()
+    }
+}
+/// See ContentService.CollectGarbage.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectGarbageRequest {
+    /// Plan and answer, delete nothing.
+    #[prost(bool, tag = "1")]
+    pub dry_run: bool,
+}
+impl ::prost::Name for CollectGarbageRequest {
+    const NAME: &'static str = "CollectGarbageRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.CollectGarbageRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.CollectGarbageRequest".into()
+    }
+}
+/// What garbage collection does or did.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CollectGarbageResponse {
+    /// Revisions that retention removes, in order of channel and number. At most 1,000.
+    #[prost(message, repeated, tag = "1")]
+    pub retired: ::prost::alloc::vec::Vec<Revision>,
+    /// Chunks deleted.
+    #[prost(uint64, tag = "2")]
+    pub chunks: u64,
+    /// Messages of patches deleted.
+    #[prost(uint64, tag = "3")]
+    pub patch_parts: u64,
+    /// Manifests deleted.
+    #[prost(uint64, tag = "4")]
+    pub manifests: u64,
+    /// Bytes that this frees in the store.
+    #[prost(uint64, tag = "5")]
+    pub freed_bytes: u64,
+    /// Bytes that all content takes in the store afterwards.
+    #[prost(uint64, tag = "6")]
+    pub stored_bytes: u64,
+    /// Most bytes it may take.
+    #[prost(uint64, tag = "7")]
+    pub quota_bytes: u64,
+    /// Whether nothing was deleted because it was a dry run.
+    #[prost(bool, tag = "8")]
+    pub dry_run: bool,
+}
+impl ::prost::Name for CollectGarbageResponse {
+    const NAME: &'static str = "CollectGarbageResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.CollectGarbageResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.CollectGarbageResponse".into()
+    }
+}
+/// See ContentService.Fetch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchRequest {
+    /// Which revision.
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<RevisionSelector>,
+    /// Position of the first chunk to send: to resume.
+    #[prost(uint32, tag = "2")]
+    pub from_chunk: u32,
+}
+impl ::prost::Name for FetchRequest {
+    const NAME: &'static str = "FetchRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.FetchRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.FetchRequest".into()
+    }
+}
+/// A piece of a revision.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchResponse {
+    /// What it is.
+    #[prost(oneof = "fetch_response::Piece", tags = "1, 2")]
+    pub piece: ::core::option::Option<fetch_response::Piece>,
+}
+/// Nested message and enum types in `FetchResponse`.
+pub mod fetch_response {
+    /// What it is.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Piece {
+        /// First: what is being sent, with its signed manifest.
+        #[prost(message, tag = "1")]
+        Head(super::FetchHead),
+        /// Then each chunk as one zstd frame, in order.
+        #[prost(bytes, tag = "2")]
+        Frame(::prost::alloc::vec::Vec<u8>),
+    }
+}
+impl ::prost::Name for FetchResponse {
+    const NAME: &'static str = "FetchResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.FetchResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.FetchResponse".into()
+    }
+}
+/// What is being sent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchHead {
+    /// The revision.
+    #[prost(message, optional, tag = "1")]
+    pub revision: ::core::option::Option<Revision>,
+    /// muster.agent.v1.Envelope of muster.agent.v1.Manifest, as stored.
+    #[prost(bytes = "vec", tag = "2")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for FetchHead {
+    const NAME: &'static str = "FetchHead";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.FetchHead".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.FetchHead".into()
+    }
+}
+/// What happens to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FileAction {
+    /// Not set.
+    Unspecified = 0,
+    /// It is new.
+    FileAdded = 1,
+    /// Its bytes or mode differ.
+    FileChanged = 2,
+    /// It goes away.
+    FileRemoved = 3,
+}
+impl FileAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FILE_ACTION_UNSPECIFIED",
+            Self::FileAdded => "FILE_ADDED",
+            Self::FileChanged => "FILE_CHANGED",
+            Self::FileRemoved => "FILE_REMOVED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FILE_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "FILE_ADDED" => Some(Self::FileAdded),
+            "FILE_CHANGED" => Some(Self::FileChanged),
+            "FILE_REMOVED" => Some(Self::FileRemoved),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod content_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What is distributed in bulk: files that agents hold, in channels, revision by revision.
+    #[derive(Debug, Clone)]
+    pub struct ContentServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl ContentServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> ContentServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ContentServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ContentServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Starts or resumes an upload: takes the list of files and chunks, tells which chunks are missing.
+        pub async fn begin_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BeginUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BeginUploadResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/BeginUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "BeginUpload"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes missing chunks, in any order. Each that was stored stays stored, also when the call breaks off.
+        pub async fn upload_chunks(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::UploadChunksRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<super::UploadChunksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/UploadChunks",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "UploadChunks"));
+            self.inner.client_streaming(req, path, codec).await
+        }
+        /// Makes an upload whose chunks are all there a revision of its channel.
+        pub async fn finish_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FinishUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FinishUploadResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/FinishUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "FinishUpload"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Channels in order of name.
+        pub async fn list_channels(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListChannelsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListChannelsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/ListChannels",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "ListChannels"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One channel with its revisions.
+        pub async fn get_channel(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetChannelRequest>,
+        ) -> std::result::Result<tonic::Response<super::Channel>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/GetChannel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "GetChannel"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes how long a channel keeps its revisions.
+        pub async fn update_channel(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateChannelRequest>,
+        ) -> std::result::Result<tonic::Response<super::Channel>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/UpdateChannel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("muster.api.v1.ContentService", "UpdateChannel"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Deletes a channel that no group uses, with all its revisions.
+        pub async fn delete_channel(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteChannelRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/DeleteChannel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("muster.api.v1.ContentService", "DeleteChannel"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// One revision with its files and the ways to it.
+        pub async fn get_revision(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRevisionRequest>,
+        ) -> std::result::Result<tonic::Response<super::RevisionDetail>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/GetRevision",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "GetRevision"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What differs between two revisions, and what the way from one to the other costs.
+        pub async fn diff_revisions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiffRevisionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiffRevisionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/DiffRevisions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("muster.api.v1.ContentService", "DiffRevisions"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a stage name a revision.
+        pub async fn promote(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PromoteRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/Promote",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "Promote"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a stage name the revision that it named before, or another older one.
+        pub async fn rollback(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RollbackContentRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/Rollback",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "Rollback"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps a revision from retention, or no longer.
+        pub async fn pin(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PinRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/Pin",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "Pin"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a revision that no stage, pin or group names.
+        pub async fn retire(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetireRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/Retire",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "Retire"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Applies retention and deletes what nothing needs any more.
+        pub async fn collect_garbage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CollectGarbageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectGarbageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/CollectGarbage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("muster.api.v1.ContentService", "CollectGarbage"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// The bytes of a revision: its signed manifest first, then each chunk as stored, in order.
+        pub async fn fetch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FetchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FetchResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.ContentService/Fetch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.ContentService", "Fetch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod content_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ContentServiceServer.
+    #[async_trait]
+    pub trait ContentService: std::marker::Send + std::marker::Sync + 'static {
+        /// Starts or resumes an upload: takes the list of files and chunks, tells which chunks are missing.
+        async fn begin_upload(
+            &self,
+            request: tonic::Request<super::BeginUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BeginUploadResponse>,
+            tonic::Status,
+        >;
+        /// Takes missing chunks, in any order. Each that was stored stays stored, also when the call breaks off.
+        async fn upload_chunks(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::UploadChunksRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<super::UploadChunksResponse>,
+            tonic::Status,
+        >;
+        /// Makes an upload whose chunks are all there a revision of its channel.
+        async fn finish_upload(
+            &self,
+            request: tonic::Request<super::FinishUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FinishUploadResponse>,
+            tonic::Status,
+        >;
+        /// Channels in order of name.
+        async fn list_channels(
+            &self,
+            request: tonic::Request<super::ListChannelsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListChannelsResponse>,
+            tonic::Status,
+        >;
+        /// One channel with its revisions.
+        async fn get_channel(
+            &self,
+            request: tonic::Request<super::GetChannelRequest>,
+        ) -> std::result::Result<tonic::Response<super::Channel>, tonic::Status>;
+        /// Changes how long a channel keeps its revisions.
+        async fn update_channel(
+            &self,
+            request: tonic::Request<super::UpdateChannelRequest>,
+        ) -> std::result::Result<tonic::Response<super::Channel>, tonic::Status>;
+        /// Deletes a channel that no group uses, with all its revisions.
+        async fn delete_channel(
+            &self,
+            request: tonic::Request<super::DeleteChannelRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status>;
+        /// One revision with its files and the ways to it.
+        async fn get_revision(
+            &self,
+            request: tonic::Request<super::GetRevisionRequest>,
+        ) -> std::result::Result<tonic::Response<super::RevisionDetail>, tonic::Status>;
+        /// What differs between two revisions, and what the way from one to the other costs.
+        async fn diff_revisions(
+            &self,
+            request: tonic::Request<super::DiffRevisionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiffRevisionsResponse>,
+            tonic::Status,
+        >;
+        /// Makes a stage name a revision.
+        async fn promote(
+            &self,
+            request: tonic::Request<super::PromoteRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status>;
+        /// Makes a stage name the revision that it named before, or another older one.
+        async fn rollback(
+            &self,
+            request: tonic::Request<super::RollbackContentRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status>;
+        /// Keeps a revision from retention, or no longer.
+        async fn pin(
+            &self,
+            request: tonic::Request<super::PinRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status>;
+        /// Removes a revision that no stage, pin or group names.
+        async fn retire(
+            &self,
+            request: tonic::Request<super::RetireRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentChange>, tonic::Status>;
+        /// Applies retention and deletes what nothing needs any more.
+        async fn collect_garbage(
+            &self,
+            request: tonic::Request<super::CollectGarbageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectGarbageResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Fetch method.
+        type FetchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FetchResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The bytes of a revision: its signed manifest first, then each chunk as stored, in order.
+        async fn fetch(
+            &self,
+            request: tonic::Request<super::FetchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::FetchStream>, tonic::Status>;
+    }
+    /// What is distributed in bulk: files that agents hold, in channels, revision by revision.
+    #[derive(Debug)]
+    pub struct ContentServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ContentServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ContentServiceServer<T>
+    where
+        T: ContentService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/muster.api.v1.ContentService/BeginUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct BeginUploadSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::BeginUploadRequest>
+                    for BeginUploadSvc<T> {
+                        type Response = super::BeginUploadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BeginUploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::begin_upload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BeginUploadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/UploadChunks" => {
+                    #[allow(non_camel_case_types)]
+                    struct UploadChunksSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::ClientStreamingService<super::UploadChunksRequest>
+                    for UploadChunksSvc<T> {
+                        type Response = super::UploadChunksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::UploadChunksRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::upload_chunks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UploadChunksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/FinishUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct FinishUploadSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::FinishUploadRequest>
+                    for FinishUploadSvc<T> {
+                        type Response = super::FinishUploadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FinishUploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::finish_upload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FinishUploadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/ListChannels" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListChannelsSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::ListChannelsRequest>
+                    for ListChannelsSvc<T> {
+                        type Response = super::ListChannelsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListChannelsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::list_channels(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListChannelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/GetChannel" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetChannelSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::GetChannelRequest>
+                    for GetChannelSvc<T> {
+                        type Response = super::Channel;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetChannelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::get_channel(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetChannelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/UpdateChannel" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateChannelSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::UpdateChannelRequest>
+                    for UpdateChannelSvc<T> {
+                        type Response = super::Channel;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateChannelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::update_channel(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateChannelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/DeleteChannel" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteChannelSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::DeleteChannelRequest>
+                    for DeleteChannelSvc<T> {
+                        type Response = super::ContentChange;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteChannelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::delete_channel(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteChannelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/GetRevision" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetRevisionSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::GetRevisionRequest>
+                    for GetRevisionSvc<T> {
+                        type Response = super::RevisionDetail;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRevisionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::get_revision(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetRevisionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/DiffRevisions" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiffRevisionsSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::DiffRevisionsRequest>
+                    for DiffRevisionsSvc<T> {
+                        type Response = super::DiffRevisionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiffRevisionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::diff_revisions(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiffRevisionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/Promote" => {
+                    #[allow(non_camel_case_types)]
+                    struct PromoteSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::PromoteRequest>
+                    for PromoteSvc<T> {
+                        type Response = super::ContentChange;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PromoteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::promote(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PromoteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/Rollback" => {
+                    #[allow(non_camel_case_types)]
+                    struct RollbackSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::RollbackContentRequest>
+                    for RollbackSvc<T> {
+                        type Response = super::ContentChange;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RollbackContentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::rollback(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RollbackSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/Pin" => {
+                    #[allow(non_camel_case_types)]
+                    struct PinSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::PinRequest> for PinSvc<T> {
+                        type Response = super::ContentChange;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PinRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::pin(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/Retire" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetireSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::RetireRequest>
+                    for RetireSvc<T> {
+                        type Response = super::ContentChange;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetireRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::retire(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetireSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/CollectGarbage" => {
+                    #[allow(non_camel_case_types)]
+                    struct CollectGarbageSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::UnaryService<super::CollectGarbageRequest>
+                    for CollectGarbageSvc<T> {
+                        type Response = super::CollectGarbageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CollectGarbageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::collect_garbage(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CollectGarbageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.ContentService/Fetch" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchSvc<T: ContentService>(pub Arc<T>);
+                    impl<
+                        T: ContentService,
+                    > tonic::server::ServerStreamingService<super::FetchRequest>
+                    for FetchSvc<T> {
+                        type Response = super::FetchResponse;
+                        type ResponseStream = T::FetchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FetchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ContentService>::fetch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ContentServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "muster.api.v1.ContentService";
+    impl<T> tonic::server::NamedService for ContentServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
     }
 }
 /// An enrolment token, without its secret.
@@ -1059,6 +3370,12 @@ pub struct Group {
     /// Revision of the snapshot that its agents should have. Output only.
     #[prost(uint64, tag = "10")]
     pub head_revision: u64,
+    /// Content assigned here, at most one for a channel; overrides what the groups above assign.
+    #[prost(message, repeated, tag = "11")]
+    pub content: ::prost::alloc::vec::Vec<ContentReference>,
+    /// Content in force, inherited ones included. Output only.
+    #[prost(message, repeated, tag = "12")]
+    pub effective_content: ::prost::alloc::vec::Vec<EffectiveContent>,
 }
 impl ::prost::Name for Group {
     const NAME: &'static str = "Group";
@@ -1068,6 +3385,55 @@ impl ::prost::Name for Group {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.api.v1.Group".into()
+    }
+}
+/// Content that agents of a group should have.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EffectiveContent {
+    /// What is assigned.
+    #[prost(message, optional, tag = "1")]
+    pub reference: ::core::option::Option<ContentReference>,
+    /// The revision that this comes to now; 0: the stage names none yet.
+    #[prost(uint32, tag = "2")]
+    pub revision: u32,
+    /// Path of the group that assigns it.
+    #[prost(string, tag = "3")]
+    pub set_by: ::prost::alloc::string::String,
+}
+impl ::prost::Name for EffectiveContent {
+    const NAME: &'static str = "EffectiveContent";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.EffectiveContent".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.EffectiveContent".into()
+    }
+}
+/// What a stage of a channel should name (manifest kind ContentRelease).
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentRelease {
+    /// Name of the manifest.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The channel; it exists since its first upload.
+    #[prost(string, tag = "2")]
+    pub channel: ::prost::alloc::string::String,
+    /// The stage.
+    #[prost(string, tag = "3")]
+    pub stage: ::prost::alloc::string::String,
+    /// The revision.
+    #[prost(uint32, tag = "4")]
+    pub revision: u32,
+}
+impl ::prost::Name for ContentRelease {
+    const NAME: &'static str = "ContentRelease";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ContentRelease".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ContentRelease".into()
     }
 }
 /// A policy kind: documents of this kind satisfy its schema.
@@ -1132,7 +3498,7 @@ impl ::prost::Name for Policy {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Resource {
     /// The object.
-    #[prost(oneof = "resource::Resource", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "resource::Resource", tags = "1, 2, 3, 4, 5")]
     pub resource: ::core::option::Option<resource::Resource>,
 }
 /// Nested message and enum types in `Resource`.
@@ -1152,6 +3518,9 @@ pub mod resource {
         /// An enrolment token; its secret is made by the server and returned once.
         #[prost(message, tag = "4")]
         Token(super::Token),
+        /// What a stage of a content channel should name.
+        #[prost(message, tag = "5")]
+        ContentRelease(super::ContentRelease),
     }
 }
 impl ::prost::Name for Resource {
@@ -1242,7 +3611,7 @@ impl ::prost::Name for ChangeResult {
 /// One object in a change.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ObjectChange {
-    /// "Group", "PolicyKind", "Policy" or "EnrollmentToken".
+    /// "Group", "PolicyKind", "Policy", "EnrollmentToken" or "ContentRelease".
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Its name.
@@ -1294,7 +3663,7 @@ impl ::prost::Name for GroupImpact {
 /// One value that changes.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ValueChange {
-    /// Kind of the document; empty for settings.
+    /// Kind of the document; empty for settings and content ("/content/<channel>", "/" in it as "~1").
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// JSON Pointer of the value.
@@ -1422,7 +3791,8 @@ pub struct UpdateGroupRequest {
     #[prost(message, optional, tag = "1")]
     pub group: ::core::option::Option<Group>,
     /// Fields to change: "settings", "settings.mode", "settings.heartbeat_interval",
-    /// "settings.offline_after", "policies", "labels". Empty: all of them.
+    /// "settings.offline_after", "settings.content_spread", "settings.content_rate_limit", "policies",
+    /// "labels", "content". Empty: all of them.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
     /// Plan and answer, write nothing.
@@ -3614,6 +5984,9 @@ pub struct Agent {
     /// Whether two machines seem to use this identity.
     #[prost(bool, tag = "20")]
     pub duplicate_suspected: bool,
+    /// State of each content channel.
+    #[prost(message, repeated, tag = "21")]
+    pub content: ::prost::alloc::vec::Vec<AgentContent>,
 }
 impl ::prost::Name for Agent {
     const NAME: &'static str = "Agent";
@@ -3623,6 +5996,191 @@ impl ::prost::Name for Agent {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.api.v1.Agent".into()
+    }
+}
+/// State of one content channel on an agent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentContent {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Content revision in force; 0: none.
+    #[prost(uint32, tag = "2")]
+    pub active: u32,
+    /// Content revision that is assigned; 0: none any more.
+    #[prost(uint32, tag = "3")]
+    pub wanted: u32,
+    /// How far the assigned one got: "offered" until its download starts, "received" while it runs, "verified",
+    /// "applied", "healthy" or "failed".
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+    /// Share of the bytes planned that are there, 0 to 100.
+    #[prost(uint32, tag = "5")]
+    pub percent: u32,
+    /// Where its bytes came from.
+    #[prost(message, optional, tag = "6")]
+    pub bytes: ::core::option::Option<ContentBytes>,
+    /// Why it failed, or what it waits for.
+    #[prost(string, tag = "7")]
+    pub reason: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AgentContent {
+    const NAME: &'static str = "AgentContent";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.AgentContent".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.AgentContent".into()
+    }
+}
+/// Where bytes of content came from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentBytes {
+    /// Fetched as patches.
+    #[prost(uint64, tag = "1")]
+    pub patch: u64,
+    /// Fetched as chunks.
+    #[prost(uint64, tag = "2")]
+    pub chunk: u64,
+    /// Fetched as the whole content.
+    #[prost(uint64, tag = "3")]
+    pub full: u64,
+    /// Taken from what agents held already.
+    #[prost(uint64, tag = "4")]
+    pub held: u64,
+}
+impl ::prost::Name for ContentBytes {
+    const NAME: &'static str = "ContentBytes";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ContentBytes".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ContentBytes".into()
+    }
+}
+/// See PresenceService.GetContentStatus.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetContentStatusRequest {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Only agents of this group and those below it (path or name); empty for all.
+    #[prost(string, tag = "2")]
+    pub group: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetContentStatusRequest {
+    const NAME: &'static str = "GetContentStatusRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.GetContentStatusRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.GetContentStatusRequest".into()
+    }
+}
+/// How far a channel has got.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ContentStatus {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Agents whose group assigns the channel, or that have some of it in force.
+    #[prost(uint64, tag = "2")]
+    pub agents: u64,
+    /// Agents that have in force and healthy what is assigned to them.
+    #[prost(uint64, tag = "3")]
+    pub current: u64,
+    /// Agents that have not started yet.
+    #[prost(uint64, tag = "4")]
+    pub waiting: u64,
+    /// Agents that are downloading.
+    #[prost(uint64, tag = "5")]
+    pub downloading: u64,
+    /// Agents that have all of it and are switching or checking.
+    #[prost(uint64, tag = "6")]
+    pub applying: u64,
+    /// Agents on which the assigned revision failed.
+    #[prost(uint64, tag = "7")]
+    pub failed: u64,
+    /// One for each revision that is in force or assigned anywhere, the highest first. At most 1,000.
+    #[prost(message, repeated, tag = "8")]
+    pub revisions: ::prost::alloc::vec::Vec<ContentRevisionStatus>,
+    /// Where the bytes of the assigned revisions came from, all agents together.
+    #[prost(message, optional, tag = "9")]
+    pub bytes: ::core::option::Option<ContentBytes>,
+    /// When the last agent is expected to be done, from the pace so far; absent if none is on its way or the
+    /// pace cannot be told yet.
+    #[prost(message, optional, tag = "10")]
+    pub expected_finish: ::core::option::Option<::prost_types::Timestamp>,
+    /// When this was true.
+    #[prost(message, optional, tag = "11")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    /// At most 20 agents on which it failed, with the reason, in order of id.
+    #[prost(message, repeated, tag = "12")]
+    pub failures: ::prost::alloc::vec::Vec<ContentFailure>,
+}
+impl ::prost::Name for ContentStatus {
+    const NAME: &'static str = "ContentStatus";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ContentStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ContentStatus".into()
+    }
+}
+/// Agents at one content revision.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentRevisionStatus {
+    /// The content revision.
+    #[prost(uint32, tag = "1")]
+    pub revision: u32,
+    /// Agents that have it in force.
+    #[prost(uint64, tag = "2")]
+    pub active: u64,
+    /// Agents to which it is assigned.
+    #[prost(uint64, tag = "3")]
+    pub wanted: u64,
+    /// Of those, the ones that are downloading it.
+    #[prost(uint64, tag = "4")]
+    pub downloading: u64,
+    /// Of those, the ones on which it failed.
+    #[prost(uint64, tag = "5")]
+    pub failed: u64,
+}
+impl ::prost::Name for ContentRevisionStatus {
+    const NAME: &'static str = "ContentRevisionStatus";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ContentRevisionStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ContentRevisionStatus".into()
+    }
+}
+/// An agent on which content failed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentFailure {
+    /// The agent.
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    /// The content revision.
+    #[prost(uint32, tag = "2")]
+    pub revision: u32,
+    /// Why.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ContentFailure {
+    const NAME: &'static str = "ContentFailure";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ContentFailure".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ContentFailure".into()
     }
 }
 /// See PresenceService.GetAgent.
@@ -4272,6 +6830,30 @@ pub mod presence_service_client {
                 .insert(GrpcMethod::new("muster.api.v1.PresenceService", "Watch"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// How far the revisions of a content channel have got among the agents.
+        pub async fn get_content_status(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetContentStatusRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentStatus>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.PresenceService/GetContentStatus",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("muster.api.v1.PresenceService", "GetContentStatus"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4316,6 +6898,11 @@ pub mod presence_service_server {
             &self,
             request: tonic::Request<super::WatchRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// How far the revisions of a content channel have got among the agents.
+        async fn get_content_status(
+            &self,
+            request: tonic::Request<super::GetContentStatusRequest>,
+        ) -> std::result::Result<tonic::Response<super::ContentStatus>, tonic::Status>;
     }
     /// Presence of agents and their progress.
     #[derive(Debug)]
@@ -4571,6 +7158,52 @@ pub mod presence_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.PresenceService/GetContentStatus" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetContentStatusSvc<T: PresenceService>(pub Arc<T>);
+                    impl<
+                        T: PresenceService,
+                    > tonic::server::UnaryService<super::GetContentStatusRequest>
+                    for GetContentStatusSvc<T> {
+                        type Response = super::ContentStatus;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetContentStatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PresenceService>::get_content_status(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetContentStatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

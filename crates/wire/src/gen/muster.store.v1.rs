@@ -4,7 +4,7 @@
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Entry {
     /// The object, or its tombstone.
-    #[prost(oneof = "entry::Object", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "entry::Object", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub object: ::core::option::Option<entry::Object>,
 }
 /// Nested message and enum types in `Entry`.
@@ -30,6 +30,18 @@ pub mod entry {
         /// The object was deleted.
         #[prost(message, tag = "6")]
         Tombstone(super::Tombstone),
+        /// store.channel.<channel>
+        #[prost(message, tag = "7")]
+        Channel(super::ChannelState),
+        /// store.content.<channel>.<number>
+        #[prost(message, tag = "8")]
+        ContentRevision(super::ContentRevisionState),
+        /// store.uploads
+        #[prost(message, tag = "9")]
+        Uploads(super::UploadsState),
+        /// store.sweep
+        #[prost(message, tag = "10")]
+        Sweep(super::SweepState),
     }
 }
 impl ::prost::Name for Entry {
@@ -77,6 +89,9 @@ pub struct GroupState {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Content assigned here, at most one for a channel.
+    #[prost(message, repeated, tag = "5")]
+    pub content: ::prost::alloc::vec::Vec<ContentReferenceState>,
 }
 impl ::prost::Name for GroupState {
     const NAME: &'static str = "GroupState";
@@ -86,6 +101,39 @@ impl ::prost::Name for GroupState {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.store.v1.GroupState".into()
+    }
+}
+/// Which revision of a channel a group's agents should have.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentReferenceState {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Which of its revisions.
+    #[prost(oneof = "content_reference_state::Which", tags = "2, 3")]
+    pub which: ::core::option::Option<content_reference_state::Which>,
+}
+/// Nested message and enum types in `ContentReferenceState`.
+pub mod content_reference_state {
+    /// Which of its revisions.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Which {
+        /// The one that this stage names.
+        #[prost(string, tag = "2")]
+        Stage(::prost::alloc::string::String),
+        /// This one.
+        #[prost(uint32, tag = "3")]
+        ContentRevision(u32),
+    }
+}
+impl ::prost::Name for ContentReferenceState {
+    const NAME: &'static str = "ContentReferenceState";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.ContentReferenceState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.ContentReferenceState".into()
     }
 }
 /// What a group sets itself; absent fields are inherited.
@@ -100,6 +148,12 @@ pub struct SettingsOverlay {
     /// Milliseconds.
     #[prost(uint64, optional, tag = "3")]
     pub offline_after_ms: ::core::option::Option<u64>,
+    /// Milliseconds.
+    #[prost(uint64, optional, tag = "4")]
+    pub content_spread_ms: ::core::option::Option<u64>,
+    /// Bytes a second; 0: no limit.
+    #[prost(uint64, optional, tag = "5")]
+    pub content_rate_limit: ::core::option::Option<u64>,
 }
 impl ::prost::Name for SettingsOverlay {
     const NAME: &'static str = "SettingsOverlay";
@@ -198,6 +252,162 @@ impl ::prost::Name for EpochState {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.store.v1.EpochState".into()
+    }
+}
+/// A content channel.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChannelState {
+    /// Which revision each stage names, ordered by stage. At most 16.
+    #[prost(message, repeated, tag = "1")]
+    pub stages: ::prost::alloc::vec::Vec<StageState>,
+    /// Revisions that were ever made in this channel: the next one gets this number plus one.
+    #[prost(uint32, tag = "2")]
+    pub last_revision: u32,
+    /// Unpinned revisions beyond this many, newest first, may go; 0: the service's default.
+    #[prost(uint32, tag = "3")]
+    pub keep_revisions: u32,
+    /// Unpinned revisions younger than this stay, milliseconds; 0: the service's default.
+    #[prost(uint64, tag = "4")]
+    pub keep_for_ms: u64,
+}
+impl ::prost::Name for ChannelState {
+    const NAME: &'static str = "ChannelState";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.ChannelState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.ChannelState".into()
+    }
+}
+/// What a stage names.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StageState {
+    /// The stage, e.g. "stable".
+    #[prost(string, tag = "1")]
+    pub stage: ::prost::alloc::string::String,
+    /// The content revision; 0: none.
+    #[prost(uint32, tag = "2")]
+    pub content_revision: u32,
+    /// Content revisions it named before, the latest first. At most 16.
+    #[prost(uint32, repeated, tag = "3")]
+    pub previous: ::prost::alloc::vec::Vec<u32>,
+}
+impl ::prost::Name for StageState {
+    const NAME: &'static str = "StageState";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.StageState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.StageState".into()
+    }
+}
+/// One revision of a channel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContentRevisionState {
+    /// SHA-256 of the manifest as signed.
+    #[prost(bytes = "vec", tag = "1")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+    /// Length of the manifest as signed.
+    #[prost(uint64, tag = "2")]
+    pub manifest_bytes: u64,
+    /// Length of the content.
+    #[prost(uint64, tag = "3")]
+    pub content_bytes: u64,
+    /// SHA-256 of the content.
+    #[prost(bytes = "vec", tag = "4")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+    /// How many files it has.
+    #[prost(uint32, tag = "5")]
+    pub files: u32,
+    /// When it was made, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "6")]
+    pub created_at_ms: u64,
+    /// A short name, e.g. "2026-11-21-b". At most 64 bytes.
+    #[prost(string, tag = "7")]
+    pub label: ::prost::alloc::string::String,
+    /// Why it was made. At most 1 KiB.
+    #[prost(string, tag = "8")]
+    pub note: ::prost::alloc::string::String,
+    /// Retention leaves it alone.
+    #[prost(bool, tag = "9")]
+    pub pinned: bool,
+}
+impl ::prost::Name for ContentRevisionState {
+    const NAME: &'static str = "ContentRevisionState";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.ContentRevisionState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.ContentRevisionState".into()
+    }
+}
+/// Uploads under way. What they name is safe from garbage collection until they end or their time is over.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UploadsState {
+    /// At most 64.
+    #[prost(message, repeated, tag = "1")]
+    pub uploads: ::prost::alloc::vec::Vec<UploadState>,
+}
+impl ::prost::Name for UploadsState {
+    const NAME: &'static str = "UploadsState";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.UploadsState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.UploadsState".into()
+    }
+}
+/// One upload under way.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UploadState {
+    /// The channel.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// SHA-256 of the manifest; it is stored already.
+    #[prost(bytes = "vec", tag = "2")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+    /// Length of the manifest.
+    #[prost(uint64, tag = "3")]
+    pub manifest_bytes: u64,
+    /// Until when it is kept, milliseconds since the Unix epoch. A repeated begin renews it.
+    #[prost(uint64, tag = "4")]
+    pub expires_at_ms: u64,
+}
+impl ::prost::Name for UploadState {
+    const NAME: &'static str = "UploadState";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.UploadState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.UploadState".into()
+    }
+}
+/// The last garbage collection of the CONTENT stream. While one runs, no upload starts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SweepState {
+    /// Random number of this sweep.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// It must be over by then, milliseconds since the Unix epoch; who runs it stops deleting in time.
+    #[prost(uint64, tag = "2")]
+    pub until_ms: u64,
+    /// Whether it is over.
+    #[prost(bool, tag = "3")]
+    pub done: bool,
+}
+impl ::prost::Name for SweepState {
+    const NAME: &'static str = "SweepState";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.SweepState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.SweepState".into()
     }
 }
 /// An agent in the registry: identity.agent.<id>.
