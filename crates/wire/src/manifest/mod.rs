@@ -16,6 +16,7 @@ pub mod duration;
 mod fields;
 mod problem;
 mod resource;
+pub mod size;
 mod spec;
 mod split;
 
