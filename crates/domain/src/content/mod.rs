@@ -1,9 +1,11 @@
 //! Content: what is distributed in bulk, revision by revision, in channels.
 
 pub mod name;
+pub mod status;
 
 pub use crate::id::StageName;
 pub use name::{ChannelName, ChannelNameError, ContentRevision};
+pub use status::{ContentStatus, MAX_REPORTED_CHANNELS, SourceBytes};
 
 use crate::digest::Digest;
 use crate::revision::Revision;
