@@ -213,6 +213,7 @@ mod tests {
         wire::envelope::trust_root(
             &FleetId::new("f").unwrap(),
             &SigningKey::from_bytes(&[1; 32]).verifying_key(),
+            &wire::envelope::ContentTrust::default(),
         )
     }
 

@@ -249,7 +249,11 @@ mod tests {
         };
         v1::JoinBundle {
             agent: agent.to_owned(),
-            trust_root: wire::envelope::trust_root(&assignment.fleet, &director.verifying_key()),
+            trust_root: wire::envelope::trust_root(
+                &assignment.fleet,
+                &director.verifying_key(),
+                &wire::envelope::ContentTrust::default(),
+            ),
             assignment: Some(wire::snapshot::seal_assignment(&assignment, director)),
             servers: Vec::new(),
         }

@@ -15,7 +15,7 @@ use ed25519_dalek::SigningKey;
 use prost::Message as _;
 use runtime::Shutdown;
 use tokio::sync::watch;
-use wire::envelope::{Trust, read_trust_root, trust_root};
+use wire::envelope::{ContentTrust, Trust, read_trust_root, trust_root};
 
 use crate::agent::{Agent, Enrolment, Parts};
 use crate::handler::Handler;
@@ -34,7 +34,7 @@ pub(crate) fn fleet() -> FleetId {
 }
 
 pub(crate) fn trust() -> Trust {
-    read_trust_root(&trust_root(&fleet(), &director().verifying_key())).unwrap()
+    read_trust_root(&trust_root(&fleet(), &director().verifying_key(), &ContentTrust::default())).unwrap()
 }
 
 pub(crate) fn kind(name: &str) -> KindName {
@@ -46,7 +46,7 @@ pub(crate) fn snapshot(revision: u64, documents: &[(&str, &str)]) -> Snapshot {
     let overlay = SettingsOverlay {
         mode: Some(Mode::Push),
         heartbeat_interval: Some(Span::from_secs(2)),
-        offline_after: None,
+        ..SettingsOverlay::default()
     };
     let item = |(name, document): &(&str, &str)| PolicyItem {
         kind: kind(name),
@@ -64,6 +64,7 @@ pub(crate) fn snapshot(revision: u64, documents: &[(&str, &str)]) -> Snapshot {
         expires_at: now + Span::from_secs(3600),
         settings: overlay.effective().unwrap(),
         policies: documents.iter().map(item).collect(),
+        content: Vec::new(),
         trace_id: [0; 16],
     }
 }

@@ -1,4 +1,4 @@
-//! The director key: the Ed25519 key that signs what agents obey, kept in one file.
+//! Ed25519 keys that sign what agents obey, each kept in a file: the director key, the content key.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -91,7 +91,7 @@ pub fn load_or_create(path: &Path) -> Result<SigningKey, KeyError> {
         source,
     })?;
     let key = load(path)?;
-    tracing::info!(path = %path.display(), "made a new director key");
+    tracing::info!(path = %path.display(), "made a new key");
     Ok(key)
 }
 

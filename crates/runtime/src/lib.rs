@@ -35,7 +35,7 @@
 //! }
 //! ```
 //! The context has connected and made sure of all streams ([`nats::POLICY`], [`nats::IDENTITY`],
-//! [`nats::DESIRED`], [`nats::EVENTS`]) before `start` is called; the listener accepts after it returned.
+//! [`nats::DESIRED`], [`nats::CONTENT`], [`nats::EVENTS`]) before `start` is called; the listener accepts after it returned.
 //! `start` registers tasks and conditions and returns quickly; loading happens in tasks, with the service's
 //! condition not ready until then. gRPC services are added with their own message size limits. Answers that
 //! stream without end are wrapped in [`Shutdown::until`].
@@ -52,6 +52,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod content_keys;
 pub mod crash;
 pub mod ids;
 pub mod keys;
@@ -67,6 +68,7 @@ pub mod store;
 pub mod tasks;
 pub mod trust;
 
+pub use content_keys::ContentKeyArgs;
 pub use nats::Nats;
 pub use ready::{Condition, Readiness};
 pub use serve::{Listener, ServeError};

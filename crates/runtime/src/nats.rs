@@ -23,6 +23,7 @@ mod headers;
 mod publish;
 mod request;
 mod streams;
+mod subjects;
 
 pub use api::ApiError;
 pub use batch::{BatchMessage, MAX_BATCH_MESSAGES};
@@ -33,7 +34,8 @@ pub use get::{GetError, StreamMessage};
 pub use headers::{HeaderError, Headers, escape, unescape};
 pub use publish::{Expect, PublishError};
 pub use request::RequestError;
-pub use streams::{DESIRED, EVENTS, IDENTITY, POLICY, StreamError, StreamSpec, StreamState};
+pub use streams::{CONTENT, DESIRED, EVENTS, IDENTITY, POLICY, StreamError, StreamSpec, StreamState};
+pub use subjects::SubjectPage;
 
 /// A message as received.
 pub use async_nats::Message;

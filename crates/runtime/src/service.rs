@@ -8,9 +8,13 @@ use clap::Args;
 use domain::FleetId;
 use ed25519_dalek::SigningKey;
 use tonic::service::RoutesBuilder;
+use wire::envelope::ContentTrust;
 
+use crate::content_keys::{ContentKeyArgs, ContentKeys, ContentKeysError};
 use crate::keys::{self, KeyError};
-use crate::nats::{ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError};
+use crate::nats::{
+    CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError,
+};
 use crate::ready::{Condition, Readiness};
 use crate::serve::{Listener, ServeError};
 use crate::tasks::{Shutdown, TaskFailure, Tasks, TasksError};
@@ -45,6 +49,10 @@ pub struct ServiceArgs {
     /// File of the key that signs snapshots and assignments. All replicas of policy and identity share it.
     #[arg(long, env = "MUSTER_DIRECTOR_KEY", value_name = "FILE")]
     pub director_key: Option<PathBuf>,
+
+    /// Keys of content.
+    #[command(flatten)]
+    pub content_keys: ContentKeyArgs,
 
     /// Replicas of each JetStream stream: 1, or 3 on a cluster of NATS servers.
     #[arg(long, env = "MUSTER_STREAM_REPLICAS", value_name = "N", default_value = "1", value_parser = replicas)]
@@ -84,6 +92,12 @@ pub enum ServiceError {
         "this service signs what agents obey and needs the director key: give its file with --director-key"
     )]
     NoKey,
+    /// The keys of content cannot be used.
+    #[error("the keys of content cannot be used")]
+    ContentKeys(#[from] ContentKeysError),
+    /// The service that signs content has no key for it.
+    #[error("this service signs content and needs a key for it: give its file with --content-key")]
+    NoContentKey,
     /// The listener failed.
     #[error("the API cannot be served")]
     Serve(#[from] ServeError),
@@ -122,18 +136,20 @@ pub struct ServiceContext {
     /// Replicas for streams.
     pub stream_replicas: u8,
     director: Option<Arc<SigningKey>>,
+    content: ContentKeys,
 }
 
 impl ServiceContext {
-    /// Loads the director key if there is one, connects, and makes sure that all streams are as they should
+    /// Loads the keys that there are, connects, and makes sure that all streams are as they should
     /// be. `name` is the name of the connection. Failures of tasks request the shutdown of `tasks`.
     ///
     /// # Errors
-    /// [`ServiceError`] if the key, the broker or a stream cannot be used.
+    /// [`ServiceError`] if a key, the broker or a stream cannot be used.
     pub async fn connect(args: &ServiceArgs, name: &str, tasks: Tasks) -> Result<Self, ServiceError> {
         let director = args.director_key.as_deref().map(keys::load).transpose()?.map(Arc::new);
+        let content = ContentKeys::load(&args.content_keys)?;
         let nats = Nats::connect(&Connection::service(args.nats_url.clone(), name)).await?;
-        for spec in [POLICY, IDENTITY, DESIRED, EVENTS] {
+        for spec in [POLICY, IDENTITY, DESIRED, CONTENT, EVENTS] {
             nats.ensure_stream(&spec, args.stream_replicas).await?;
         }
         let readiness = Readiness::new();
@@ -152,6 +168,7 @@ impl ServiceContext {
             agent_servers: args.servers_for_agents().to_vec(),
             stream_replicas: args.stream_replicas,
             director,
+            content,
         })
     }
 
@@ -169,12 +186,27 @@ impl ServiceContext {
         self.director.clone().ok_or(ServiceError::NoKey)
     }
 
+    /// The key that signs content.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoContentKey`] if none was configured.
+    pub fn content_key(&self) -> Result<Arc<SigningKey>, ServiceError> {
+        self.content.signing.clone().ok_or(ServiceError::NoContentKey)
+    }
+
+    /// Whose signatures of content agents of this fleet accept.
+    #[must_use]
+    pub fn content_trust(&self) -> &ContentTrust {
+        &self.content.trust
+    }
+
     /// What agents of this fleet trust, for making join tokens.
     ///
     /// # Errors
     /// [`ServiceError`] without a director key, or if a join token cannot hold the servers for agents.
     pub fn trust(&self) -> Result<Trust, ServiceError> {
-        Ok(Trust::new(self.fleet.clone(), &*self.director()?, self.agent_servers.clone())?)
+        let director = self.director()?;
+        Ok(Trust::new(self.fleet.clone(), &director, &self.content.trust, self.agent_servers.clone())?)
     }
 
     /// Serves `routes` as one more task.

@@ -5,6 +5,7 @@ use domain::catalog::Token;
 use domain::token::Terms;
 use domain::{Digest, FleetId, GroupId, Timestamp, TokenId};
 use ed25519_dalek::SigningKey;
+use wire::envelope::ContentTrust;
 use wire::join::{JoinToken, MAX_SERVERS, SECRET_BYTES};
 
 use crate::ids::{random_id, random_secret};
@@ -42,18 +43,24 @@ pub struct IssuedToken {
 }
 
 impl Trust {
-    /// The trust of `fleet` in the key that signs for it. `servers` are the NATS URLs for agents.
+    /// The trust of `fleet` in the key that signs for it and in those that sign its content. `servers` are the
+    /// NATS URLs for agents.
     ///
     /// # Errors
     /// [`TrustError`] if a join token cannot hold the servers.
-    pub fn new(fleet: FleetId, director: &SigningKey, servers: Vec<String>) -> Result<Self, TrustError> {
+    pub fn new(
+        fleet: FleetId,
+        director: &SigningKey,
+        content: &ContentTrust,
+        servers: Vec<String>,
+    ) -> Result<Self, TrustError> {
         if servers.is_empty() || servers.len() > MAX_SERVERS {
             return Err(TrustError::Number(servers.len()));
         }
         if let Some(server) = servers.iter().find(|server| server.len() > MAX_SERVER_BYTES) {
             return Err(TrustError::Length(server.chars().take(64).collect()));
         }
-        let root = wire::envelope::trust_root(&fleet, &director.verifying_key());
+        let root = wire::envelope::trust_root(&fleet, &director.verifying_key(), content);
         Ok(Self { fleet, servers, root })
     }
 
@@ -100,7 +107,8 @@ mod tests {
     use super::*;
 
     fn trust(servers: Vec<String>) -> Result<Trust, TrustError> {
-        Trust::new(FleetId::new("f".repeat(64)).unwrap(), &SigningKey::from_bytes(&[1; 32]), servers)
+        let director = SigningKey::from_bytes(&[1; 32]);
+        Trust::new(FleetId::new("f".repeat(64)).unwrap(), &director, &ContentTrust::default(), servers)
     }
 
     #[test]

@@ -16,6 +16,10 @@ use crate::{DecodeError, decode, decode_shared};
 pub const SNAPSHOT: &str = "muster.agent.v1.Snapshot";
 /// Payload type of assignments.
 pub const ASSIGNMENT: &str = "muster.agent.v1.Assignment";
+/// Payload type of manifests of content.
+pub const MANIFEST: &str = "muster.agent.v1.Manifest";
+/// Payload type of indexes of content.
+pub const CONTENT_INDEX: &str = "muster.agent.v1.ContentIndex";
 /// Payload type of join requests.
 pub const JOIN_REQUEST: &str = "muster.agent.v1.JoinRequest";
 
@@ -43,6 +47,14 @@ pub enum EnvelopeError {
     /// No signature by a trusted key holds.
     #[error("no signature by a trusted key holds")]
     Untrusted,
+    /// Fewer trusted keys have signed it than must.
+    #[error("{found} of {needed} signatures by different trusted keys hold")]
+    TooFew {
+        /// How many hold.
+        found: usize,
+        /// How many must.
+        needed: usize,
+    },
     /// Signed by a trusted key, but the payload cannot be read.
     #[error("the signed payload cannot be read")]
     Payload(#[source] DecodeError),
@@ -116,6 +128,46 @@ pub fn open<'a>(
     wanted: &'static str,
     trusted: &[VerifyingKey],
 ) -> Result<&'a Bytes, EnvelopeError> {
+    check_frame(envelope, wanted)?;
+    let signed = pae(&envelope.payload_type, &envelope.payload);
+    let holds = trusted.iter().any(|key| has_signed(key, envelope, &signed));
+    if holds { Ok(&envelope.payload) } else { Err(EnvelopeError::Untrusted) }
+}
+
+/// As [`open`], for payloads that need the signatures of `threshold` different keys. A key that is listed
+/// twice or signs twice counts once; a threshold of 0 counts as 1.
+///
+/// # Errors
+/// [`EnvelopeError`]; the payload has not been parsed in any of these cases.
+pub fn open_threshold<'a>(
+    envelope: &'a Envelope,
+    wanted: &'static str,
+    trusted: &[VerifyingKey],
+    threshold: usize,
+) -> Result<&'a Bytes, EnvelopeError> {
+    check_frame(envelope, wanted)?;
+    let signed = pae(&envelope.payload_type, &envelope.payload);
+    let found = distinct(trusted).iter().filter(|key| has_signed(key, envelope, &signed)).count();
+    match threshold.max(1) {
+        needed if found >= needed => Ok(&envelope.payload),
+        _ if found == 0 => Err(EnvelopeError::Untrusted),
+        needed => Err(EnvelopeError::TooFew { found, needed }),
+    }
+}
+
+/// The keys in their order, each once: a key that is listed twice must not count twice.
+fn distinct(keys: &[VerifyingKey]) -> Vec<VerifyingKey> {
+    let mut distinct: Vec<VerifyingKey> = Vec::with_capacity(keys.len());
+    for key in keys {
+        if !distinct.contains(key) {
+            distinct.push(*key);
+        }
+    }
+    distinct
+}
+
+/// What can be refused before a signature is looked at.
+fn check_frame(envelope: &Envelope, wanted: &'static str) -> Result<(), EnvelopeError> {
     if envelope.payload.len() > MAX_ENVELOPE_BYTES {
         let size = envelope.payload.len();
         return Err(EnvelopeError::Malformed(DecodeError::TooLarge { size, limit: MAX_ENVELOPE_BYTES }));
@@ -124,23 +176,45 @@ pub fn open<'a>(
         let found = envelope.payload_type.chars().take(64).collect();
         return Err(EnvelopeError::WrongType { found, wanted });
     }
-    let signed = pae(&envelope.payload_type, &envelope.payload);
-    let holds = envelope.signatures.iter().take(MAX_SIGNATURES).any(|signature| {
-        let Ok(bytes) = <[u8; 64]>::try_from(&signature.signature[..]) else { return false };
-        let parsed = Signature::from_bytes(&bytes);
-        trusted
-            .iter()
-            .filter(|key| key_id(key) == signature.key_id[..])
-            .any(|key| key.verify_strict(&signed, &parsed).is_ok())
-    });
-    if holds { Ok(&envelope.payload) } else { Err(EnvelopeError::Untrusted) }
+    Ok(())
+}
+
+/// Whether one of the first [`MAX_SIGNATURES`] signatures is this key's and holds.
+fn has_signed(key: &VerifyingKey, envelope: &Envelope, signed: &[u8]) -> bool {
+    let id = key_id(key);
+    let looked_at = envelope.signatures.iter().take(MAX_SIGNATURES);
+    looked_at.filter(|signature| signature.key_id[..] == id).any(|signature| {
+        let bytes = <[u8; 64]>::try_from(&signature.signature[..]);
+        bytes.is_ok_and(|bytes| key.verify_strict(signed, &Signature::from_bytes(&bytes)).is_ok())
+    })
+}
+
+/// Whose signatures make manifests and indexes of content good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentTrust {
+    /// Keys that may sign them, at most [`MAX_SIGNATURES`], each once. None: no content is good.
+    pub keys: Vec<VerifyingKey>,
+    /// How many different ones must have signed a manifest; at least 1.
+    pub threshold: usize,
+}
+
+impl Default for ContentTrust {
+    fn default() -> Self {
+        Self { keys: Vec::new(), threshold: 1 }
+    }
 }
 
 /// The trust root of a fleet with one director key, and its exact bytes.
 #[must_use]
-pub fn trust_root(fleet: &domain::FleetId, director: &VerifyingKey) -> Vec<u8> {
-    TrustRoot { version: 1, fleet: fleet.to_string(), director_keys: vec![director.to_bytes().to_vec()] }
-        .encode_to_vec()
+pub fn trust_root(fleet: &domain::FleetId, director: &VerifyingKey, content: &ContentTrust) -> Vec<u8> {
+    TrustRoot {
+        version: 1,
+        fleet: fleet.to_string(),
+        director_keys: vec![director.to_bytes().to_vec()],
+        content_keys: content.keys.iter().map(|key| key.to_bytes().to_vec()).collect(),
+        content_threshold: u32::try_from(content.threshold).unwrap_or(u32::MAX),
+    }
+    .encode_to_vec()
 }
 
 /// A trust root that was read and checked.
@@ -152,30 +226,46 @@ pub struct Trust {
     pub fleet: domain::FleetId,
     /// Keys that may sign snapshots and assignments.
     pub directors: Vec<VerifyingKey>,
+    /// Keys that may sign content.
+    pub content: ContentTrust,
 }
 
 /// Reads a trust root.
 ///
 /// # Errors
-/// [`DecodeError`] if it is too large, malformed, has no key, too many or broken ones.
+/// [`DecodeError`] if it is too large, malformed, has no director key, too many or broken keys, or asks for more
+/// signatures of content than there are keys for it.
 pub fn read_trust_root(bytes: &[u8]) -> Result<Trust, DecodeError> {
     let root: TrustRoot = decode(bytes, MAX_TRUST_ROOT_BYTES)?;
     let fleet = domain::FleetId::new(&root.fleet).map_err(|e| DecodeError::field("fleet", e))?;
-    if root.director_keys.is_empty() || root.director_keys.len() > MAX_SIGNATURES {
-        return Err(DecodeError::field("director_keys", format!("must have 1 to {MAX_SIGNATURES} keys")));
+    let directors = keys("director_keys", &root.director_keys)?;
+    if directors.is_empty() {
+        return Err(DecodeError::field("director_keys", "has none"));
     }
-    let directors = root
-        .director_keys
-        .iter()
-        .map(|bytes| {
-            <&[u8; 32]>::try_from(&bytes[..])
-                .ok()
-                .and_then(|bytes| VerifyingKey::from_bytes(bytes).ok())
-                .filter(|key| !key.is_weak())
-                .ok_or_else(|| DecodeError::field("director_keys", "has a key that is not Ed25519"))
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(Trust { version: root.version, fleet, directors })
+    let keys = keys("content_keys", &root.content_keys)?;
+    let threshold = usize::try_from(root.content_threshold.max(1)).unwrap_or(usize::MAX);
+    if threshold > keys.len().max(1) {
+        return Err(DecodeError::field("content_threshold", "is larger than the number of content keys"));
+    }
+    Ok(Trust { version: root.version, fleet, directors, content: ContentTrust { keys, threshold } })
+}
+
+/// Reads public keys, of which none may stand twice: it would count twice.
+fn keys(field: &'static str, keys: &[Vec<u8>]) -> Result<Vec<VerifyingKey>, DecodeError> {
+    if keys.len() > MAX_SIGNATURES {
+        return Err(DecodeError::field(field, format!("has more than {MAX_SIGNATURES} keys")));
+    }
+    let mut read: Vec<VerifyingKey> = Vec::with_capacity(keys.len());
+    for bytes in keys {
+        let key = <&[u8; 32]>::try_from(&bytes[..]).ok();
+        let key = key.and_then(|bytes| VerifyingKey::from_bytes(bytes).ok()).filter(|key| !key.is_weak());
+        let key = key.ok_or_else(|| DecodeError::field(field, "has a key that is not Ed25519"))?;
+        if read.contains(&key) {
+            return Err(DecodeError::field(field, "has a key twice"));
+        }
+        read.push(key);
+    }
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -219,6 +309,36 @@ mod tests {
     }
 
     #[test]
+    fn a_threshold_counts_different_keys() {
+        let [a, b, c] = [1, 2, 3].map(|seed| key(seed).verifying_key());
+        let envelope = |seeds: &[u8]| {
+            let each = seeds.iter().map(|seed| seal(MANIFEST, b"payload".to_vec(), &key(*seed)));
+            let signatures = each.flat_map(|sealed| sealed.signatures).collect();
+            Envelope { payload_type: MANIFEST.into(), payload: b"payload"[..].into(), signatures }
+        };
+        let check = |seeds: &[u8], trusted: &[VerifyingKey], threshold, expected: Result<(), &str>| {
+            let envelope = envelope(seeds);
+            let got = open_threshold(&envelope, MANIFEST, trusted, threshold);
+            let got = got.map(|payload| assert_eq!(payload, &b"payload"[..])).map_err(|e| e.to_string());
+            assert_eq!(got, expected.map_err(str::to_owned), "{seeds:?} of {}", trusted.len());
+        };
+        check(&[1], &[a], 1, Ok(()));
+        check(&[1], &[a], 0, Ok(()));
+        check(&[3, 2, 1], &[a, b, c], 2, Ok(()));
+        check(&[9, 1, 8, 2], &[a, b, c], 2, Ok(()));
+        let one_of_two = Err("1 of 2 signatures by different trusted keys hold");
+        check(&[1], &[a, b, c], 2, one_of_two);
+        check(&[1, 1], &[a, b, c], 2, one_of_two);
+        check(&[1, 1], &[a, a], 2, one_of_two);
+        check(&[1, 9], &[a, b], 2, one_of_two);
+        check(&[9, 9, 9, 9, 9, 9, 9, 1, 2], &[a, b], 2, one_of_two);
+        check(&[], &[a], 0, Err("no signature by a trusted key holds"));
+        check(&[1], &[], 0, Err("no signature by a trusted key holds"));
+        let other = open_threshold(&envelope(&[1]), CONTENT_INDEX, &[a], 1).map(|_| ());
+        assert!(matches!(other, Err(EnvelopeError::WrongType { .. })));
+    }
+
+    #[test]
     fn a_flipped_bit_anywhere_is_refused_or_changes_nothing() {
         let trusted = [key(1).verifying_key()];
         let bytes = seal(SNAPSHOT, b"payload".to_vec(), &key(1)).encode_to_vec();
@@ -241,11 +361,29 @@ mod tests {
     #[test]
     fn trust_roots() {
         let fleet = domain::FleetId::new("main").unwrap();
-        let bytes = trust_root(&fleet, &key(1).verifying_key());
-        assert_eq!(read_trust_root(&bytes).unwrap().directors, [key(1).verifying_key()]);
-        assert!(read_trust_root(&[]).is_err());
-        let weak = TrustRoot { version: 1, fleet: "main".into(), director_keys: vec![vec![0; 32]] };
-        assert!(read_trust_root(&weak.encode_to_vec()).is_err());
+        let public = |seed| key(seed).verifying_key();
+        let root = |keys: &[u8], threshold| {
+            let content = ContentTrust { keys: keys.iter().map(|seed| public(*seed)).collect(), threshold };
+            trust_root(&fleet, &public(1), &content)
+        };
+        let trust = read_trust_root(&root(&[2, 3], 2)).unwrap();
+        assert_eq!(trust.directors, [public(1)]);
+        assert_eq!(trust.content, ContentTrust { keys: vec![public(2), public(3)], threshold: 2 });
+        assert_eq!(read_trust_root(&root(&[], 0)).unwrap().content, ContentTrust::default());
+        let check = |bytes: &[u8], expected: &str| {
+            let error = read_trust_root(bytes).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(&root(&[2], 2), "content_threshold");
+        check(&root(&[2, 2], 2), "has a key twice");
+        check(&root(&[2; 9], 1), "more than 8");
+        check(&[], "fleet");
+        let weak = TrustRoot {
+            fleet: "main".into(),
+            director_keys: vec![vec![0; 32]],
+            ..TrustRoot::default()
+        };
+        check(&weak.encode_to_vec(), "director_keys");
     }
 
     proptest::proptest! {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use wire::subject::{STREAM_DESIRED, STREAM_EVENTS, STREAM_IDENTITY, STREAM_POLICY, pattern};
+use wire::subject::{STREAM_CONTENT, STREAM_DESIRED, STREAM_EVENTS, STREAM_IDENTITY, STREAM_POLICY, pattern};
 
 use super::Nats;
 use super::api::ApiError;
@@ -30,8 +30,8 @@ pub struct StreamSpec {
     pub subjects: &'static str,
     /// Messages kept of each subject.
     pub per_subject: u32,
-    /// Size limit in bytes.
-    pub max_bytes: u64,
+    /// Size limit in bytes; `None`: whoever writes it looks after that.
+    pub max_bytes: Option<u64>,
     /// Age limit.
     pub max_age: Option<Duration>,
     /// At the size limit: refuse what is new (true) or drop what is old (false).
@@ -51,7 +51,7 @@ pub const POLICY: StreamSpec = StreamSpec {
     subjects: pattern::STORE,
     // The history that people can look at and roll back to.
     per_subject: 100,
-    max_bytes: 2 * GIB,
+    max_bytes: Some(2 * GIB),
     max_age: None,
     refuse_when_full: true,
     atomic: true,
@@ -65,7 +65,7 @@ pub const IDENTITY: StreamSpec = StreamSpec {
     description: "Registry: one record for each agent",
     subjects: pattern::IDENTITY,
     per_subject: 1,
-    max_bytes: GIB,
+    max_bytes: Some(GIB),
     max_age: None,
     refuse_when_full: true,
     atomic: true,
@@ -79,13 +79,29 @@ pub const DESIRED: StreamSpec = StreamSpec {
     description: "Desired state: signed heads and assignments, republished to agents",
     subjects: pattern::DESIRED,
     per_subject: 1,
-    max_bytes: 4 * GIB,
+    max_bytes: Some(4 * GIB),
     max_age: None,
     refuse_when_full: true,
     // A change of many groups is published in batches: each costs one sync of the disk.
     atomic: true,
     republish: Some((pattern::DESIRED, pattern::NOTIFY)),
     rebuildable: true,
+};
+
+/// Content: manifests, indexes, chunks and patches, each a message named by digest.
+pub const CONTENT: StreamSpec = StreamSpec {
+    name: STREAM_CONTENT,
+    description: "Content: signed manifests, chunks and patches, named by digest",
+    subjects: pattern::CONTENT,
+    per_subject: 1,
+    // The content service has a quota and refuses an upload that goes beyond it, with the way out.
+    max_bytes: None,
+    max_age: None,
+    refuse_when_full: true,
+    // Chunks are stored in batches: each costs one sync of the disk.
+    atomic: true,
+    republish: None,
+    rebuildable: false,
 };
 
 /// Presence transitions and checkpoints.
@@ -95,7 +111,7 @@ pub const EVENTS: StreamSpec = StreamSpec {
     subjects: pattern::EVENTS,
     // An agent that flaps fills its own share and nobody else's.
     per_subject: 32,
-    max_bytes: GIB,
+    max_bytes: Some(GIB),
     max_age: Some(Duration::from_secs(7 * 86_400)),
     refuse_when_full: false,
     atomic: false,
@@ -143,6 +159,8 @@ pub struct StreamState {
     pub last_sequence: u64,
     /// Number of messages.
     pub messages: u64,
+    /// Bytes they take in the store, subjects and headers included.
+    pub bytes: u64,
 }
 
 #[derive(Deserialize)]
@@ -155,6 +173,7 @@ struct Info {
 #[derive(Deserialize)]
 struct RawState {
     messages: u64,
+    bytes: u64,
     first_seq: u64,
     last_seq: u64,
 }
@@ -166,6 +185,7 @@ impl From<Info> for StreamState {
             first_sequence: info.state.first_seq,
             last_sequence: info.state.last_seq,
             messages: info.state.messages,
+            bytes: info.state.bytes,
         }
     }
 }
@@ -189,7 +209,7 @@ impl StreamSpec {
             "max_consumers": MAX_CONSUMERS,
             "max_msgs": -1,
             "max_msgs_per_subject": self.per_subject,
-            "max_bytes": self.max_bytes,
+            "max_bytes": self.max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
             "max_age": age_ns,
             "discard": if self.refuse_when_full { "new" } else { "old" },
             "allow_direct": true,

@@ -380,7 +380,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 #[tokio::test]
 async fn a_full_store_says_so_and_keeps_what_it_has() {
     let live = Live::start().await;
-    let small = StreamSpec { max_bytes: 64 * 1024, ..DESIRED };
+    let small = StreamSpec { max_bytes: Some(64 * 1024), ..DESIRED };
     live.nats.ensure_stream(&small, 1).await.unwrap();
     let payload = "x".repeat(10_000);
     let mut stored = 0;
