@@ -27,6 +27,7 @@ pub(crate) fn heartbeat(beat: &Beat, sequence: u64, about: &About) -> Vec<u8> {
         assignment_epoch: beat.assignment.epoch.0,
         assignment_revision: beat.assignment.revision.0,
         status: beat.status.as_ref().map(|status| status_report(status, about)),
+        download: v1::DownloadWish::Unspecified.into(),
     }
     .encode_to_vec()
 }
@@ -46,6 +47,7 @@ fn status_report(status: &Status, about: &About) -> v1::StatusReport {
         last_refusal: status.last_refusal.map(|refusal| refusal.to_string()).unwrap_or_default(),
         repairs: status.repairs,
         hostname: about.hostname.clone(),
+        content: Vec::new(),
     }
 }
 
@@ -95,7 +97,7 @@ pub(crate) fn refusal(error: &EnvelopeError) -> Refusal {
         EnvelopeError::Malformed(DecodeError::TooLarge { .. }) => Refusal::Oversized,
         EnvelopeError::Malformed(_) | EnvelopeError::Payload(_) => Refusal::Malformed,
         EnvelopeError::WrongType { .. } => Refusal::WrongType,
-        EnvelopeError::Untrusted => Refusal::Signature,
+        EnvelopeError::Untrusted | EnvelopeError::TooFew { .. } => Refusal::Signature,
     }
 }
 
@@ -126,7 +128,7 @@ mod tests {
         .clone();
         machine_status.items = (0..domain::snapshot::MAX_POLICIES).map(item).collect();
         let cursor = Cursor::new(u64::MAX, u64::MAX);
-        let beat = Beat { beat: 1, active: cursor, assignment: cursor, status: Some(machine_status) };
+        let beat = Beat { beat: 1, active: cursor, assignment: cursor, status: Some(machine_status), download: domain::content::DownloadWish::default() };
         let about = About { session: u64::MAX, hostname: "h".repeat(255) };
         let bytes = heartbeat(&beat, u64::MAX, &about);
         let read = wire::heartbeat::read(&bytes).unwrap();

@@ -45,6 +45,7 @@ fn operation(resource: Resource) -> Operation {
                 generation: 0,
             })
         }
+        Resource::ContentRelease(_) => panic!("examples/ hold no content: whoever runs them pushes their own"),
         Resource::Token(_) => panic!("examples/ holds no token: whoever runs them makes their own"),
     };
     wanted.into()
@@ -62,8 +63,10 @@ fn group(message: &v1::Group) -> Group {
                 .map(|_| if settings.mode() == v1::Mode::Push { Mode::Push } else { Mode::Pull }),
             heartbeat_interval: span(settings.heartbeat_interval),
             offline_after: span(settings.offline_after),
+            ..SettingsOverlay::default()
         },
         policies: message.policies.iter().map(|name| name.parse().expect("a name")).collect(),
+        content: std::collections::BTreeMap::new(),
         labels: Labels::new(message.labels.clone().into_iter().collect()).expect("labels"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::content::ContentItem;
 use crate::digest::Digest;
 use crate::id::{AgentId, FleetId, GroupId, KindName};
 use crate::path::GroupPath;
@@ -36,6 +37,9 @@ pub struct Snapshot {
     pub settings: Settings,
     /// One item for each kind, ordered by kind.
     pub policies: Vec<PolicyItem>,
+    /// Content assigned, one item for each channel, ordered by channel; at most
+    /// [`crate::content::MAX_CHANNELS_PER_GROUP`].
+    pub content: Vec<ContentItem>,
     /// W3C trace id of the change that caused this revision; zero if unknown.
     pub trace_id: [u8; 16],
 }
@@ -54,22 +58,42 @@ pub struct PolicyItem {
 }
 
 impl Snapshot {
-    /// Digest of what an agent acts on: the settings and the documents, not when or why they were issued.
+    /// Digest of what an agent acts on: settings, documents and content, not when or why they were issued.
     #[must_use]
     pub fn content_digest(&self) -> Digest {
-        content_digest(&self.settings, self.policies.iter().map(|item| (&item.kind, &item.digest)))
+        let policies = self.policies.iter().map(|item| (&item.kind, &item.digest));
+        content_digest(&self.settings, policies, &self.content)
     }
 }
 
-/// Digest of settings and documents (by kind and digest, in order of kind).
+/// Digest of settings, documents (by kind and digest, in order of kind) and content (without the revisions
+/// of its items, in order of channel).
 #[must_use]
 pub fn content_digest<'a>(
     settings: &Settings,
     policies: impl IntoIterator<Item = (&'a KindName, &'a Digest)>,
+    content: &[ContentItem],
 ) -> Digest {
-    let numbers =
-        [settings.mode as u64, settings.heartbeat_interval.0, settings.offline_after.0].map(u64::to_be_bytes);
+    let numbers = [
+        settings.mode as u64,
+        settings.heartbeat_interval.0,
+        settings.offline_after.0,
+        settings.content_spread.0,
+        settings.content_rate_limit.unwrap_or(0),
+        // Tells where the content ends and the documents start.
+        content.len() as u64,
+    ]
+    .map(u64::to_be_bytes);
+    let lengths = content.iter().map(|item| {
+        [u64::from(item.number.0), item.manifest_bytes, item.content_bytes].map(u64::to_be_bytes)
+    });
+    let lengths: Vec<[[u8; 8]; 3]> = lengths.collect();
     let mut parts: Vec<&[u8]> = numbers.iter().map(<[u8; 8]>::as_slice).collect();
+    for (item, lengths) in content.iter().zip(&lengths) {
+        parts.push(item.channel.as_str().as_bytes());
+        parts.push(&item.manifest.0);
+        parts.extend(lengths.iter().map(<[u8; 8]>::as_slice));
+    }
     for (kind, digest) in policies {
         parts.push(kind.as_str().as_bytes());
         parts.push(&digest.0);

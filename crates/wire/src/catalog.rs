@@ -1,5 +1,7 @@
 //! Entries of the catalogue (stream POLICY) between their domain form and stored bytes.
 
+mod content;
+
 use std::sync::Arc;
 
 use domain::catalog::{Entry, Group, Kind, Labels, Locks, ObjectKey, Policy, Token};
@@ -33,6 +35,10 @@ pub fn store_key(key: &ObjectKey) -> StoreKey {
         ObjectKey::Policy(name) => StoreKey::Policy(name),
         ObjectKey::Group(id) => StoreKey::Group(id),
         ObjectKey::Token(id) => StoreKey::Token(id),
+        ObjectKey::Channel(name) => StoreKey::Channel(name),
+        ObjectKey::Content(name, number) => StoreKey::Content(name, number),
+        ObjectKey::Uploads => StoreKey::Uploads,
+        ObjectKey::Sweep => StoreKey::Sweep,
     }
 }
 
@@ -45,6 +51,10 @@ pub fn object_key(key: &StoreKey) -> ObjectKey {
         StoreKey::Policy(name) => ObjectKey::Policy(name),
         StoreKey::Group(id) => ObjectKey::Group(id),
         StoreKey::Token(id) => ObjectKey::Token(id),
+        StoreKey::Channel(name) => ObjectKey::Channel(name),
+        StoreKey::Content(name, number) => ObjectKey::Content(name, number),
+        StoreKey::Uploads => ObjectKey::Uploads,
+        StoreKey::Sweep => ObjectKey::Sweep,
     }
 }
 
@@ -70,6 +80,10 @@ pub fn encode(entry: &Entry) -> Result<Vec<u8>, DocumentError> {
             secret_sha256: token.secret_digest.0.to_vec(),
         }),
         Entry::Epoch(epoch) => Object::Epoch(EpochState { epoch: epoch.0 }),
+        Entry::Channel(channel) => Object::Channel(content::channel(channel)),
+        Entry::Content(revision) => Object::ContentRevision(content::revision(revision)),
+        Entry::Uploads(uploads) => Object::Uploads(content::uploads(uploads)),
+        Entry::Sweep(sweep) => Object::Sweep(content::sweep(sweep)),
         Entry::Deleted { generation, .. } => Object::Tombstone(Tombstone { generation: *generation }),
     };
     Ok(Message { object: Some(object) }.encode_to_vec())
@@ -82,9 +96,12 @@ fn group_message(group: &Group) -> GroupState {
             mode: group.settings.mode.map(|mode| mode_message(mode).into()),
             heartbeat_interval_ms: group.settings.heartbeat_interval.map(|span| span.0),
             offline_after_ms: group.settings.offline_after.map(|span| span.0),
+            content_spread_ms: group.settings.content_spread.map(|span| span.0),
+            content_rate_limit: group.settings.content_rate_limit,
         }),
         policies: group.policies.iter().map(PolicyName::to_string).collect(),
         labels: group.labels.as_map().clone().into_iter().collect(),
+        content: content::references(&group.content),
     }
 }
 
@@ -104,13 +121,31 @@ pub fn read(key: &StoreKey, bytes: &[u8]) -> Result<Entry, DecodeError> {
         (StoreKey::Policy(name), Object::Policy(state)) => read_policy(name.clone(), state),
         (StoreKey::Token(id), Object::Token(state)) => read_token(id.clone(), state),
         (StoreKey::Epoch, Object::Epoch(state)) => Ok(Entry::Epoch(Epoch(state.epoch))),
+        (StoreKey::Channel(name), Object::Channel(state)) => content::read_channel(name.clone(), state),
+        (StoreKey::Content(name, number), Object::ContentRevision(state)) => {
+            content::read_revision(name.clone(), *number, state)
+        }
+        (StoreKey::Uploads, Object::Uploads(state)) => content::read_uploads(state),
+        (StoreKey::Sweep, Object::Sweep(state)) => Ok(content::read_sweep(state)),
         (
             StoreKey::Group(_)
             | StoreKey::Kind(_)
             | StoreKey::Policy(_)
             | StoreKey::Token(_)
+            | StoreKey::Channel(_)
+            | StoreKey::Content(..)
+            | StoreKey::Uploads
+            | StoreKey::Sweep
             | StoreKey::Epoch,
-            Object::Group(_) | Object::Kind(_) | Object::Policy(_) | Object::Token(_) | Object::Epoch(_),
+            Object::Group(_)
+            | Object::Kind(_)
+            | Object::Policy(_)
+            | Object::Token(_)
+            | Object::Channel(_)
+            | Object::ContentRevision(_)
+            | Object::Uploads(_)
+            | Object::Sweep(_)
+            | Object::Epoch(_),
         ) => Err(DecodeError::field("object", "is of another kind than its subject says")),
     }
 }
@@ -126,8 +161,11 @@ fn read_group(id: GroupId, state: GroupState) -> Result<Entry, DecodeError> {
             mode: settings.mode.map(mode).transpose()?,
             heartbeat_interval: settings.heartbeat_interval_ms.map(Span),
             offline_after: settings.offline_after_ms.map(Span),
+            content_spread: settings.content_spread_ms.map(Span),
+            content_rate_limit: settings.content_rate_limit,
         },
         policies: policies.map_err(|e| DecodeError::field("policies", e))?,
+        content: content::read_references(state.content)?,
         labels: Labels::new(state.labels.into_iter().collect())
             .map_err(|e| DecodeError::field("labels", e))?,
     })))
@@ -187,7 +225,7 @@ mod tests {
         let settings = SettingsOverlay {
             mode: Some(Mode::Push),
             heartbeat_interval: Some(Span(60_000)),
-            offline_after: None,
+            ..SettingsOverlay::default()
         };
         let mut group = Group::new(GroupId::new("web").unwrap(), GroupPath::new("/servers/web").unwrap());
         group.settings = settings;

@@ -55,7 +55,7 @@ mod tests {
             settings: Some(Settings {
                 mode: Some(Mode::Push.into()),
                 heartbeat_interval: Some(prost_types::Duration { seconds: 90, nanos: 0 }),
-                offline_after: None,
+                ..Settings::default()
             }),
             revision: 7,
             ..Group::default()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use domain::content::{ChannelName, ContentItem, ContentRevision, MAX_CHANNELS_PER_GROUP};
 use domain::settings::SettingsOverlay;
 use domain::snapshot::{MAX_DOCUMENT_BYTES, MAX_POLICIES, MAX_SNAPSHOT_BYTES};
 use domain::{
@@ -34,6 +35,14 @@ pub fn encode(snapshot: &Snapshot) -> Vec<u8> {
         digest: item.digest.0.to_vec(),
         revision: item.revision.0,
     });
+    let content = snapshot.content.iter().map(|item| v1::ContentItem {
+        channel: item.channel.to_string(),
+        content_revision: item.number.0,
+        revision: item.revision.0,
+        manifest: item.manifest.0.to_vec(),
+        manifest_bytes: item.manifest_bytes,
+        content_bytes: item.content_bytes,
+    });
     v1::Snapshot {
         fleet: snapshot.fleet.to_string(),
         group: snapshot.group.to_string(),
@@ -44,6 +53,7 @@ pub fn encode(snapshot: &Snapshot) -> Vec<u8> {
         expires_at_ms: snapshot.expires_at.0,
         settings: Some(settings_message(&snapshot.settings)),
         policies: policies.collect(),
+        content: content.collect(),
         trace_id: if snapshot.trace_id == [0; 16] { Vec::new() } else { snapshot.trace_id.to_vec() },
     }
     .encode_to_vec()
@@ -71,6 +81,7 @@ pub fn read(payload: &Bytes) -> Result<Snapshot, DecodeError> {
     if !policies.is_sorted_by(|a, b| a.kind < b.kind) {
         return Err(DecodeError::field("policies", "is not ordered by kind, or names a kind twice"));
     }
+    let content = read_content(message.content)?;
     let settings = message.settings.ok_or_else(|| DecodeError::field("settings", "is missing"))?;
     Ok(Snapshot {
         fleet: FleetId::new(&message.fleet).map_err(|e| DecodeError::field("fleet", e))?,
@@ -81,6 +92,7 @@ pub fn read(payload: &Bytes) -> Result<Snapshot, DecodeError> {
         expires_at: Timestamp(message.expires_at_ms),
         settings: read_settings(settings)?,
         policies,
+        content,
         trace_id: read_trace_id(&message.trace_id)?,
     })
 }
@@ -101,6 +113,32 @@ fn read_item(item: v1::PolicyItem) -> Result<PolicyItem, DecodeError> {
     })
 }
 
+fn read_content(items: Vec<v1::ContentItem>) -> Result<Vec<ContentItem>, DecodeError> {
+    if items.len() > MAX_CHANNELS_PER_GROUP {
+        return Err(DecodeError::field("content", format!("has more than {MAX_CHANNELS_PER_GROUP} items")));
+    }
+    let items: Vec<_> = items.into_iter().map(read_content_item).collect::<Result<_, _>>()?;
+    if !items.is_sorted_by(|a, b| a.channel < b.channel) {
+        return Err(DecodeError::field("content", "is not ordered by channel, or names a channel twice"));
+    }
+    Ok(items)
+}
+
+fn read_content_item(item: v1::ContentItem) -> Result<ContentItem, DecodeError> {
+    if item.content_revision == 0 {
+        return Err(DecodeError::field("content_revision", "must not be 0"));
+    }
+    let manifest = item.manifest.try_into();
+    Ok(ContentItem {
+        channel: ChannelName::new(&item.channel).map_err(|e| DecodeError::field("channel", e))?,
+        number: ContentRevision(item.content_revision),
+        revision: Revision(item.revision),
+        manifest: Digest(manifest.map_err(|_| DecodeError::field("manifest", "is not 32 bytes long"))?),
+        manifest_bytes: item.manifest_bytes,
+        content_bytes: item.content_bytes,
+    })
+}
+
 fn read_trace_id(bytes: &[u8]) -> Result<[u8; 16], DecodeError> {
     if bytes.is_empty() {
         return Ok([0; 16]);
@@ -115,6 +153,8 @@ pub fn settings_message(settings: &Settings) -> v1::Settings {
         mode: mode_message(settings.mode).into(),
         heartbeat_interval_ms: settings.heartbeat_interval.0,
         offline_after_ms: settings.offline_after.0,
+        content_spread_ms: settings.content_spread.0,
+        content_rate_limit: settings.content_rate_limit.unwrap_or(0),
     }
 }
 
@@ -143,6 +183,8 @@ fn read_settings(settings: v1::Settings) -> Result<Settings, DecodeError> {
         mode: Some(mode),
         heartbeat_interval: Some(Span(settings.heartbeat_interval_ms)),
         offline_after: Some(Span(settings.offline_after_ms)),
+        content_spread: Some(Span(settings.content_spread_ms)),
+        content_rate_limit: Some(settings.content_rate_limit),
     };
     overlay.effective().map_err(|e| DecodeError::field("settings", e))
 }
@@ -185,6 +227,17 @@ fn read_assignment(payload: &[u8]) -> Result<Assignment, DecodeError> {
 mod tests {
     use super::*;
 
+    fn content(channel: &str, number: u32) -> ContentItem {
+        ContentItem {
+            channel: ChannelName::new(channel).unwrap(),
+            number: ContentRevision(number),
+            revision: Revision(40),
+            manifest: Digest([5; 32]),
+            manifest_bytes: 1_000,
+            content_bytes: 100_000_000,
+        }
+    }
+
     fn sample() -> Snapshot {
         let document: Arc<[u8]> = Arc::from(&br#"{"rules":{}}"#[..]);
         Snapshot {
@@ -201,6 +254,7 @@ mod tests {
                 digest: Digest::of(&document),
                 document,
             }],
+            content: vec![content("definitions/ips", 9), content("rules", 1)],
             trace_id: [7; 16],
         }
     }
@@ -225,6 +279,14 @@ mod tests {
         check(&|m| m.settings = None, "field settings is missing");
         check(&|m| m.group.clear(), "field group must not be empty");
         check(&|m| m.trace_id = vec![1], "field trace_id is not 16 bytes long");
+        check(&|m| m.content[0].channel = "a//b".into(), "field channel \"\" in it must not be empty");
+        check(&|m| m.content[0].content_revision = 0, "field content_revision must not be 0");
+        check(&|m| m.content[0].manifest.clear(), "field manifest is not 32 bytes long");
+        check(
+            &|m| m.content.swap(0, 1),
+            "field content is not ordered by channel, or names a channel twice",
+        );
+        check(&|m| m.content = vec![m.content[0].clone(); 65], "field content has more than 64 items");
         check(
             &|m| m.policies.push(m.policies[0].clone()),
             "field policies is not ordered by kind, or names a kind twice",

@@ -102,6 +102,7 @@ fn snapshot(
         expires_at: issued_at + replica.validity,
         settings: *content.settings(),
         policies: policies.collect(),
+        content: Vec::new(),
         trace_id: view.since(group)?.trace_id,
     })
 }

@@ -126,6 +126,8 @@ fn read_head(group: GroupId, message: &StreamMessage) -> Option<GroupHead> {
         mode: Some(mode),
         heartbeat_interval: Some(Span(number(header::HEARTBEAT_INTERVAL)?)),
         offline_after: Some(Span(number(header::OFFLINE_AFTER)?)),
+        // Presence does not act on the rest.
+        ..SettingsOverlay::default()
     };
     Some(GroupHead {
         group,

@@ -81,6 +81,7 @@ pub fn sealed(bytes: usize) -> Result<(Bytes, VerifyingKey)> {
             digest: Digest::of(&document),
             document,
         }],
+        content: vec![],
         trace_id: [9; 16],
     };
     Ok((wire::snapshot::seal(&snapshot, &key).encode_to_vec().into(), key.verifying_key()))

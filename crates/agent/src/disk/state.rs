@@ -189,6 +189,7 @@ impl TrialEntry {
             mode: Some(if self.push { Mode::Push } else { Mode::Pull }),
             heartbeat_interval: Some(Span(self.heartbeat_interval_ms)),
             offline_after: Some(Span(self.offline_after_ms)),
+            ..SettingsOverlay::default()
         };
         let previous: Settings = overlay.effective().map_err(|_| StateError::Value("trial"))?;
         let cursor = Cursor::new(self.epoch, self.revision);

@@ -215,6 +215,7 @@ impl Create {
             mode: self.mode.map(|mode| wire::api::v1::Mode::from(mode).into()),
             heartbeat_interval: self.heartbeat_interval.map(to_duration),
             offline_after: self.offline_after.map(to_duration),
+            ..Settings::default()
         };
         let group = Message {
             name: self.name,

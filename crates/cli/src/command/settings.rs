@@ -86,6 +86,7 @@ impl Set {
             mode: self.mode.map(|mode| Mode::from(mode).into()),
             heartbeat_interval: self.heartbeat_interval.map(to_duration),
             offline_after: self.offline_after.map(to_duration),
+            ..Message::default()
         };
         let (name, path) = name_or_path(self.group);
         let group = Group { name, path, settings: Some(settings), ..Group::default() };

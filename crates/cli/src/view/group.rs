@@ -77,12 +77,13 @@ mod tests {
                 mode: Some(Mode::Push.into()),
                 heartbeat_interval: seconds(60),
                 offline_after: seconds(150),
+                ..Settings::default()
             }),
             settings_origin: origin.map(|(field, from)| (field.to_owned(), from.to_owned())).into(),
             agents: 12,
             revision: 7,
             head_revision: 9,
-            settings: None,
+            ..Group::default()
         }
     }
 

@@ -1,5 +1,7 @@
 //! The catalogue: all objects of a fleet, as a fold of the store's log.
 
+mod channels;
+mod content;
 mod objects;
 
 use std::collections::BTreeMap;
@@ -7,14 +9,21 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
+pub use content::{
+    Channel, ContentUser, MAX_CHANNELS, MAX_NOTE_BYTES, MAX_PREVIOUS, MAX_REVISION_LABEL_BYTES, MAX_STAGES,
+    MAX_STORED_REVISIONS, MAX_UPLOADS, Note, RevisionLabel, RevisionTextError, Stage, StoredRevision, Sweep,
+    TooManyUploads, Upload, Uploads,
+};
 pub use objects::{
     Group, Kind, LabelError, Labels, Locks, MAX_LABEL_KEY_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS,
     MAX_LOCKS, Policy, ROOT, Token, TooManyLocks, root_id,
 };
 
+use crate::content::{ChannelName, ContentRevision};
 use crate::id::{GroupId, KindName, PolicyName, TokenId};
 use crate::path::GroupPath;
 use crate::revision::{Epoch, Revision};
+use channels::Channels;
 
 /// Names one object of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +38,14 @@ pub enum ObjectKey {
     Group(GroupId),
     /// An enrolment token.
     Token(TokenId),
+    /// A content channel.
+    Channel(ChannelName),
+    /// One revision of a content channel.
+    Content(ChannelName, ContentRevision),
+    /// The uploads under way.
+    Uploads,
+    /// The last garbage collection of content.
+    Sweep,
 }
 
 impl fmt::Display for ObjectKey {
@@ -39,6 +56,12 @@ impl fmt::Display for ObjectKey {
             Self::Policy(name) => write!(f, "policy {name:?}", name = name.as_str()),
             Self::Group(id) => write!(f, "group {id:?}", id = id.as_str()),
             Self::Token(id) => write!(f, "token {id:?}", id = id.as_str()),
+            Self::Channel(name) => write!(f, "channel {name:?}", name = name.as_str()),
+            Self::Content(name, number) => {
+                write!(f, "revision {number} of channel {name:?}", name = name.as_str())
+            }
+            Self::Uploads => f.write_str("the list of uploads"),
+            Self::Sweep => f.write_str("the garbage collection of content"),
         }
     }
 }
@@ -56,11 +79,20 @@ pub enum Entry {
     Token(Arc<Token>),
     /// A new generation of the store.
     Epoch(Epoch),
+    /// A new state of a channel.
+    Channel(Arc<Channel>),
+    /// A new revision of a channel, or a new state of one.
+    Content(Arc<StoredRevision>),
+    /// The uploads that are under way now.
+    Uploads(Arc<Uploads>),
+    /// A garbage collection starts or ends.
+    Sweep(Sweep),
     /// The object was deleted.
     Deleted {
         /// Which.
         key: ObjectKey,
-        /// For a policy: counts this deletion as one of its generations; else 0.
+        /// For a policy: counts this deletion as one of its generations. For a channel: the highest number
+        /// that a revision of it had. Else 0.
         generation: u64,
     },
 }
@@ -75,6 +107,10 @@ impl Entry {
             Self::Policy(policy) => ObjectKey::Policy(policy.name.clone()),
             Self::Token(token) => ObjectKey::Token(token.id.clone()),
             Self::Epoch(_) => ObjectKey::Epoch,
+            Self::Channel(channel) => ObjectKey::Channel(channel.name.clone()),
+            Self::Content(content) => ObjectKey::Content(content.channel.clone(), content.number),
+            Self::Uploads(_) => ObjectKey::Uploads,
+            Self::Sweep(_) => ObjectKey::Sweep,
             Self::Deleted { key, .. } => key.clone(),
         }
     }
@@ -87,6 +123,12 @@ pub struct Versioned<T> {
     pub value: Arc<T>,
     /// Revision of the change that wrote it; 0 for the root that nobody changed yet.
     pub revision: Revision,
+}
+
+impl<T: Default> Default for Versioned<T> {
+    fn default() -> Self {
+        Self { value: Arc::default(), revision: Revision(0) }
+    }
 }
 
 impl<T> Clone for Versioned<T> {
@@ -110,6 +152,7 @@ pub struct Catalog {
     /// Last generation of each deleted policy, so that a new one of that name counts on. Bounded by the
     /// names that the log keeps.
     retired: BTreeMap<PolicyName, u64>,
+    content: Channels,
 }
 
 impl Default for Catalog {
@@ -134,6 +177,7 @@ impl Catalog {
             policies: BTreeMap::new(),
             tokens: BTreeMap::new(),
             retired: BTreeMap::new(),
+            content: Channels::default(),
         }
     }
 
@@ -149,6 +193,8 @@ impl Catalog {
         match entry {
             Entry::Group(value) => {
                 self.forget_path(&value.id);
+                let before = self.groups.get(&value.id).map(|group| &*group.value);
+                self.content.follow(before, Some(&value));
                 self.paths.insert(value.path.as_str().into(), value.id.clone());
                 self.groups.insert(value.id.clone(), Versioned { value, revision });
             }
@@ -163,11 +209,15 @@ impl Catalog {
                 self.tokens.insert(value.id.clone(), Versioned { value, revision });
             }
             Entry::Epoch(epoch) => self.epoch = self.epoch.max(epoch),
-            Entry::Deleted { key, generation } => self.delete(key, generation),
+            Entry::Channel(value) => self.content.put_channel(value, revision),
+            Entry::Content(value) => self.content.put_revision(value, revision),
+            Entry::Uploads(value) => self.content.put_uploads(value, revision),
+            Entry::Sweep(value) => self.content.put_sweep(value, revision),
+            Entry::Deleted { key, generation } => self.delete(key, generation, revision),
         }
     }
 
-    fn delete(&mut self, key: ObjectKey, generation: u64) {
+    fn delete(&mut self, key: ObjectKey, generation: u64, revision: Revision) {
         match key {
             ObjectKey::Epoch => {}
             ObjectKey::Kind(name) => {
@@ -179,11 +229,20 @@ impl Catalog {
             }
             ObjectKey::Group(id) => {
                 self.forget_path(&id);
-                self.groups.remove(&id);
+                let gone = self.groups.remove(&id);
+                self.content.follow(gone.as_ref().map(|group| &*group.value), None);
             }
             ObjectKey::Token(id) => {
                 self.tokens.remove(&id);
             }
+            ObjectKey::Channel(name) => {
+                // A number that fits is written; a larger one can only make the next number larger.
+                let last = u32::try_from(generation).unwrap_or(u32::MAX);
+                self.content.delete_channel(name, ContentRevision(last));
+            }
+            ObjectKey::Content(name, number) => self.content.delete_revision(&name, number),
+            ObjectKey::Uploads => self.content.delete_uploads(revision),
+            ObjectKey::Sweep => self.content.delete_sweep(),
         }
     }
 
@@ -301,6 +360,9 @@ impl Catalog {
             ObjectKey::Policy(name) => self.policies.get(name).map(|object| object.revision),
             ObjectKey::Group(id) => self.groups.get(id).map(|object| object.revision),
             ObjectKey::Token(id) => self.tokens.get(id).map(|object| object.revision),
+            ObjectKey::Channel(_) | ObjectKey::Content(..) | ObjectKey::Uploads | ObjectKey::Sweep => {
+                self.content.revision_of(key)
+            }
         }
     }
 }

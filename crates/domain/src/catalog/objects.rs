@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::content::{ChannelName, ContentPointer};
 use crate::digest::Digest;
 use crate::document::{Document, Pointer};
 use crate::id::{GroupId, KindName, PolicyName, TokenId};
@@ -79,6 +80,9 @@ pub struct Group {
     pub settings: SettingsOverlay,
     /// Policies assigned here, at most one of a kind.
     pub policies: BTreeSet<PolicyName>,
+    /// Content assigned here; overrides what the groups above assign of the same channel. At most
+    /// [`crate::content::MAX_CHANNELS_PER_GROUP`] are in force for one group.
+    pub content: BTreeMap<ChannelName, ContentPointer>,
     /// Free labels.
     pub labels: Labels,
 }
@@ -101,6 +105,7 @@ impl Group {
             path,
             settings: SettingsOverlay::default(),
             policies: BTreeSet::new(),
+            content: BTreeMap::new(),
             labels: Labels::default(),
         }
     }

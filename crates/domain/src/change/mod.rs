@@ -16,7 +16,9 @@ pub use impact::{Impact, ValueChange};
 pub use plan::{Plan, Touched, plan};
 pub use violation::{Class, MAX_USERS_NAMED, Refusal, Violation};
 
-use crate::catalog::{Catalog, Entry, Group, Kind, ObjectKey, Policy, Token};
+use crate::catalog::{
+    Catalog, Channel, Entry, Group, Kind, ObjectKey, Policy, StoredRevision, Sweep, Token, Uploads,
+};
 use crate::compile::Compiled;
 use crate::id::GroupId;
 use crate::revision::{Epoch, Revision};
@@ -57,6 +59,14 @@ pub enum Wanted {
     Token(Token),
     /// This generation of the store. Never goes down.
     Epoch(Epoch),
+    /// This channel. Its last revision never goes down: the planner sees to that.
+    Channel(Channel),
+    /// This revision of a channel. Of one that is there already, only label, note and pin may change.
+    Content(StoredRevision),
+    /// These uploads under way, and no others.
+    Uploads(Uploads),
+    /// This garbage collection.
+    Sweep(Sweep),
     /// That the object goes away.
     Deleted(ObjectKey),
 }
@@ -71,6 +81,10 @@ impl Wanted {
             Self::Policy(policy) => ObjectKey::Policy(policy.name.clone()),
             Self::Token(token) => ObjectKey::Token(token.id.clone()),
             Self::Epoch(_) => ObjectKey::Epoch,
+            Self::Channel(channel) => ObjectKey::Channel(channel.name.clone()),
+            Self::Content(content) => ObjectKey::Content(content.channel.clone(), content.number),
+            Self::Uploads(_) => ObjectKey::Uploads,
+            Self::Sweep(_) => ObjectKey::Sweep,
             Self::Deleted(key) => key.clone(),
         }
     }
@@ -143,12 +157,41 @@ fn entry(catalog: &Catalog, wanted: &Wanted) -> (Action, Option<Entry>) {
             Entry::Token(Arc::new(token.clone())),
         ),
         Wanted::Epoch(epoch) => put(Some(*epoch <= catalog.epoch()), Entry::Epoch(*epoch)),
-        Wanted::Deleted(key) => {
-            let generation = match key {
-                ObjectKey::Policy(name) => catalog.next_generation(name),
-                ObjectKey::Group(_) | ObjectKey::Kind(_) | ObjectKey::Token(_) | ObjectKey::Epoch => 0,
-            };
-            (Action::Deleted, Some(Entry::Deleted { key: key.clone(), generation }))
+        Wanted::Channel(channel) => {
+            let last = catalog.last_content_number(&channel.name).max(channel.last_revision);
+            let channel = Channel { last_revision: last, ..channel.clone() };
+            let before = catalog.channel(&channel.name).map(|before| *before.value == channel);
+            put(before, Entry::Channel(Arc::new(channel)))
         }
+        Wanted::Content(content) => put(
+            catalog.content_revision(&content.channel, content.number).map(|before| *before.value == *content),
+            Entry::Content(Arc::new(content.clone())),
+        ),
+        Wanted::Uploads(uploads) => put(
+            Some(catalog.uploads().eq(uploads.iter())),
+            Entry::Uploads(Arc::new(uploads.clone())),
+        ),
+        Wanted::Sweep(sweep) => {
+            put(catalog.sweep().map(|before| before == sweep), Entry::Sweep(*sweep))
+        }
+        Wanted::Deleted(key) => {
+            let entry = Entry::Deleted { key: key.clone(), generation: generation(catalog, key) };
+            (Action::Deleted, Some(entry))
+        }
+    }
+}
+
+/// What the tombstone of an object counts.
+fn generation(catalog: &Catalog, key: &ObjectKey) -> u64 {
+    match key {
+        ObjectKey::Policy(name) => catalog.next_generation(name),
+        ObjectKey::Channel(name) => catalog.last_content_number(name).0.into(),
+        ObjectKey::Group(_)
+        | ObjectKey::Kind(_)
+        | ObjectKey::Token(_)
+        | ObjectKey::Content(..)
+        | ObjectKey::Uploads
+        | ObjectKey::Sweep
+        | ObjectKey::Epoch => 0,
     }
 }

@@ -123,8 +123,15 @@ fn check_operations(catalog: &Catalog, operations: &[Operation], violations: &mu
                     kind: before.value.kind.clone(),
                 }));
             }
-            Wanted::Group(_) | Wanted::Kind(_) | Wanted::Token(_) | Wanted::Epoch(_) | Wanted::Deleted(_) => {
-            }
+            Wanted::Group(_)
+            | Wanted::Kind(_)
+            | Wanted::Token(_)
+            | Wanted::Epoch(_)
+            | Wanted::Channel(_)
+            | Wanted::Content(_)
+            | Wanted::Uploads(_)
+            | Wanted::Sweep(_)
+            | Wanted::Deleted(_) => {}
         }
     }
 }

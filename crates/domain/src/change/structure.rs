@@ -29,16 +29,30 @@ impl Structure<'_> {
     fn written_groups(&self) -> impl Iterator<Item = &Group> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Group(group) => Some(&**group),
-            Entry::Kind(_) | Entry::Policy(_) | Entry::Token(_) | Entry::Epoch(_) | Entry::Deleted { .. } => {
-                None
-            }
+            Entry::Kind(_)
+            | Entry::Policy(_)
+            | Entry::Token(_)
+            | Entry::Epoch(_)
+            | Entry::Channel(_)
+            | Entry::Content(_)
+            | Entry::Uploads(_)
+            | Entry::Sweep(_)
+            | Entry::Deleted { .. } => None,
         })
     }
 
     fn deleted(&self) -> impl Iterator<Item = &ObjectKey> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Deleted { key, .. } => Some(key),
-            Entry::Kind(_) | Entry::Policy(_) | Entry::Token(_) | Entry::Epoch(_) | Entry::Group(_) => None,
+            Entry::Group(_)
+            | Entry::Kind(_)
+            | Entry::Policy(_)
+            | Entry::Token(_)
+            | Entry::Epoch(_)
+            | Entry::Channel(_)
+            | Entry::Content(_)
+            | Entry::Uploads(_)
+            | Entry::Sweep(_) => None,
         })
     }
 
@@ -125,6 +139,10 @@ impl Structure<'_> {
                 | Entry::Token(_)
                 | Entry::Kind(_)
                 | Entry::Epoch(_)
+                | Entry::Channel(_)
+                | Entry::Content(_)
+                | Entry::Uploads(_)
+                | Entry::Sweep(_)
                 | Entry::Deleted { .. } => {}
             }
         }
@@ -174,7 +192,12 @@ impl Structure<'_> {
                     let users = self.candidate.tokens().filter(|token| token.value.group == *id);
                     users.map(|token| ObjectKey::Token(token.value.id.clone())).collect()
                 }
-                ObjectKey::Token(_) | ObjectKey::Epoch => Vec::new(),
+                ObjectKey::Channel(_)
+                | ObjectKey::Content(..)
+                | ObjectKey::Uploads
+                | ObjectKey::Sweep
+                | ObjectKey::Token(_)
+                | ObjectKey::Epoch => Vec::new(),
             };
             if !users.is_empty() {
                 let total = users.len();

@@ -80,8 +80,8 @@ impl<'a> Run<'a> {
         let overlay = group.settings.over(inherited);
         let settings = self.settings(group, overlay, parent.as_deref());
         let kinds = self.kinds(group, parent.as_deref());
-        let digest =
-            content_digest(&settings, kinds.iter().map(|(kind, resolved)| (kind, &resolved.document.digest)));
+        let policies = kinds.iter().map(|(kind, resolved)| (kind, &resolved.document.digest));
+        let digest = content_digest(&settings, policies, &[]);
         Arc::new(Content { overlay, settings, kinds, digest })
     }
 

@@ -164,7 +164,11 @@ impl Compiled {
             | ObjectKey::Epoch
             | ObjectKey::Kind(_)
             | ObjectKey::Policy(_)
-            | ObjectKey::Token(_) => None,
+            | ObjectKey::Token(_)
+            | ObjectKey::Channel(_)
+            | ObjectKey::Content(..)
+            | ObjectKey::Uploads
+            | ObjectKey::Sweep => None,
         });
         let removed = removed.collect();
         run.finish(removed)
@@ -193,7 +197,12 @@ fn tops(catalog: &Catalog, changed: &[ObjectKey]) -> BTreeSet<GroupPath> {
             ObjectKey::Kind(name) => {
                 kinds.insert(name);
             }
-            ObjectKey::Token(_) | ObjectKey::Epoch => {}
+            ObjectKey::Channel(_)
+            | ObjectKey::Content(..)
+            | ObjectKey::Uploads
+            | ObjectKey::Sweep
+            | ObjectKey::Token(_)
+            | ObjectKey::Epoch => {}
         }
     }
     if !kinds.is_empty() {

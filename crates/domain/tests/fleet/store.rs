@@ -71,7 +71,7 @@ impl World {
         let mode = if self.random.chance(500) { Mode::Push } else { Mode::Pull };
         let interval = *self.random.pick(&[Span::from_secs(5), Span::from_secs(30), LONGEST_INTERVAL]);
         let overlay =
-            SettingsOverlay { mode: Some(mode), heartbeat_interval: Some(interval), offline_after: None };
+            SettingsOverlay { mode: Some(mode), heartbeat_interval: Some(interval), ..SettingsOverlay::default() };
         let snapshot = Snapshot {
             fleet: FleetId::new("fleet").expect("a valid id"),
             group: self.groups[group].id.clone(),
@@ -86,6 +86,7 @@ impl World {
                 digest: Digest::of(&document),
                 document,
             }],
+            content: Vec::new(),
             trace_id: [0; 16],
         };
         Arc::new(Offer { snapshot, envelope: Arc::from(&b"signed"[..]) })

@@ -64,7 +64,7 @@ fn the_digest_is_that_of_the_snapshot() {
         let items = content.kinds().iter().map(|(kind, resolved)| (kind, resolved.document.bytes()));
         let digests: Vec<_> = items.map(|(kind, bytes)| (kind.clone(), domain::Digest::of(bytes))).collect();
         let expected =
-            content_digest(content.settings(), digests.iter().map(|(kind, digest)| (kind, digest)));
+            content_digest(content.settings(), digests.iter().map(|(kind, digest)| (kind, digest)), &[]);
         assert_eq!(content.digest(), expected);
     }
 }

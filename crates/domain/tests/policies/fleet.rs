@@ -119,8 +119,10 @@ fn group(object: &Value, id: &str) -> Group {
             mode: object["mode"].as_str().map(|mode| if mode == "push" { Mode::Push } else { Mode::Pull }),
             heartbeat_interval: span("interval"),
             offline_after: span("offline"),
+            ..SettingsOverlay::default()
         },
         policies: strings(&object["policies"]).map(|name| PolicyName::new(name).unwrap()).collect(),
+        content: std::collections::BTreeMap::new(),
         labels: Labels::new(strings(&object["labels"]).map(|l| (l.to_owned(), String::new())).collect())
             .unwrap(),
     }

@@ -26,6 +26,7 @@ impl Located {
             Some(Any::Kind(_)) => "PolicyKind",
             Some(Any::Policy(_)) => "Policy",
             Some(Any::Token(_)) => "EnrollmentToken",
+            Some(Any::ContentRelease(_)) => "ContentRelease",
             None => "",
         }
     }
@@ -38,6 +39,7 @@ impl Located {
             Some(Any::Kind(kind)) => &kind.name,
             Some(Any::Policy(policy)) => &policy.name,
             Some(Any::Token(token)) => &token.name,
+            Some(Any::ContentRelease(release)) => &release.name,
             None => "",
         }
     }
@@ -98,6 +100,7 @@ fn settings(spec: SettingsSpec) -> Settings {
         mode: spec.mode.map(mode),
         heartbeat_interval: spec.heartbeat_interval.map(to_duration),
         offline_after: spec.offline_after.map(to_duration),
+        ..Settings::default()
     }
 }
 

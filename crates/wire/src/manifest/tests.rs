@@ -86,6 +86,7 @@ spec: {group: /servers/web, uses: 10, ttl: 24h}
             mode: Some(Mode::Push.into()),
             heartbeat_interval: seconds(60),
             offline_after: seconds(150),
+            ..Settings::default()
         }),
         policies: vec!["firewall-base".into(), "firewall-web".into()],
         labels: [("tier", "front"), ("example.com/site", "Köln")]

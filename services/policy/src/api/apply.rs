@@ -83,9 +83,14 @@ fn prepare(resources: Vec<v1::Resource>) -> Prepared {
                 let policy = convert::policy(&mut wrong, &field, policy);
                 (field, part(policy.map(Wanted::Policy), revision))
             }
+            Some(Resource::ContentRelease(_)) => {
+                let field = at("content_release");
+                wrong.wrong(&field, "is not supported yet");
+                (field, Part::Wrong)
+            }
             None => {
                 let field = format!("resources[{index}]");
-                wrong.wrong(&field, "must be a group, a kind, a policy or a token");
+                wrong.wrong(&field, "must be a group, a kind, a policy, a token or a content release");
                 (field, Part::Wrong)
             }
         });

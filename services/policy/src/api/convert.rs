@@ -83,7 +83,14 @@ pub(super) fn group(
     let settings = settings(fields, &at("settings"), message.settings.as_ref());
     let policies = policies(fields, &at("policies"), &message.policies);
     let labels = labels(fields, &at("labels"), &message.labels);
-    Some(Group { id: id?, path: path?, settings: settings?, policies: policies?, labels: labels? })
+    Some(Group {
+        id: id?,
+        path: path?,
+        settings: settings?,
+        policies: policies?,
+        content: BTreeMap::new(),
+        labels: labels?,
+    })
 }
 
 fn known_path(catalog: &Catalog, fields: &mut Fields, field: &str, name: &str) -> Option<GroupPath> {
@@ -129,6 +136,7 @@ pub(super) fn settings(
         mode: mode?,
         heartbeat_interval: heartbeat_interval?,
         offline_after: offline_after?,
+        ..SettingsOverlay::default()
     })
 }
 
@@ -256,7 +264,7 @@ mod tests {
             settings: Some(v1::Settings {
                 mode: Some(9),
                 heartbeat_interval: Some(Duration { seconds: -1, nanos: 0 }),
-                offline_after: None,
+                ..v1::Settings::default()
             }),
             policies: vec!["a".into(), "a".into(), "b*".into()],
             labels: [("a b".to_owned(), String::new())].into(),

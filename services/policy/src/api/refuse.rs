@@ -103,6 +103,10 @@ pub(super) fn named(key: &ObjectKey) -> (&'static str, &str) {
         ObjectKey::Kind(name) => ("PolicyKind", name.as_str()),
         ObjectKey::Policy(name) => ("Policy", name.as_str()),
         ObjectKey::Token(id) => ("EnrollmentToken", id.as_str()),
+        ObjectKey::Channel(name) => ("Channel", name.as_str()),
+        ObjectKey::Content(channel, _) => ("ContentRevision", channel.as_str()),
+        ObjectKey::Uploads => ("Uploads", ""),
+        ObjectKey::Sweep => ("Sweep", ""),
         ObjectKey::Epoch => ("Epoch", ""),
     }
 }
@@ -137,7 +141,13 @@ fn part(violation: &Violation, key: &ObjectKey) -> &'static str {
             ObjectKey::Group(_) => ".policies",
             ObjectKey::Policy(_) => ".kind",
             ObjectKey::Token(_) => ".group",
-            ObjectKey::Kind(_) | ObjectKey::Epoch => "",
+            ObjectKey::Kind(_)
+            | ObjectKey::Channel(_)
+            | ObjectKey::Content(..)
+            | ObjectKey::Uploads
+            | ObjectKey::Sweep
+            | ObjectKey::Epoch => "",
+
         },
         Violation::TwoOfAKind { .. } | Violation::Content(Problem::SnapshotTooLarge { .. }) => ".policies",
         Violation::KindFixed { .. } => ".kind",

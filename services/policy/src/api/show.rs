@@ -35,6 +35,8 @@ pub(super) fn group(
         settings_origin: origin(catalog, &group.path),
         agents: replica.agents_in(&group.id),
         revision: revision.0,
+        content: Vec::new(),
+        effective_content: Vec::new(),
         head_revision: replica.heads(|heads| heads.revision(&group.id)).0,
     }
 }
@@ -100,6 +102,8 @@ pub(super) fn settings(settings: &Settings) -> v1::Settings {
         mode: Some(settings.mode),
         heartbeat_interval: Some(settings.heartbeat_interval),
         offline_after: Some(settings.offline_after),
+        content_spread: Some(settings.content_spread),
+        content_rate_limit: Some(settings.content_rate_limit.unwrap_or(0)),
     })
 }
 
@@ -112,6 +116,8 @@ fn own_settings(settings: &SettingsOverlay) -> v1::Settings {
         mode: settings.mode.map(mode),
         heartbeat_interval: settings.heartbeat_interval.map(wire::time::to_duration),
         offline_after: settings.offline_after.map(wire::time::to_duration),
+        content_spread: settings.content_spread.map(wire::time::to_duration),
+        content_rate_limit: settings.content_rate_limit,
     }
 }
 

@@ -211,7 +211,7 @@ mod tests {
             settings: SettingsOverlay {
                 mode: Some(Mode::Push),
                 heartbeat_interval: Some(Span::from_secs(30)),
-                offline_after: None,
+                ..SettingsOverlay::default()
             },
             policies: [PolicyName::new("p").unwrap()].into(),
             ..Group::new(GroupId::new("g").unwrap(), GroupPath::new("/g").unwrap())

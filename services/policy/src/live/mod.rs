@@ -64,6 +64,7 @@ impl Rig {
             agent_servers: Vec::new(),
             fleet: "test".parse().unwrap(),
             director_key: Some(self.dir.path().join("director.key")),
+            content_keys: runtime::content_keys::ContentKeyArgs::default(),
             stream_replicas: 1,
         };
         let context = ServiceContext::connect(&args, "test", Tasks::new(Shutdown::new())).await.unwrap();
