@@ -99,7 +99,8 @@ fn public_key(text: &str) -> Result<VerifyingKey, String> {
     if !hex {
         let base64 = &base64::engine::general_purpose::STANDARD_NO_PAD;
         let decoded = base64.decode(text.trim_end_matches('=')).unwrap_or_default();
-        bytes = decoded.try_into().map_err(|_| "is neither 64 hex digits nor base64 of 32 bytes".to_owned())?;
+        bytes =
+            decoded.try_into().map_err(|_| "is neither 64 hex digits nor base64 of 32 bytes".to_owned())?;
     }
     let key = VerifyingKey::from_bytes(&bytes).ok().filter(|key| !key.is_weak());
     key.ok_or_else(|| "is no Ed25519 public key".to_owned())

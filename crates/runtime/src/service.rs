@@ -12,9 +12,7 @@ use wire::envelope::ContentTrust;
 
 use crate::content_keys::{ContentKeyArgs, ContentKeys, ContentKeysError};
 use crate::keys::{self, KeyError};
-use crate::nats::{
-    CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError,
-};
+use crate::nats::{CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError};
 use crate::ready::{Condition, Readiness};
 use crate::serve::{Listener, ServeError};
 use crate::tasks::{Shutdown, TaskFailure, Tasks, TasksError};

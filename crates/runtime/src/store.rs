@@ -18,9 +18,11 @@ use wire::subject::{STREAM_POLICY, StoreKey, pattern};
 use crate::nats::{ApiError, Follow, Followed, From, GetError, Nats, PublishError};
 
 mod assemble;
+mod catalogue;
 mod entry;
 
 pub use assemble::Change;
+pub use catalogue::{Author, Catalogue, CatchUpError, ChangeError, FollowError, ReadObject};
 pub use entry::{ChangeInfo, Entry, StoredEntry};
 
 use assemble::Assembler;

@@ -24,12 +24,12 @@ use std::sync::Arc;
 use clap::Args;
 use domain::FleetId;
 use ed25519_dalek::SigningKey;
+use runtime::store::Catalogue;
 use runtime::{Nats, ServiceArgs, ServiceContext, ServiceError, Shutdown, Trust};
 use tonic::service::RoutesBuilder;
 use wire::api::v1::identity_service_server::IdentityServiceServer;
 
 use crate::assign::HighestPlace;
-use crate::catalogue::Catalogue;
 use crate::uses::UseCounts;
 
 /// Largest request that the API reads: names and a few numbers.
@@ -71,7 +71,7 @@ pub async fn start(
         fleet: context.fleet.clone(),
         director: context.director()?,
         trust: context.trust()?,
-        catalogue: Catalogue::new(context.nats.clone()),
+        catalogue: catalogue::new(context.nats.clone()),
         use_counts: UseCounts::default(),
         consuming: uses::Consuming::default(),
         highest: HighestPlace::default(),
@@ -83,7 +83,7 @@ pub async fn start(
     let shutdown = context.shutdown();
     let tasks = &context.tasks;
     let (service, stop) = (Arc::clone(&shared), shutdown.clone());
-    tasks.spawn("identity catalogue", async move { service.catalogue.follow(&stop).await });
+    tasks.spawn("identity catalogue", async move { service.catalogue.follow(None, stop.requested()).await });
     let (service, stop) = (Arc::clone(&shared), shutdown.clone());
     tasks.spawn("identity token uses", async move { service.use_counts.follow(&service.nats, &stop).await });
     let (service, stop) = (Arc::clone(&shared), shutdown.clone());

@@ -7,11 +7,11 @@ use domain::catalog::Token;
 use domain::token::{Admission, Claim, Refusal, Uses, admit};
 use domain::{Digest, GroupId, TokenId};
 use runtime::nats::{Expect, Followed, From, GetError, Headers, PublishError};
+use runtime::store::CatchUpError;
 use runtime::{Nats, Shutdown, clock};
 use wire::subject::{STREAM_IDENTITY, identity_token, parse_token_use, pattern};
 
 use crate::Shared;
-use crate::catalogue::CatchUpError;
 
 /// Tries to count a use while other replicas count theirs. Each replica consumes one at a time and all are
 /// equally fast, so that of four one loses this many races in a row once in 10^8 joins.

@@ -4,7 +4,7 @@ use domain::TokenId;
 use domain::catalog::{Catalog, Token};
 use domain::token::{self, CreateError, Terms, TermsError};
 use runtime::clock;
-use runtime::store::CommitError;
+use runtime::store::{ChangeError, CommitError};
 use tonic::Status;
 use wire::api::v1::{
     self, CreateTokenRequest, JoinTokenSecret, ListTokensRequest, ListTokensResponse, RevokeTokenRequest,
@@ -13,7 +13,7 @@ use wire::api::v1::{
 use wire::time::{read_duration, to_duration, to_timestamp};
 
 use super::{GroupRef, path_of};
-use crate::catalogue::ChangeError;
+use crate::catalogue::author;
 use crate::{Shared, status};
 
 /// Tokens on a page if the caller does not say.
@@ -37,12 +37,13 @@ pub(super) async fn create(shared: &Shared, request: CreateTokenRequest) -> Resu
     let group = GroupRef::read("details.group", &details.group)?;
     let terms = read_terms(&details)?;
     let mut issued = None;
-    let change = shared.catalogue.change("token create", |catalog| {
+    let author = author("token create");
+    let change = shared.catalogue.change(&author, |catalog| {
         let group = group.find(catalog).ok_or_else(|| CreateRefused::Group(group.clone()))?;
         let new = shared.trust.issue(id.clone(), group, terms, clock::now());
         let entry = token::create(catalog, new.token.clone()).map_err(CreateRefused::Rule)?;
         issued = Some(new);
-        Ok(entry)
+        Ok(vec![entry])
     });
     change.await.map_err(|error| change_status(error, create_refused))?;
     let issued = issued.expect("invariant: what was written was issued");
@@ -134,7 +135,9 @@ pub(super) async fn revoke(
     request: &RevokeTokenRequest,
 ) -> Result<RevokeTokenResponse, Status> {
     let id = TokenId::new(&request.name).map_err(|error| status::invalid("name", error))?;
-    let change = shared.catalogue.change("token revoke", |catalog| token::revoke(catalog, &id).ok_or(()));
+    let author = author("token revoke");
+    let decide = |catalog: &Catalog| Ok(vec![token::revoke(catalog, &id).ok_or(())?]);
+    let change = shared.catalogue.change(&author, decide);
     let revision =
         change.await.map_err(|error| change_status(error, |()| status::not_found("token", id.as_str())))?;
     tracing::info!(token = %id, "a token was revoked");

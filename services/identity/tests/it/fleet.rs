@@ -58,6 +58,7 @@ impl Fleet {
             agent_servers: vec![],
             fleet: "main".parse().unwrap(),
             director_key: Some(self.key.clone()),
+            content_keys: runtime::ContentKeyArgs::default(),
             stream_replicas: 1,
         };
         let context = ServiceContext::connect(&args, "identity", Tasks::new(Shutdown::new())).await.unwrap();

@@ -65,6 +65,8 @@ impl Fleet {
             agent_servers: vec![],
             fleet: FleetId::new("main").unwrap(),
             director_key: None,
+            content_keys: runtime::content_keys::ContentKeyArgs::default(),
+            content_keys: runtime::ContentKeyArgs::default(),
             stream_replicas: 1,
         };
         let context = ServiceContext::connect(&args, "presence", Tasks::new(Shutdown::new())).await.unwrap();
@@ -98,8 +100,11 @@ impl Fleet {
                 mode,
                 heartbeat_interval: Span(interval_ms),
                 offline_after: Span(interval_ms * 5 / 2),
+                content_spread: Span(0),
+                content_rate_limit: None,
             },
             policies: vec![],
+            content: vec![],
             trace_id: [0; 16],
         };
         let mode = if mode == Mode::Push { "push" } else { "pull" };
@@ -236,6 +241,7 @@ impl Agent {
             assignment_epoch: 1,
             assignment_revision: self.assignment,
             status,
+            download: 0,
         }
     }
 
