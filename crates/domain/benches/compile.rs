@@ -98,7 +98,7 @@ fn root_change(c: &mut Criterion) {
     c.bench_function("compile/leaf_change/10000_groups", |b| {
         b.iter(|| black_box(compiled.recompile(&catalog, &catalog, &leaf)));
     });
-    assert!(compiled.content(&root_id()).is_some());
+    assert!(compiled.effective(&root_id()).is_some());
 }
 
 criterion_group! {

@@ -378,11 +378,8 @@ mod tests {
         check(&root(&[2, 2], 2), "has a key twice");
         check(&root(&[2; 9], 1), "more than 8");
         check(&[], "fleet");
-        let weak = TrustRoot {
-            fleet: "main".into(),
-            director_keys: vec![vec![0; 32]],
-            ..TrustRoot::default()
-        };
+        let weak =
+            TrustRoot { fleet: "main".into(), director_keys: vec![vec![0; 32]], ..TrustRoot::default() };
         check(&weak.encode_to_vec(), "director_keys");
     }
 

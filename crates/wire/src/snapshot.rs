@@ -282,10 +282,7 @@ mod tests {
         check(&|m| m.content[0].channel = "a//b".into(), "field channel \"\" in it must not be empty");
         check(&|m| m.content[0].content_revision = 0, "field content_revision must not be 0");
         check(&|m| m.content[0].manifest.clear(), "field manifest is not 32 bytes long");
-        check(
-            &|m| m.content.swap(0, 1),
-            "field content is not ordered by channel, or names a channel twice",
-        );
+        check(&|m| m.content.swap(0, 1), "field content is not ordered by channel, or names a channel twice");
         check(&|m| m.content = vec![m.content[0].clone(); 65], "field content has more than 64 items");
         check(
             &|m| m.policies.push(m.policies[0].clone()),

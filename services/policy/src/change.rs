@@ -152,7 +152,7 @@ async fn planned(
     wish: &mut impl FnMut(&View) -> Result<Vec<Operation>, tonic::Status>,
 ) -> Result<Made, ChangeError> {
     let before = reach(replica, Revision(0)).await?;
-    let agents = replica.agent_counts();
+    let agents = replica.agents.counts();
     let operations = wish(&before)?;
     let dry_run = manner.dry_run;
     // A change of the root of a large fleet takes a tenth of a second and more.

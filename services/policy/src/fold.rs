@@ -83,7 +83,7 @@ impl Fold {
             since.remove(group);
         }
         for (group, content) in recompiled.updated() {
-            let old = self.view.compiled.content(group);
+            let old = self.view.compiled.effective(group);
             if old.is_none_or(|old| old.digest() != content.digest()) {
                 since.insert(group.clone(), Since { revision, trace_id });
                 affected.push(group.clone());
@@ -120,7 +120,7 @@ impl Fold {
             tracing::warn!(total = problems.total(), first, "the store holds what this version refuses");
         }
         let since = Since { revision, trace_id: [0; 16] };
-        self.view.since = Arc::new(compiled.contents().map(|(group, _)| (group.clone(), since)).collect());
+        self.view.since = Arc::new(compiled.all().map(|(group, _)| (group.clone(), since)).collect());
         self.view.compiled = Arc::new(compiled);
         self.loaded = true;
     }
@@ -281,9 +281,9 @@ mod tests {
     fn a_view_stays_as_it_was() {
         let mut fold = loaded();
         let before = fold.view().unwrap();
-        let digest = before.compiled.content(&GroupId::new("a").unwrap()).unwrap().digest();
+        let digest = before.compiled.effective(&GroupId::new("a").unwrap()).unwrap().digest();
         fold.change(vec![policy("p", 2)], Revision(7), [0; 16]);
         assert_eq!(before.revision(), Revision(6));
-        assert_eq!(before.compiled.content(&GroupId::new("a").unwrap()).unwrap().digest(), digest);
+        assert_eq!(before.compiled.effective(&GroupId::new("a").unwrap()).unwrap().digest(), digest);
     }
 }

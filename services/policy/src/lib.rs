@@ -8,7 +8,6 @@
 //!
 //! A group's agents are counted by following the registry; nothing else is asked of other services.
 
-mod agents;
 mod api;
 mod change;
 mod desired;
@@ -27,13 +26,13 @@ use std::time::Duration;
 
 use clap::Args;
 use domain::Revision;
+use runtime::registry::AgentCounts;
 use runtime::store::Log;
 use runtime::{ServiceArgs, ServiceContext, ServiceError, Shutdown};
 use tokio::sync::watch;
 use tonic::service::RoutesBuilder;
 use wire::api::v1::policy_service_server::PolicyServiceServer;
 
-use crate::agents::Agents;
 use crate::heads::Heads;
 use crate::replica::{OwnChanges, Replica};
 use crate::work::Work;
@@ -93,7 +92,7 @@ fn replica(config: &Config, context: &ServiceContext) -> Result<Replica, Service
         view: watch::Sender::new(None),
         published: watch::Sender::new(Revision(0)),
         heads: RwLock::new(Heads::default()),
-        agents: RwLock::new(Agents::default()),
+        agents: AgentCounts::default(),
         work: Work::default(),
         own: OwnChanges::default(),
         compare_epochs: AtomicBool::new(false),
@@ -110,7 +109,7 @@ fn spawn(replica: &Arc<Replica>, context: &ServiceContext) {
     let ((replica, stop), ready) = (parts(), readiness.register("policy heads"));
     tasks.spawn("policy heads", async move { desired::follow(&replica, ready, &stop).await });
     let ((replica, stop), ready) = (parts(), readiness.register("policy registry"));
-    tasks.spawn("policy registry", async move { agents::follow(&replica, ready, &stop).await });
+    tasks.spawn("policy registry", async move { replica.agents.follow(&replica.nats, ready, &stop).await });
     let (replica, stop) = parts();
     tasks.spawn("policy publish", async move { publish::run(&replica, &stop).await });
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use domain::{FleetId, GroupId, Revision, Span, TokenId};
 use ed25519_dalek::{SigningKey, VerifyingKey};
+use runtime::registry::AgentCounts;
 use runtime::serve::CALLS_GRACE;
 use runtime::store::Log;
 use runtime::{Nats, Shutdown, Trust};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::agents::Agents;
 use crate::fold::{Affected, View};
 use crate::heads::Heads;
 use crate::work::{Item, Work};
@@ -49,7 +49,7 @@ pub(crate) struct Replica {
     /// Up to which revision this replica has seen all heads published, by itself or others.
     pub(crate) published: watch::Sender<Revision>,
     pub(crate) heads: RwLock<Heads>,
-    pub(crate) agents: RwLock<Agents>,
+    pub(crate) agents: AgentCounts,
     pub(crate) work: Work,
     pub(crate) own: OwnChanges,
     /// Whether the store has to be compared with what was published: after either was loaded.
@@ -112,7 +112,7 @@ impl Replica {
     /// Looks at every head that is there or should be.
     pub(crate) fn look_at_all(&self, view: &View) {
         let there: BTreeSet<GroupId> = self.heads(|heads| heads.groups().cloned().collect());
-        let wanted = view.compiled.contents().map(|(group, _)| group.clone());
+        let wanted = view.compiled.all().map(|(group, _)| group.clone());
         let all: BTreeSet<GroupId> = wanted.chain(there).collect();
         self.work.add(all, Item { due: Instant::now(), check_path: true });
     }
@@ -131,17 +131,6 @@ impl Replica {
     /// Changes the heads. The closure must be short: it holds a lock.
     pub(crate) fn heads_mut<T>(&self, change: impl FnOnce(&mut Heads) -> T) -> T {
         change(&mut self.heads.write().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// How many agents each group has.
-    pub(crate) fn agent_counts(&self) -> BTreeMap<GroupId, u64> {
-        self.agents.read().unwrap_or_else(PoisonError::into_inner).counts().clone()
-    }
-
-    /// How many agents a group has.
-    pub(crate) fn agents_in(&self, group: &GroupId) -> u64 {
-        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
-        agents.counts().get(group).copied().unwrap_or(0)
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) fn seal(replica: &Replica, view: &View, (group, item): Due) -> Option
 
 /// What the catalogue wants a group's head to be; `None` if there is no such group.
 pub(crate) fn wanted(view: &View, group: &GroupId) -> Option<Wanted> {
-    let (content, since) = (view.compiled.content(group)?, view.since(group)?);
+    let (content, since) = (view.compiled.effective(group)?, view.since(group)?);
     let path = view.catalog.group(group)?.value.path.clone();
     Some(Wanted { digest: content.digest(), path, since: since.revision })
 }
@@ -78,7 +78,7 @@ fn snapshot(
     group: &GroupId,
     (cursor, head): (Cursor, Option<&Head>),
 ) -> Option<Snapshot> {
-    let content = view.compiled.content(group)?;
+    let content = view.compiled.effective(group)?;
     let before = head.and_then(|head| match &head.says {
         Says::Snapshot(published) => Some(published),
         Says::Gone(_) | Says::Nothing => None,

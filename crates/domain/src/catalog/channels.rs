@@ -165,7 +165,8 @@ impl Catalog {
         let stages = self.channel(channel).into_iter().flat_map(|channel| &channel.value.stages);
         let stages = stages.filter(|(_, stage)| stage.revision == Some(number));
         let pointer = ContentPointer::Revision(number);
-        let groups = self.followers(channel).filter(|group| group.value.content.get(channel) == Some(&pointer));
+        let groups =
+            self.followers(channel).filter(|group| group.value.content.get(channel) == Some(&pointer));
         let mut users: Vec<ContentUser> = pinned.then_some(ContentUser::Pin).into_iter().collect();
         users.extend(stages.map(|(name, _)| ContentUser::Stage(name.clone())));
         users.extend(groups.map(|group| ContentUser::Group(group.value.path.clone())));

@@ -34,11 +34,11 @@ impl Plan {
     /// What this plan means for one group.
     #[must_use]
     pub fn impact(&self, current: Current<'_>, group: &GroupId) -> Impact {
-        let before = current.compiled.content(group);
+        let before = current.compiled.effective(group);
         let after = self.recompiled.updated().get(group).or(before);
-        let settings = (before.map(|content| *content.settings()), after.map(|content| *content.settings()));
-        let kinds_before = before.map(|content| content.kinds());
-        let kinds_after = after.map(|content| content.kinds());
+        let settings = (before.map(|effective| *effective.settings()), after.map(|effective| *effective.settings()));
+        let kinds_before = before.map(|effective| effective.kinds());
+        let kinds_after = after.map(|effective| effective.kinds());
         let mut kinds: Vec<&KindName> =
             [kinds_before, kinds_after].into_iter().flatten().flat_map(|kinds| kinds.keys()).collect();
         kinds.sort();

@@ -164,16 +164,15 @@ fn entry(catalog: &Catalog, wanted: &Wanted) -> (Action, Option<Entry>) {
             put(before, Entry::Channel(Arc::new(channel)))
         }
         Wanted::Content(content) => put(
-            catalog.content_revision(&content.channel, content.number).map(|before| *before.value == *content),
+            catalog
+                .content_revision(&content.channel, content.number)
+                .map(|before| *before.value == *content),
             Entry::Content(Arc::new(content.clone())),
         ),
-        Wanted::Uploads(uploads) => put(
-            Some(catalog.uploads().eq(uploads.iter())),
-            Entry::Uploads(Arc::new(uploads.clone())),
-        ),
-        Wanted::Sweep(sweep) => {
-            put(catalog.sweep().map(|before| before == sweep), Entry::Sweep(*sweep))
+        Wanted::Uploads(uploads) => {
+            put(Some(catalog.uploads().eq(uploads.iter())), Entry::Uploads(Arc::new(uploads.clone())))
         }
+        Wanted::Sweep(sweep) => put(catalog.sweep().map(|before| before == sweep), Entry::Sweep(*sweep)),
         Wanted::Deleted(key) => {
             let entry = Entry::Deleted { key: key.clone(), generation: generation(catalog, key) };
             (Action::Deleted, Some(entry))

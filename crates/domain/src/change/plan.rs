@@ -79,7 +79,7 @@ pub fn plan(current: Current<'_>, mut operations: Vec<Operation>) -> Result<Plan
     let keys = if tree_holds { keys } else { Vec::new() };
     let recompiled = current.compiled.recompile(current.catalog, &candidate, &keys);
     let problems = recompiled.problems();
-    violations.extend(problems.listed().iter().cloned().map(Violation::Content));
+    violations.extend(problems.listed().iter().cloned().map(Violation::Problem));
     if !violations.is_empty() {
         return Err(Refusal::new(violations, problems.total() - problems.listed().len()));
     }
@@ -176,9 +176,9 @@ fn touched(current: Current<'_>, candidate: &Catalog, recompiled: &Recompiled) -
     let mut touched: Vec<Touched> = recompiled
         .updated()
         .iter()
-        .filter(|(id, content)| {
-            let before = current.compiled.content(id);
-            before.is_none_or(|before| !Arc::ptr_eq(before, content) && before.digest() != content.digest())
+        .filter(|(id, effective)| {
+            let before = current.compiled.effective(id);
+            before.is_none_or(|before| !Arc::ptr_eq(before, effective) && before.digest() != effective.digest())
         })
         .filter_map(|(id, _)| {
             let path = candidate.group(id)?.value.path.clone();

@@ -166,9 +166,9 @@ pub enum Violation {
         /// How many may be.
         most: usize,
     },
-    /// The content of a group breaks a rule.
+    /// What would be in force for a group breaks a rule.
     #[error(transparent)]
-    Content(#[from] Problem),
+    Problem(#[from] Problem),
 }
 
 fn named<T: std::fmt::Display>(some: &[T], total: usize) -> String {
@@ -202,7 +202,7 @@ impl Violation {
             | Self::Dangling { .. }
             | Self::TwoOfAKind { .. }
             | Self::KindFixed { .. }
-            | Self::Content(_) => Class::Invalid,
+            | Self::Problem(_) => Class::Invalid,
         }
     }
 
@@ -225,7 +225,7 @@ impl Violation {
             | Self::HasAgents { group, .. }
             | Self::TwoOfAKind { group, .. } => Some(ObjectKey::Group(group.clone())),
             Self::KindFixed { policy, .. } => Some(ObjectKey::Policy(policy.clone())),
-            Self::Content(problem) => Some(match problem.policy() {
+            Self::Problem(problem) => Some(match problem.policy() {
                 Some(policy) => ObjectKey::Policy(policy.clone()),
                 None => ObjectKey::Group(problem.group().clone()),
             }),

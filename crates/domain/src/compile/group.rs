@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Compiled, Content, Lock, Problem, Recompiled, Resolved};
+use super::{Compiled, Effective, Lock, Problem, Recompiled, Resolved};
 use crate::catalog::{Catalog, Group, Kind, Policy, Versioned};
 use crate::document::{EffectiveDocument, MAX_DOCUMENT_BYTES, touches};
 use crate::id::{GroupId, KindName, PolicyName};
@@ -56,22 +56,22 @@ impl<'a> Run<'a> {
     pub(super) fn visit(&mut self, group: &Group) {
         self.out.visited += 1;
         let parent = self.parent(&group.path);
-        let content = self.content(group, parent);
-        let old = self.compiled.contents.get(&group.id);
+        let effective = self.effective(group, parent);
+        let old = self.compiled.groups.get(&group.id);
         match old {
-            Some(old) if Arc::ptr_eq(old, &content) || old.is_same(&content) => {}
+            Some(old) if Arc::ptr_eq(old, &effective) || old.is_same(&effective) => {}
             Some(_) | None => {
-                self.out.updated.insert(group.id.clone(), content);
+                self.out.updated.insert(group.id.clone(), effective);
             }
         }
     }
 
-    fn parent(&self, path: &GroupPath) -> Option<Arc<Content>> {
+    fn parent(&self, path: &GroupPath) -> Option<Arc<Effective>> {
         let id = &self.after.group_at(&path.parent()?)?.value.id;
-        self.out.updated.get(id).or_else(|| self.compiled.contents.get(id)).cloned()
+        self.out.updated.get(id).or_else(|| self.compiled.groups.get(id)).cloned()
     }
 
-    fn content(&mut self, group: &Group, parent: Option<Arc<Content>>) -> Arc<Content> {
+    fn effective(&mut self, group: &Group, parent: Option<Arc<Effective>>) -> Arc<Effective> {
         let own_settings = group.settings != SettingsOverlay::default();
         if let (Some(parent), false, true) = (&parent, own_settings, group.policies.is_empty()) {
             return Arc::clone(parent);
@@ -82,10 +82,10 @@ impl<'a> Run<'a> {
         let kinds = self.kinds(group, parent.as_deref());
         let policies = kinds.iter().map(|(kind, resolved)| (kind, &resolved.document.digest));
         let digest = content_digest(&settings, policies, &[]);
-        Arc::new(Content { overlay, settings, kinds, digest })
+        Arc::new(Effective { overlay, settings, kinds, digest })
     }
 
-    fn settings(&mut self, group: &Group, overlay: SettingsOverlay, parent: Option<&Content>) -> Settings {
+    fn settings(&mut self, group: &Group, overlay: SettingsOverlay, parent: Option<&Effective>) -> Settings {
         // What the group inherits as it is was checked, and reported, where it was set.
         if let (Some(parent), true) = (parent, group.settings == SettingsOverlay::default()) {
             return parent.settings;
@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn kinds(&mut self, group: &Group, parent: Option<&Content>) -> Arc<BTreeMap<KindName, Resolved>> {
+    fn kinds(&mut self, group: &Group, parent: Option<&Effective>) -> Arc<BTreeMap<KindName, Resolved>> {
         let inherited = parent.map(|parent| Arc::clone(&parent.kinds)).unwrap_or_default();
         if group.policies.is_empty() {
             return inherited;
@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
         let (document, failures) = (Arc::clone(&overlaid.document), Arc::clone(&overlaid.failures));
         self.report(group, policy, &document, &failures);
         // Equal bytes keep their old place in memory, so that nothing further down counts as changed.
-        let old = self.compiled.contents.get(&group.id).and_then(|old| old.kinds.get(&policy.kind));
+        let old = self.compiled.groups.get(&group.id).and_then(|old| old.kinds.get(&policy.kind));
         match old {
             Some(old) if old.document.digest() == document.digest() => Arc::clone(&old.document),
             Some(_) | None => document,
@@ -180,14 +180,14 @@ impl<'a> Run<'a> {
             return None;
         }
         let parent = before.value.path.parent().and_then(|path| self.before.group_at(&path));
-        let parent = parent.and_then(|parent| self.compiled.contents.get(&parent.value.id));
+        let parent = parent.and_then(|parent| self.compiled.groups.get(&parent.value.id));
         let old_base = parent.and_then(|parent| parent.kinds.get(&policy.kind));
         let base_is_same = match (old_base, base) {
             (Some(old), Some(new)) => Arc::ptr_eq(&old.document, &new.document),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        let old = self.compiled.contents.get(&group.id)?.kinds.get(&policy.kind)?;
+        let old = self.compiled.groups.get(&group.id)?.kinds.get(&policy.kind)?;
         base_is_same.then(|| Arc::clone(&old.document))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! It is incremental. A change recompiles the groups that it touches and those below them, and of those
 //! only what differs: groups with equal inputs share one document in memory, and a group that adds
-//! nothing of its own shares all of its parent's content.
+//! nothing of its own shares all that its parent has.
 
 mod group;
 mod problem;
@@ -48,14 +48,14 @@ impl Resolved {
 
 /// What the agents of a group should have.
 #[derive(Debug)]
-pub struct Content {
+pub struct Effective {
     overlay: SettingsOverlay,
     settings: Settings,
     kinds: Arc<BTreeMap<KindName, Resolved>>,
     digest: Digest,
 }
 
-impl Content {
+impl Effective {
     /// Settings in force.
     #[must_use]
     pub fn settings(&self) -> &Settings {
@@ -86,16 +86,16 @@ impl Content {
 /// What a change does to the compiled state.
 #[derive(Debug, Default)]
 pub struct Recompiled {
-    updated: BTreeMap<GroupId, Arc<Content>>,
+    updated: BTreeMap<GroupId, Arc<Effective>>,
     removed: BTreeSet<GroupId>,
     visited: usize,
     problems: Problems,
 }
 
 impl Recompiled {
-    /// Groups whose content is new or differs in any way, locks included.
+    /// Groups for which something new is in force, or something differs in any way, locks included.
     #[must_use]
-    pub fn updated(&self) -> &BTreeMap<GroupId, Arc<Content>> {
+    pub fn updated(&self) -> &BTreeMap<GroupId, Arc<Effective>> {
         &self.updated
     }
 
@@ -121,11 +121,11 @@ impl Recompiled {
 /// The compiled state of all groups of a catalogue.
 #[derive(Debug, Clone, Default)]
 pub struct Compiled {
-    contents: BTreeMap<GroupId, Arc<Content>>,
+    groups: BTreeMap<GroupId, Arc<Effective>>,
 }
 
 impl Compiled {
-    /// Compiles everything. Total: where a rule is broken, the problem is listed and the content is what
+    /// Compiles everything. Total: where a rule is broken, the problem is listed and in force is what
     /// the overlay gives without the rule.
     #[must_use]
     pub fn full(catalog: &Catalog) -> (Self, Problems) {
@@ -137,15 +137,15 @@ impl Compiled {
         (compiled, problems)
     }
 
-    /// The content of a group.
+    /// What is in force for a group.
     #[must_use]
-    pub fn content(&self, id: &GroupId) -> Option<&Arc<Content>> {
-        self.contents.get(id)
+    pub fn effective(&self, id: &GroupId) -> Option<&Arc<Effective>> {
+        self.groups.get(id)
     }
 
-    /// All contents in order of group.
-    pub fn contents(&self) -> impl Iterator<Item = (&GroupId, &Arc<Content>)> {
-        self.contents.iter()
+    /// What is in force for every group, in order of group.
+    pub fn all(&self) -> impl Iterator<Item = (&GroupId, &Arc<Effective>)> {
+        self.groups.iter()
     }
 
     /// What changes when `before` (what `self` was compiled from) becomes `after` by writing `changed`.
@@ -177,9 +177,9 @@ impl Compiled {
     /// Takes over what [`Compiled::recompile`] found.
     pub fn adopt(&mut self, recompiled: Recompiled) {
         for id in &recompiled.removed {
-            self.contents.remove(id);
+            self.groups.remove(id);
         }
-        self.contents.extend(recompiled.updated);
+        self.groups.extend(recompiled.updated);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::snapshot::{MAX_POLICIES, MAX_SNAPSHOT_BYTES};
 /// an answer of megabytes.
 pub const MAX_PROBLEMS: usize = 100;
 
-/// A rule that the content of a group breaks.
+/// A rule that what is in force for a group breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// A setting in force is out of bounds.

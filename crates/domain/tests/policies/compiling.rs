@@ -47,12 +47,12 @@ fn a_change_recompiles_only_the_groups_below_it() {
 fn groups_with_equal_inputs_share_their_documents() {
     let fleet = wide();
     let kind = domain::KindName::new("k").unwrap();
-    let content = |id: &str| fleet.compiled.content(&group_id(id)).unwrap();
+    let effective = |id: &str| fleet.compiled.effective(&group_id(id)).unwrap();
     assert!(
-        Arc::ptr_eq(content("right"), content("r3")),
+        Arc::ptr_eq(effective("right"), effective("r3")),
         "a group that adds nothing is its parent's content"
     );
-    let document = |id: &str| &content(id).kinds()[&kind].document;
+    let document = |id: &str| &effective(id).kinds()[&kind].document;
     assert!(Arc::ptr_eq(document("l1"), document("l2")), "the same policy over the same base");
     assert!(!Arc::ptr_eq(document("l1"), document("left")));
 }
@@ -60,12 +60,12 @@ fn groups_with_equal_inputs_share_their_documents() {
 #[test]
 fn the_digest_is_that_of_the_snapshot() {
     let fleet = wide();
-    for (_, content) in fleet.compiled.contents() {
-        let items = content.kinds().iter().map(|(kind, resolved)| (kind, resolved.document.bytes()));
+    for (_, effective) in fleet.compiled.all() {
+        let items = effective.kinds().iter().map(|(kind, resolved)| (kind, resolved.document.bytes()));
         let digests: Vec<_> = items.map(|(kind, bytes)| (kind.clone(), domain::Digest::of(bytes))).collect();
         let expected =
-            content_digest(content.settings(), digests.iter().map(|(kind, digest)| (kind, digest)), &[]);
-        assert_eq!(content.digest(), expected);
+            content_digest(effective.settings(), digests.iter().map(|(kind, digest)| (kind, digest)), &[]);
+        assert_eq!(effective.digest(), expected);
     }
 }
 
@@ -73,8 +73,8 @@ fn the_digest_is_that_of_the_snapshot() {
 fn removed_groups_leave_the_compiled_state() {
     let mut fleet = wide();
     fleet.apply(&[json!({"delete": "group l3"})]).unwrap();
-    assert!(fleet.compiled.content(&group_id("l3")).is_none());
-    assert_eq!(fleet.compiled.contents().count(), 42);
+    assert!(fleet.compiled.effective(&group_id("l3")).is_none());
+    assert_eq!(fleet.compiled.all().count(), 42);
 }
 
 #[test]

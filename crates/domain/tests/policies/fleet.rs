@@ -51,8 +51,8 @@ impl Fleet {
     }
 
     pub(crate) fn document(&self, id: &str, kind: &str) -> Option<Value> {
-        let content = self.compiled.content(&group_id(id))?;
-        Some(content.kinds().get(&KindName::new(kind).unwrap())?.document.value().clone())
+        let effective = self.compiled.effective(&group_id(id))?;
+        Some(effective.kinds().get(&KindName::new(kind).unwrap())?.document.value().clone())
     }
 }
 

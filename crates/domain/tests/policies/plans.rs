@@ -174,7 +174,7 @@ fn explanation_and_compiled_document_agree() {
     for group in fleet.catalog.groups() {
         let id = &group.value.id;
         let all = explain(&fleet.catalog, id, None, &Pointer::root());
-        let compiled = fleet.compiled.content(id).unwrap();
+        let compiled = fleet.compiled.effective(id).unwrap();
         assert_eq!(all.len(), compiled.kinds().len());
         for explanation in all {
             assert_eq!(explanation.document, *compiled.kinds()[&explanation.kind].document.value());

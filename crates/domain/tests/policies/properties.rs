@@ -60,23 +60,23 @@ fn start() -> Fleet {
 }
 
 fn digests(compiled: &Compiled) -> BTreeMap<GroupId, Digest> {
-    compiled.contents().map(|(id, content)| (id.clone(), content.digest())).collect()
+    compiled.all().map(|(id, effective)| (id.clone(), effective.digest())).collect()
 }
 
 /// What agents would act on, without digests.
 fn said(compiled: &Compiled, id: &GroupId) -> Option<(domain::Settings, BTreeMap<String, Value>)> {
-    let content = compiled.content(id)?;
-    let kinds = content.kinds().iter().map(|(kind, r)| (kind.to_string(), r.document.value().clone()));
-    Some((*content.settings(), kinds.collect()))
+    let effective = compiled.effective(id)?;
+    let kinds = effective.kinds().iter().map(|(kind, r)| (kind.to_string(), r.document.value().clone()));
+    Some((*effective.settings(), kinds.collect()))
 }
 
 /// No value at a locked place differs from what it is at the group that locks it.
 fn check_locks(fleet: &Fleet) {
     for group in fleet.catalog.groups() {
-        let content = fleet.compiled.content(&group.value.id).unwrap();
-        for (kind, resolved) in content.kinds() {
+        let effective = fleet.compiled.effective(&group.value.id).unwrap();
+        for (kind, resolved) in effective.kinds() {
             for lock in resolved.locks.iter() {
-                let owner = fleet.compiled.content(&lock.group).unwrap();
+                let owner = fleet.compiled.effective(&lock.group).unwrap();
                 let own = lock.pointer.resolve(owner.kinds()[kind].document.value());
                 let here = lock.pointer.resolve(resolved.document.value());
                 assert_eq!(own, here, "{} at {} locked by {}", lock.pointer, group.value.path, lock.group);
@@ -121,7 +121,7 @@ proptest! {
                 let id = &group.value.id;
                 prop_assert_eq!(said(&fleet.compiled, id), said(&full, id));
                 // The digest changes if, and only if, what agents act on does.
-                if let (Some(old), Some(new)) = (before.content(id), fleet.compiled.content(id)) {
+                if let (Some(old), Some(new)) = (before.effective(id), fleet.compiled.effective(id)) {
                     let same = said(&before, id) == said(&fleet.compiled, id);
                     prop_assert_eq!(old.digest() == new.digest(), same);
                 }

@@ -32,7 +32,10 @@ pub(super) fn read_references(
     references: Vec<ContentReferenceState>,
 ) -> Result<BTreeMap<ChannelName, ContentPointer>, DecodeError> {
     if references.len() > MAX_CHANNELS_PER_GROUP {
-        return Err(DecodeError::field("content", format!("has more than {MAX_CHANNELS_PER_GROUP} channels")));
+        return Err(DecodeError::field(
+            "content",
+            format!("has more than {MAX_CHANNELS_PER_GROUP} channels"),
+        ));
     }
     let mut content = BTreeMap::new();
     for reference in references {

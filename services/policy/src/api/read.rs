@@ -22,7 +22,7 @@ pub(super) async fn get_group(replica: &Replica, request: v1::GetGroupRequest) -
     let view = view(replica, request.min_revision).await?;
     let id = &convert::find_group(&view.catalog, "group", &request.group)?.id;
     let group = view.catalog.group(id).ok_or_else(|| refuse::missing("Group", &request.group))?;
-    Ok(show::group(replica, &view.catalog, view.compiled.content(id), group))
+    Ok(show::group(replica, &view.catalog, view.compiled.effective(id), group))
 }
 
 pub(super) async fn list_groups(
@@ -42,7 +42,7 @@ pub(super) async fn list_groups(
     let groups = view.catalog.subtree(&under).into_iter();
     let groups = groups.filter(|group| after.as_ref().is_none_or(|after| group.value.path > *after));
     let shown = groups.map(|group| {
-        let content = view.compiled.content(&group.value.id);
+        let content = view.compiled.effective(&group.value.id);
         (group.value.path.to_string(), show::group(replica, &view.catalog, content, group))
     });
     let (groups, next_page_token) = page::page(shown, size);
@@ -120,7 +120,7 @@ pub(super) async fn explain_group(
         return Err(refuse::missing("PolicyKind", kind.as_str()));
     }
     let explained = explain(&view.catalog, &group.id, kind.as_ref(), &pointer);
-    let content = view.compiled.content(&group.id);
+    let content = view.compiled.effective(&group.id);
     let response = v1::ExplainGroupResponse {
         path: group.path.to_string(),
         documents: explained.into_iter().map(show::explanation).collect(),

@@ -123,7 +123,7 @@ fn field_of(violation: &Violation, place: Place<'_>) -> String {
     }
     // A policy that the request does not name breaks a rule where a group that it names assigns it.
     let group = match violation {
-        Violation::Content(problem) => place(&ObjectKey::Group(problem.group().clone()), ".policies"),
+        Violation::Problem(problem) => place(&ObjectKey::Group(problem.group().clone()), ".policies"),
         _ => None,
     };
     group.unwrap_or_default()
@@ -147,12 +147,11 @@ fn part(violation: &Violation, key: &ObjectKey) -> &'static str {
             | ObjectKey::Uploads
             | ObjectKey::Sweep
             | ObjectKey::Epoch => "",
-
         },
-        Violation::TwoOfAKind { .. } | Violation::Content(Problem::SnapshotTooLarge { .. }) => ".policies",
+        Violation::TwoOfAKind { .. } | Violation::Problem(Problem::SnapshotTooLarge { .. }) => ".policies",
         Violation::KindFixed { .. } => ".kind",
-        Violation::Content(Problem::Settings { .. }) => ".settings",
-        Violation::Content(
+        Violation::Problem(Problem::Settings { .. }) => ".settings",
+        Violation::Problem(
             Problem::Locked { .. } | Problem::Schema { .. } | Problem::DocumentTooLarge { .. },
         ) => ".document",
         Violation::TooManyEntries(_)
@@ -280,10 +279,10 @@ fn rule(violation: &Violation) -> &'static str {
         Violation::TwoOfAKind { .. } => "TWO_OF_A_KIND",
         Violation::KindFixed { .. } => "KIND_FIXED",
         Violation::TooManyObjects { .. } => "TOO_MANY_OBJECTS",
-        Violation::Content(Problem::Settings { .. }) => "SETTINGS",
-        Violation::Content(Problem::Locked { .. }) => "LOCKED",
-        Violation::Content(Problem::Schema { .. }) => "SCHEMA",
-        Violation::Content(Problem::DocumentTooLarge { .. } | Problem::SnapshotTooLarge { .. }) => {
+        Violation::Problem(Problem::Settings { .. }) => "SETTINGS",
+        Violation::Problem(Problem::Locked { .. }) => "LOCKED",
+        Violation::Problem(Problem::Schema { .. }) => "SCHEMA",
+        Violation::Problem(Problem::DocumentTooLarge { .. } | Problem::SnapshotTooLarge { .. }) => {
             "TOO_LARGE"
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use domain::catalog::{Catalog, Group, Kind, Policy, Versioned};
-use domain::compile::Content;
+use domain::compile::Effective;
 use domain::document::Document;
 use domain::explain::{Explanation, SettingsOrigin, settings_origin};
 use domain::{GroupPath, Mode, PolicyName, Settings, SettingsOverlay};
@@ -21,7 +21,7 @@ const DEFAULT: &str = "default";
 pub(super) fn group(
     replica: &Replica,
     catalog: &Catalog,
-    content: Option<&Arc<Content>>,
+    content: Option<&Arc<Effective>>,
     group: &Versioned<Group>,
 ) -> v1::Group {
     let (revision, group) = (group.revision, &*group.value);
@@ -33,7 +33,7 @@ pub(super) fn group(
         labels: group.labels.as_map().clone().into_iter().collect(),
         effective_settings: content.map(|content| settings(content.settings())),
         settings_origin: origin(catalog, &group.path),
-        agents: replica.agents_in(&group.id),
+        agents: replica.agents.of(&group.id),
         revision: revision.0,
         content: Vec::new(),
         effective_content: Vec::new(),

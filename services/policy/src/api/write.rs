@@ -61,7 +61,7 @@ async fn change_group(
     })
     .await?;
     let shown = id.and_then(|id| {
-        let content = made.plan.recompiled.updated().get(&id).or(made.before.compiled.content(&id));
+        let content = made.plan.recompiled.updated().get(&id).or(made.before.compiled.effective(&id));
         let group = made.plan.candidate.group(&id)?;
         Some(show::group(replica, &made.plan.candidate, content, group))
     });

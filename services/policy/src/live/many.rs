@@ -78,7 +78,7 @@ async fn silent(rig: &Rig, one: &Running) -> (Running, Vec<Due>) {
     let silent = rig.replica(std::time::Duration::from_secs(3600)).await;
     let view = one.replica.current().unwrap();
     let item = Item { due: tokio::time::Instant::now(), check_path: false };
-    let all = view.compiled.contents().map(|(group, _)| (group.clone(), item)).collect();
+    let all = view.compiled.all().map(|(group, _)| (group.clone(), item)).collect();
     (silent, all)
 }
 
