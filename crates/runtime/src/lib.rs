@@ -62,6 +62,7 @@ pub mod log;
 pub mod nats;
 pub mod nats_server;
 pub mod ready;
+pub mod registry;
 pub mod serve;
 pub mod service;
 pub mod store;
