@@ -55,6 +55,7 @@ pub mod api {
 }
 
 pub mod catalog;
+pub mod content;
 pub mod document;
 pub mod envelope;
 pub mod heartbeat;

@@ -660,7 +660,7 @@ pub struct Manifest {
     /// SHA-256 of each chunk's bytes before compression, 32 bytes each, in order.
     #[prost(bytes = "vec", tag = "4")]
     pub chunk_digests: ::prost::alloc::vec::Vec<u8>,
-    /// Length of each chunk before compression, in order. Their sum is the length of the content.
+    /// Length of each chunk before compression, in order; at most 512 KiB. Their sum is the length of the content.
     #[prost(uint32, repeated, tag = "5")]
     pub chunk_bytes: ::prost::alloc::vec::Vec<u32>,
     /// SHA-256 of the whole content.
@@ -680,7 +680,8 @@ impl ::prost::Name for Manifest {
 /// One file of a manifest.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManifestFile {
-    /// Relative path with "/" between names; no empty, "." or ".." names. At most 1,024 bytes, 255 for a name.
+    /// Relative path with "/" between names. At most 1,024 bytes, 255 for a name, 64 names. No name is empty, "."
+    /// or "..", or has a backslash or a control character. No two paths, nor two folders, differ only in case.
     #[prost(string, tag = "1")]
     pub path: ::prost::alloc::string::String,
     /// Length in bytes.
@@ -754,9 +755,9 @@ impl ::prost::Name for Delta {
         "/muster.agent.v1.Delta".into()
     }
 }
-/// One run of the new content: a zstd frame whose prefix (dictionary content, RFC 8878) is a run of the old
-/// content followed by what was rebuilt just before this frame.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// One run of the new content: a zstd frame whose prefix (dictionary content, RFC 8878) is runs of the old
+/// content, one after the other, followed by what was rebuilt just before this frame.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeltaFrame {
     /// Length of the run. At most 8 MiB.
     #[prost(uint32, tag = "1")]
@@ -764,12 +765,13 @@ pub struct DeltaFrame {
     /// Length of the zstd frame.
     #[prost(uint32, tag = "2")]
     pub stored_bytes: u32,
-    /// Where the run of the old content starts.
-    #[prost(uint64, tag = "3")]
-    pub old_offset: u64,
-    /// How long the run of the old content is; 0 without one. At most 32 MiB together with `new_bytes`.
-    #[prost(uint32, tag = "4")]
-    pub old_bytes: u32,
+    /// Where each run of the old content starts. At most 256 runs; they may overlap and need not be in order.
+    #[prost(uint64, repeated, tag = "3")]
+    pub old_offsets: ::prost::alloc::vec::Vec<u64>,
+    /// How long each run of the old content is; as many as `old_offsets`, none of them 0. At most 32 MiB together
+    /// with `new_bytes`.
+    #[prost(uint32, repeated, tag = "4")]
+    pub old_bytes: ::prost::alloc::vec::Vec<u32>,
     /// How much of the new content before this frame belongs to the prefix.
     #[prost(uint32, tag = "5")]
     pub new_bytes: u32,

@@ -49,7 +49,7 @@ impl Crate<'_> {
     fn layer(&self) -> usize {
         match self.folder {
             "crates/domain" => 0,
-            "crates/wire" => 1,
+            "crates/wire" | "crates/codec" => 1,
             "crates/runtime" => 2,
             "services/server" => 4,
             folder if folder.starts_with("tests/") => 5,
@@ -75,7 +75,7 @@ fn crates(tree: &Tree) -> Vec<Crate<'_>> {
         .collect()
 }
 
-/// `domain <- wire <- runtime <- binaries <- tests`, and no service on another.
+/// `domain <- {wire, codec} <- runtime <- binaries <- tests`, and no service on another.
 #[must_use]
 pub fn arrows(tree: &Tree) -> Vec<String> {
     let crates = crates(tree);
@@ -233,7 +233,13 @@ mod tests {
         check("services/server", "services/policy", true);
         check("tests/live", "crates/agent", true);
         check("tests/bench", "tests/live", true);
+        check("crates/codec", "crates/domain", true);
+        check("crates/agent", "crates/codec", true);
+        check("services/content", "crates/codec", true);
         check("crates/domain", "crates/wire", false);
+        check("crates/codec", "crates/wire", false);
+        check("crates/wire", "crates/codec", false);
+        check("crates/codec", "crates/runtime", false);
         check("crates/wire", "crates/runtime", false);
         check("services/policy", "services/presence", false);
         check("services/policy", "crates/agent", false);
