@@ -5,6 +5,7 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use domain::agent::ItemState;
+use domain::content::{ChannelName, ContentRevision, ContentStatus, SourceBytes};
 use domain::presence::{Beat, Enrolment, GroupHead, ItemReport, Labels, Presence, Report, Status};
 use domain::{AgentId, Cursor, GroupId, GroupPath, KindName, Mode, Revision, SettingsOverlay, Timestamp};
 
@@ -31,7 +32,24 @@ fn report() -> Report {
         reason: "".into(),
     });
     let status = Status { seen: Cursor::new(1, 9), items: items.into(), ..Status::default() };
-    Report { version: "1.0.0".into(), mode: Some(Mode::Pull), hostname: "".into(), status }
+    let content = content(90);
+    Report { version: "1.0.0".into(), mode: Some(Mode::Pull), hostname: "".into(), status, content }
+}
+
+/// Four channels at their newest revisions, fetched as patches of so many bytes.
+fn content(patch: u64) -> Vec<ContentStatus> {
+    let channels = ["definitions/av", "definitions/ips", "models/large", "rules"];
+    let status = |channel| ContentStatus {
+        channel: ChannelName::new(channel).expect("a valid name"),
+        active: ContentRevision(30),
+        wanted: ContentRevision(30),
+        revision: Revision(9),
+        state: ItemState::Healthy,
+        percent: 100,
+        bytes: SourceBytes { patch, ..SourceBytes::default() },
+        reason: "".into(),
+    };
+    channels.map(status).into()
 }
 
 fn beat(n: u64, sequence: u64, report: Option<Report>) -> Beat {
@@ -96,24 +114,36 @@ fn heartbeats(criterion: &mut Criterion) {
     });
     bench.bench_function("status report, 1,000,000 agents", |bencher| {
         bencher.iter_batched(
-            || (0..BATCH).map(|_| report()).collect::<Vec<_>>(),
-            |reports| {
-                for report in reports {
-                    let n = sent.wrapping_mul(617_161) % AGENTS;
-                    let (now, sequence) = (Timestamp(START.0 + 250_000 + sent / 4), 2 + sent / AGENTS);
-                    fleet.observe(
-                        now,
-                        &ids[usize::try_from(n).expect("a small number")],
-                        beat(n, sequence, Some(report)),
-                    );
-                    sent += 1;
-                }
-                fleet.take_effects().for_each(drop);
+            || (0..BATCH).map(|_| report()).collect(),
+            |reports| take(&mut fleet, &ids, &mut sent, reports),
+            BatchSize::PerIteration,
+        );
+    });
+    // Each time a report says something else of a channel than the agent's last one.
+    let mut round = 0;
+    bench.bench_function("report of content that changed, 1,000,000 agents", |bencher| {
+        bencher.iter_batched(
+            || {
+                round += 1;
+                (0..BATCH).map(|n| Report { content: content(round * 100 + n % 90), ..report() }).collect()
             },
+            |reports| take(&mut fleet, &ids, &mut sent, reports),
             BatchSize::PerIteration,
         );
     });
     bench.finish();
+}
+
+/// Reports that come in, one of each of the next agents.
+fn take(fleet: &mut Presence, ids: &[String], sent: &mut u64, reports: Vec<Report>) {
+    for report in reports {
+        let n = sent.wrapping_mul(617_161) % AGENTS;
+        let (now, sequence) = (Timestamp(START.0 + 250_000 + *sent / 4), 2 + *sent / AGENTS);
+        let name = &ids[usize::try_from(n).expect("a small number")];
+        fleet.observe(now, name, beat(n, sequence, Some(report)));
+        *sent += 1;
+    }
+    fleet.take_effects().for_each(drop);
 }
 
 #[allow(clippy::print_stdout, reason = "a benchmark reports to its terminal")]

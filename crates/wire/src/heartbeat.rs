@@ -1,5 +1,7 @@
 //! Heartbeats as they arrive: bounded before they are parsed, checked before anyone looks at them.
 
+mod content;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use domain::agent::ItemState;
 use domain::{AgentId, Timestamp};
@@ -10,8 +12,13 @@ use crate::agent::v1::{self, BeatBatch, Heartbeat, HeartbeatReply};
 use crate::store::v1::PresenceCheckpoint;
 use crate::{DecodeError, decode};
 
-/// Largest heartbeat: a full status of 256 items with short reasons. Larger ones are refused unread.
-pub const MAX_HEARTBEAT_BYTES: usize = 64 * 1024;
+pub use content::{content_status, download_wish, read_content_status, read_download_wish};
+
+/// Largest heartbeat: a full status of 256 items and 128 channels with the longest names takes 66 KiB, its
+/// reasons up to [`MAX_REASONS_BYTES`] more. Larger ones are refused unread.
+pub const MAX_HEARTBEAT_BYTES: usize = 128 * 1024;
+/// Room that agents give to all reasons of a status together: enough for dozens of failures told in full.
+pub const MAX_REASONS_BYTES: usize = 40 * 1024;
 /// Largest reply: an envelope and a few numbers.
 pub const MAX_REPLY_BYTES: usize = crate::envelope::MAX_ENVELOPE_BYTES + 4096;
 /// Largest batch of shared heartbeats, and largest chunk of a checkpoint: the NATS default payload limit.
@@ -74,7 +81,7 @@ fn check(heartbeat: &Heartbeat) -> Result<(), DecodeError> {
             return Err(DecodeError::field("reason", "is longer than 1024 bytes"));
         }
     }
-    Ok(())
+    content::check(&status.content)
 }
 
 /// Reads a reply to a heartbeat.
@@ -282,7 +289,7 @@ mod tests {
     #[test]
     fn a_full_batch_takes_no_more_and_can_be_read() {
         let agent = AgentId::new("a").unwrap();
-        for (size, expected) in [(20, MAX_BATCH_BEATS), (MAX_HEARTBEAT_BYTES, 15)] {
+        for (size, expected) in [(20, MAX_BATCH_BEATS), (MAX_HEARTBEAT_BYTES, 7)] {
             let mut bytes = Heartbeat { session: 1, ..Heartbeat::default() }.encode_to_vec();
             // An unknown field that fills the heartbeat up.
             bytes.extend_from_slice(&[0xfa, 0x07]);

@@ -42,3 +42,17 @@ pub struct SourceBytes {
     /// Taken from what the agent held already.
     pub held: u64,
 }
+
+/// What an agent wants of the fleet's allowance for full downloads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DownloadWish {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// To start, or to go on although its time ran out.
+    Wanted,
+    /// To go on: it downloads under a slot that it was granted.
+    Held,
+    /// To give its slot back.
+    Done,
+}

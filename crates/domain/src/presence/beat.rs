@@ -124,7 +124,7 @@ impl Presence {
         self.note_session(at, &beat);
         let fresh = beat.report.is_some();
         if let Some(report) = beat.report {
-            self.note_report(at, beat.cursor, report);
+            self.note_report(at, beat.cursor, report, heard);
         }
         let interval = self.groups.get(before.group).settings.heartbeat_interval;
         let agent = self.table.get_mut(at);
@@ -170,7 +170,13 @@ impl Presence {
     }
 
     /// Replaces what is known of the agent's status.
-    pub(super) fn note_report(&mut self, at: u32, in_force: Cursor, report: Report) {
+    fn note_report(&mut self, at: u32, in_force: Cursor, mut report: Report, heard: Timestamp) {
+        self.note_content(at, heard, std::mem::take(&mut report.content));
+        self.note_status(at, in_force, report);
+    }
+
+    /// Replaces what is known of the agent itself and its policies.
+    pub(super) fn note_status(&mut self, at: u32, in_force: Cursor, report: Report) {
         let (failed_at, stale) = (report.status.failed_at(in_force), report.status.stale);
         let old = self.table.get(at);
         let (old_version, old_status) = (old.version, old.status);

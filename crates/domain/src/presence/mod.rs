@@ -17,6 +17,7 @@
 //! and states are still exact.
 
 mod beat;
+mod content;
 mod damping;
 mod deadlines;
 mod groups;
@@ -35,16 +36,22 @@ mod tests;
 use std::collections::{BTreeSet, VecDeque};
 
 pub use beat::{Answer, DELETED_INTERVAL, Standing, UNKNOWN_INTERVAL};
+pub use content::{
+    ContentFailure, ContentSummary, MAX_CONTENT_LIST_BYTES, MAX_CONTENT_STATE_BYTES, MAX_FAILURES,
+    RevisionCounts,
+};
 pub use damping::{BURST, REFILL};
 pub use query::{AgentView, Counts, Filter, GroupView, MAX_EXAMINED, Page, Progress, Scope, Summary};
 pub use restore::Remembered;
 pub use status::{Beat, ItemReport, ItemState, Labels, Report, Status};
 
+use content::Contents;
 use deadlines::Calendar;
 use groups::Groups;
 use intern::Interner;
 use table::Table;
 
+use crate::content::ContentStatus;
 use crate::id::{AgentId, GroupId};
 use crate::path::GroupPath;
 use crate::revision::Cursor;
@@ -149,6 +156,17 @@ pub enum Effect {
         /// When that became known.
         at: Timestamp,
     },
+    /// The assigned revision of a content channel failed on an agent.
+    ContentFailed {
+        /// The agent.
+        agent: AgentId,
+        /// Its group.
+        group: GroupId,
+        /// Where it stands with the channel.
+        status: ContentStatus,
+        /// When that became known.
+        at: Timestamp,
+    },
 }
 
 /// What the machine met and did not act on.
@@ -164,6 +182,8 @@ pub struct Counters {
     pub alternations: u64,
     /// Statuses that were kept without their details, or not at all, for lack of room.
     pub statuses_trimmed: u64,
+    /// States of content that were kept without their details, or not at all, for lack of room.
+    pub contents_trimmed: u64,
     /// Transitions that were not announced at once.
     pub held_back: u64,
 }
@@ -181,6 +201,7 @@ pub struct Presence {
     versions: Interner<Box<str>>,
     labels: Interner<Labels>,
     statuses: Interner<Status>,
+    contents: Contents,
     effects: VecDeque<Effect>,
     counters: Counters,
 }
@@ -199,6 +220,7 @@ impl Presence {
             versions: Interner::new(MAX_VERSIONS),
             labels: Interner::new(MAX_LABEL_BYTES),
             statuses: Interner::new(MAX_STATUS_BYTES),
+            contents: Contents::new(),
             effects: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -259,13 +281,14 @@ impl Presence {
             return;
         }
         let id = enrolment.agent.as_str();
-        let at = match self.table.find(id) {
+        let (at, from) = match self.table.find(id) {
             Some(at) if self.table.get(at).assigned > enrolment.assignment => return,
             Some(at) => {
+                let from = self.place(at);
                 self.groups.leave(&mut self.table, at);
-                at
+                (at, Some(from))
             }
-            None => self.table.insert(id, &enrolment.hostname),
+            None => (self.table.insert(id, &enrolment.hostname), None),
         };
         self.label(at, &enrolment.labels);
         let group = self.groups.ensure(&enrolment.group);
@@ -273,6 +296,7 @@ impl Presence {
         agent.group = group;
         agent.assigned = enrolment.assignment;
         self.groups.join(&mut self.table, at);
+        self.relocate(at, from, Some(self.place(at)));
         self.rearm(at);
     }
 
@@ -286,8 +310,10 @@ impl Presence {
     pub fn forgotten(&mut self, agent: &AgentId) {
         if let Some(at) = self.table.find(agent.as_str()) {
             self.calendar.cancel(&mut self.table, at);
+            self.relocate(at, Some(self.place(at)), None);
             self.groups.leave(&mut self.table, at);
             let record = self.table.get(at);
+            self.contents.release(record.content);
             self.statuses.release(record.status);
             self.versions.release(record.version);
             self.labels.release(record.labels);
@@ -378,11 +404,12 @@ impl Presence {
 
     /// Changes the state and announces it if the agent's credit allows.
     fn set_state(&mut self, at: u32, to: State, when: Timestamp) {
-        let before = self.groups.tally(self.table.get(at));
+        let (before, from) = (self.groups.tally(self.table.get(at)), self.place(at));
         self.groups.uncount(before);
         self.groups.count(groups::Tally { state: to, ..before });
+        self.table.get_mut(at).state = to;
+        self.relocate(at, Some(from), Some(self.place(at)));
         let agent = self.table.get_mut(at);
-        agent.state = to;
         agent.untold = agent.untold.saturating_add(1);
         if agent.told != to {
             self.announce(at, when);

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::content::tests::status;
 use super::tests::{START, beat, enrolment, head, report, settings};
 use super::*;
+use crate::agent::ItemState;
+use crate::content::{ChannelName, ContentRevision, ContentStatus, SourceBytes};
 use crate::settings::Mode;
 use crate::time::Span;
 
@@ -19,6 +22,7 @@ enum Step {
     PassToDeadline,
     Beat(usize),
     Observe(usize, u64),
+    Content(usize, Vec<ContentStatus>),
     Enrol(usize, usize),
     Delete(usize),
     Group(usize, u64, bool),
@@ -33,6 +37,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => Just(Step::PassToDeadline),
         8 => (0..AGENTS).prop_map(Step::Beat),
         2 => (0..AGENTS, 0_u64..5_000).prop_map(|(agent, age)| Step::Observe(agent, age)),
+        6 => (0..AGENTS, content()).prop_map(|(agent, content)| Step::Content(agent, content)),
         4 => (0..AGENTS, 0..GROUPS.len()).prop_map(|(agent, group)| Step::Enrol(agent, group)),
         1 => (0..AGENTS).prop_map(Step::Delete),
         2 => (0..GROUPS.len(), 1_u64..120, any::<bool>()).prop_map(|(g, secs, push)| Step::Group(g, secs, push)),
@@ -40,6 +45,29 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0_u64..600_000).prop_map(Step::Deaf),
     ];
     prop::collection::vec(step, 1..120)
+}
+
+const CHANNELS: [&str; 3] = ["ips", "models/large", "rules"];
+
+/// What an agent says of some channels.
+fn content() -> impl Strategy<Value = Vec<ContentStatus>> {
+    let states = [
+        ItemState::Offered,
+        ItemState::Received,
+        ItemState::Verified,
+        ItemState::Applied,
+        ItemState::Healthy,
+        ItemState::Failed,
+    ];
+    let one = (0_u32..3, 0_u32..4, prop::sample::select(states.to_vec()), 0_u64..3);
+    prop::collection::btree_map(0..CHANNELS.len(), one, 0..=CHANNELS.len()).prop_map(|channels| {
+        let status = |(channel, (active, wanted, state, bytes)): (usize, _)| ContentStatus {
+            state,
+            bytes: SourceBytes { patch: bytes, held: 2 * bytes, ..SourceBytes::default() },
+            ..status(CHANNELS[channel], active, wanted)
+        };
+        channels.into_iter().map(status).collect()
+    })
 }
 
 /// What the model knows of one agent.
@@ -54,6 +82,7 @@ struct Known {
     sequence: u64,
     revision: u64,
     reported: bool,
+    content: Vec<ContentStatus>,
 }
 
 struct Model {
@@ -95,6 +124,38 @@ impl Model {
 
 fn id(n: usize) -> String {
     format!("agent-{n}")
+}
+
+/// Brute force: agents with a channel, one after the other; and those on which it failed.
+fn counted<'a>(
+    states: impl Iterator<Item = (String, &'a ContentStatus)>,
+) -> (ContentSummary<'static>, Vec<String>) {
+    let (mut summary, mut failures) = (ContentSummary::default(), Vec::new());
+    for (agent, status) in states {
+        let (assigned, active) = (status.wanted.0 != 0, status.active.0 != 0);
+        let is = |state| u64::from(assigned && status.state == state);
+        let current = is(ItemState::Healthy) * u64::from(status.active == status.wanted);
+        summary.agents += u64::from(assigned || active);
+        summary.current += current;
+        summary.waiting += is(ItemState::Offered);
+        summary.downloading += is(ItemState::Received);
+        summary.applying +=
+            is(ItemState::Verified) + is(ItemState::Applied) + is(ItemState::Healthy) - current;
+        summary.failed += is(ItemState::Failed);
+        summary.bytes.patch += status.bytes.patch;
+        summary.bytes.held += status.bytes.held;
+        if active {
+            summary.revisions.entry(status.active).or_default().active += 1;
+        }
+        if assigned {
+            let counts = summary.revisions.entry(status.wanted).or_default();
+            counts.wanted += 1;
+            counts.downloading += is(ItemState::Received);
+            counts.failed += is(ItemState::Failed);
+        }
+        failures.extend((is(ItemState::Failed) == 1).then_some(agent));
+    }
+    (summary, failures)
 }
 
 /// The machine and the model side by side.
@@ -141,6 +202,14 @@ impl Run {
             Step::PassToDeadline => self.pass(self.fleet.next_deadline().map_or(0, |due| due.0)),
             Step::Beat(n) => self.beat(n, None),
             Step::Observe(n, age) => self.beat(n, Some(age)),
+            Step::Content(n, content) => {
+                if let Some(agent) = self.model.agents.get_mut(&n) {
+                    agent.content = content;
+                    // The third beat of three carries a report.
+                    agent.sequence = agent.sequence.next_multiple_of(3) + 2;
+                }
+                self.beat(n, None);
+            }
             Step::Enrol(n, group) => self.enrol(n, group),
             Step::Delete(n) => {
                 self.fleet.deleted(AgentId::new(id(n)).unwrap());
@@ -177,6 +246,7 @@ impl Run {
             sequence: 0,
             revision: 0,
             reported: false,
+            content: Vec::new(),
         });
         agent.group = group;
         agent.assigned += 1;
@@ -198,7 +268,8 @@ impl Run {
         agent.revision = self.model.groups[agent.group].1 - agent.sequence % 2;
         agent.heard = agent.heard.max(heard);
         agent.state = State::Online;
-        let status = (agent.sequence % 3 == 0).then(|| report(agent.revision, None));
+        let content = agent.content.clone();
+        let status = (agent.sequence % 3 == 0).then(|| Report { content, ..report(agent.revision, None) });
         agent.reported |= status.is_some();
         let sign = Beat {
             assignment: Cursor::new(1, agent.obeys),
@@ -267,6 +338,7 @@ impl Run {
             states[known.state as usize] += 1;
         }
         assert_eq!(self.fleet.summary(&Scope::Fleet).all.states, states);
+        self.compare_content();
         for effect in self.fleet.take_effects().collect::<Vec<_>>() {
             if let Effect::Transition { agent, from, to, at, .. } = effect {
                 let (told, times) =
@@ -277,6 +349,48 @@ impl Run {
                 times.push(at.0);
             }
         }
+    }
+
+    /// Every count of content is what looking at every agent gives.
+    fn compare_content(&self) {
+        let scopes = [("top", vec![0, 1]), ("leaf", vec![1]), ("side", vec![2])];
+        let within = |name| Scope::Within(GroupId::new(name).unwrap());
+        let scopes = scopes.map(|(name, groups)| (within(name), groups));
+        let fleet = (Scope::Fleet, vec![0, 1, 2]);
+        for channel in CHANNELS.map(|channel| ChannelName::new(channel).unwrap()) {
+            for (scope, groups) in scopes.iter().chain([&fleet]) {
+                let members = self.model.agents.iter().filter(|(_, agent)| groups.contains(&agent.group));
+                let states = members.filter_map(|(n, agent)| {
+                    let status = agent.content.iter().find(|status| status.channel == channel)?;
+                    Some((id(*n), status))
+                });
+                let mut summary = self.fleet.content(&channel, scope);
+                // The pace has tests of its own.
+                summary.expected_finish = None;
+                let failures: Vec<_> =
+                    summary.failures.drain(..).map(|failed| failed.agent.to_owned()).collect();
+                assert_eq!((summary, failures), counted(states), "{channel} {scope:?}");
+            }
+        }
+        let mut holders = BTreeMap::new();
+        for (agent, status) in self.model.agents.values().flat_map(|a| a.content.iter().map(move |s| (a, s)))
+        {
+            let mut count = |revision: ContentRevision, fetching: bool| {
+                let entry = holders.entry((status.channel.clone(), revision)).or_insert((0, 0));
+                *(if fetching { &mut entry.1 } else { &mut entry.0 }) += 1;
+            };
+            let fetches = matches!(status.state, ItemState::Offered | ItemState::Received);
+            if status.active.0 != 0 {
+                count(status.active, false);
+            }
+            if status.wanted.0 != 0 && fetches && agent.state != State::Offline {
+                count(status.wanted, true);
+            }
+        }
+        let census = self.fleet.census(1).holders;
+        assert!(census.is_sorted_by_key(|holders| std::cmp::Reverse(holders.active + holders.fetching)));
+        let census = census.into_iter().map(|h| ((h.channel, h.revision), (h.active, h.fetching)));
+        assert_eq!(census.collect::<BTreeMap<_, _>>(), holders);
     }
 
     /// Left alone for long enough, every agent falls, and the last event of each tells its state.

@@ -7,6 +7,7 @@
 use super::groups::{Cells, Group, Reach, Tally, cell};
 use super::status::{Labels, Status};
 use super::{Presence, State};
+use crate::content::ContentStatus;
 use crate::id::{AgentId, GroupId};
 use crate::path::GroupPath;
 use crate::revision::{Cursor, Revision};
@@ -92,6 +93,8 @@ pub struct AgentView<'a> {
     pub labels: Option<&'a Labels>,
     /// Its last known status.
     pub status: Option<&'a Status>,
+    /// Its last known content, in order of channel.
+    pub content: Vec<&'a ContentStatus>,
     /// Whether two machines seem to use this identity.
     pub duplicate_suspected: bool,
 }
@@ -187,9 +190,9 @@ impl Counts {
 }
 
 /// A scope worked out: `None` for all groups, else a mark for each group in it.
-type Marks = Option<Vec<bool>>;
+pub(super) type Marks = Option<Vec<bool>>;
 
-fn marked(marks: &Marks, group: u32) -> bool {
+pub(super) fn marked(marks: &Marks, group: u32) -> bool {
     marks.as_ref().is_none_or(|marks| marks.get(group as usize) == Some(&true))
 }
 
@@ -362,7 +365,7 @@ impl Presence {
         Summary { all, pull, push, groups }
     }
 
-    fn marks(&self, scope: &Scope) -> Marks {
+    pub(super) fn marks(&self, scope: &Scope) -> Marks {
         if *scope == Scope::Fleet {
             return None;
         }
@@ -403,6 +406,7 @@ impl Presence {
             hostname: agent.hostname(),
             labels: self.labels.get(agent.labels),
             status: self.statuses.get(agent.status),
+            content: self.contents.states(agent.content).collect(),
             duplicate_suspected: agent.alternations >= SUSPICIOUS_ALTERNATIONS,
         }
     }

@@ -27,8 +27,10 @@ impl Presence {
         self.groups.uncount(self.groups.tally(self.table.get(at)));
         let Remembered { heard, state, beat } = remembered;
         let known = beat.report.is_some();
-        if let Some(report) = beat.report {
-            self.note_report(at, beat.cursor, report);
+        let mut content = Vec::new();
+        if let Some(mut report) = beat.report {
+            content = std::mem::take(&mut report.content);
+            self.note_status(at, beat.cursor, report);
         }
         let listening_since = self.listening_since;
         let interval = self.groups.get(self.table.get(at).group).settings.heartbeat_interval;
@@ -42,6 +44,9 @@ impl Presence {
         agent.lacking = !known;
         agent.state = state;
         agent.told = state;
+        let nothing = agent.content;
+        let news = self.contents.replace(self.now, self.place(at), (nothing, content));
+        self.table.get_mut(at).content = news.list;
         self.groups.count(self.groups.tally(self.table.get(at)));
         self.rearm(at);
     }
@@ -67,6 +72,7 @@ impl Presence {
             mode: agent.mode,
             hostname: agent.hostname().into(),
             status: status.clone(),
+            content: self.contents.states(agent.content).cloned().collect(),
         });
         let beat = Beat {
             session: agent.session,

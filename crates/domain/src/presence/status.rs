@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 pub use crate::agent::ItemState;
+use crate::content::ContentStatus;
 use crate::id::KindName;
 use crate::revision::{Cursor, Revision};
 use crate::settings::Mode;
@@ -31,11 +32,14 @@ pub struct Report {
     pub mode: Option<Mode>,
     /// Host name, for people.
     pub hostname: Box<str>,
-    /// State of what it holds.
+    /// State of its policies.
     pub status: Status,
+    /// State of each content channel that is assigned or in force, ordered by channel, each of them once;
+    /// at most [`crate::content::MAX_REPORTED_CHANNELS`].
+    pub content: Vec<ContentStatus>,
 }
 
-/// State of all that an agent holds. Most agents of a group say the same, so it is kept once for all of
+/// State of the policies that an agent holds. Most agents of a group say the same, so it is kept once for all of
 /// them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Status {

@@ -70,6 +70,7 @@ pub(super) struct Agent {
     pub(super) status: Handle,
     pub(super) labels: Handle,
     pub(super) version: Handle,
+    pub(super) content: Handle,
     /// Times two sessions alternated.
     pub(super) alternations: u16,
     /// Transitions since the last event.
@@ -109,6 +110,7 @@ impl Agent {
             status: Handle::default(),
             labels: Handle::default(),
             version: Handle::default(),
+            content: Handle::default(),
             alternations: 0,
             untold: 0,
             id_bytes: u8::try_from(id.len()).expect("invariant: ids have at most 64 bytes"),

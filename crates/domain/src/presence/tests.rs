@@ -8,7 +8,13 @@ pub(super) const START: Timestamp = Timestamp(1_700_000_000_000);
 const MINUTE: Span = Span::from_secs(60);
 
 pub(super) fn settings(mode: Mode, interval: Span, offline_after: Span) -> Settings {
-    Settings { mode, heartbeat_interval: interval, offline_after }
+    Settings {
+        mode,
+        heartbeat_interval: interval,
+        offline_after,
+        content_spread: Span(0),
+        content_rate_limit: None,
+    }
 }
 
 pub(super) fn head(group: &str, path: &str, settings: Settings, revision: u64) -> GroupHead {
@@ -46,7 +52,13 @@ pub(super) fn report(seen: u64, failure: Option<&str>) -> Report {
     let item =
         ItemReport { kind: KindName::new("firewall").unwrap(), state, revision: Revision(seen), reason };
     let status = Status { seen: Cursor::new(1, seen), items: vec![item], ..Status::default() };
-    Report { version: "1.2.3".into(), mode: Some(Mode::Pull), hostname: "web-1".into(), status }
+    Report {
+        version: "1.2.3".into(),
+        mode: Some(Mode::Pull),
+        hostname: "web-1".into(),
+        status,
+        content: vec![],
+    }
 }
 
 /// One pull group of one-minute agents at revision 5, with agent `a` in it.
@@ -61,7 +73,7 @@ fn small_fleet() -> Presence {
 fn transitions(fleet: &mut Presence) -> Vec<(State, State, u64)> {
     let moves = fleet.take_effects().filter_map(|effect| match effect {
         Effect::Transition { from, to, at, .. } => Some((from, to, at.since(START).0)),
-        Effect::Applied { .. } | Effect::Failed { .. } => None,
+        Effect::Applied { .. } | Effect::Failed { .. } | Effect::ContentFailed { .. } => None,
     });
     moves.collect()
 }

@@ -121,6 +121,7 @@ impl Agent {
                     last_refusal: Box::default(),
                     repairs: status.repairs,
                 },
+                content: Vec::new(),
             }),
         }
     }
