@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::catalog::{Catalog, Group, Policy, Versioned};
+use crate::content::{ChannelName, ContentPointer, ContentRevision};
 use crate::document::{EffectiveDocument, Pointer, Provenance};
 use crate::id::{GroupId, KindName, PolicyName};
 use crate::path::GroupPath;
@@ -124,6 +125,31 @@ fn explain_kind(kind: &KindName, layers: &[Layer<'_>], pointer: &Pointer) -> Exp
     Explanation { kind: kind.clone(), document, values }
 }
 
+/// Content in force for a group, explained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentOrigin {
+    /// What is assigned.
+    pub pointer: ContentPointer,
+    /// The revision that this comes to now; `None` while the stage names nothing.
+    pub number: Option<ContentRevision>,
+    /// Place of the group that assigns it.
+    pub path: GroupPath,
+}
+
+/// Which group assigns each channel that the group at `path` follows.
+#[must_use]
+pub fn content_origin(catalog: &Catalog, path: &GroupPath) -> BTreeMap<ChannelName, ContentOrigin> {
+    let mut origin = BTreeMap::new();
+    for group in catalog.line(path) {
+        for (channel, pointer) in &group.value.content {
+            let number = catalog.content_at(channel, pointer).map(|revision| revision.value.number);
+            let (pointer, path) = (pointer.clone(), group.value.path.clone());
+            origin.insert(channel.clone(), ContentOrigin { pointer, number, path });
+        }
+    }
+    origin
+}
+
 /// Where each setting in force comes from: the group that sets it, or `None` for the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettingsOrigin {
@@ -133,6 +159,10 @@ pub struct SettingsOrigin {
     pub heartbeat_interval: Option<GroupPath>,
     /// Silence after which an agent counts as offline.
     pub offline_after: Option<GroupPath>,
+    /// Window over which downloads of content start.
+    pub content_spread: Option<GroupPath>,
+    /// Most bytes of content in a second.
+    pub content_rate_limit: Option<GroupPath>,
 }
 
 /// Where each setting of the group at `path` comes from.
@@ -149,6 +179,8 @@ pub fn settings_origin(catalog: &Catalog, path: &GroupPath) -> SettingsOrigin {
         set(own.mode.is_some(), &mut origin.mode);
         set(own.heartbeat_interval.is_some(), &mut origin.heartbeat_interval);
         set(own.offline_after.is_some(), &mut origin.offline_after);
+        set(own.content_spread.is_some(), &mut origin.content_spread);
+        set(own.content_rate_limit.is_some(), &mut origin.content_rate_limit);
     }
     origin
 }

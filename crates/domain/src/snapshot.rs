@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::content::ContentItem;
+use crate::content::{ChannelName, ContentItem, ContentTarget};
 use crate::digest::Digest;
 use crate::id::{AgentId, FleetId, GroupId, KindName};
 use crate::path::GroupPath;
@@ -62,18 +62,19 @@ impl Snapshot {
     #[must_use]
     pub fn content_digest(&self) -> Digest {
         let policies = self.policies.iter().map(|item| (&item.kind, &item.digest));
-        content_digest(&self.settings, policies, &self.content)
+        let content = self.content.iter().map(|item| (&item.channel, item.target()));
+        content_digest(&self.settings, policies, content)
     }
 }
 
-/// Digest of settings, documents (by kind and digest, in order of kind) and content (without the revisions
-/// of its items, in order of channel).
+/// Digest of settings, documents (by kind and digest, in order of kind) and content (in order of channel).
 #[must_use]
 pub fn content_digest<'a>(
     settings: &Settings,
     policies: impl IntoIterator<Item = (&'a KindName, &'a Digest)>,
-    content: &[ContentItem],
+    content: impl IntoIterator<Item = (&'a ChannelName, ContentTarget)>,
 ) -> Digest {
+    let content: Vec<(&ChannelName, ContentTarget)> = content.into_iter().collect();
     let numbers = [
         settings.mode as u64,
         settings.heartbeat_interval.0,
@@ -84,14 +85,14 @@ pub fn content_digest<'a>(
         content.len() as u64,
     ]
     .map(u64::to_be_bytes);
-    let lengths = content.iter().map(|item| {
-        [u64::from(item.number.0), item.manifest_bytes, item.content_bytes].map(u64::to_be_bytes)
+    let lengths = content.iter().map(|(_, target)| {
+        [u64::from(target.number.0), target.manifest_bytes, target.content_bytes].map(u64::to_be_bytes)
     });
     let lengths: Vec<[[u8; 8]; 3]> = lengths.collect();
     let mut parts: Vec<&[u8]> = numbers.iter().map(<[u8; 8]>::as_slice).collect();
-    for (item, lengths) in content.iter().zip(&lengths) {
-        parts.push(item.channel.as_str().as_bytes());
-        parts.push(&item.manifest.0);
+    for ((channel, target), lengths) in content.iter().zip(&lengths) {
+        parts.push(channel.as_str().as_bytes());
+        parts.push(&target.manifest.0);
         parts.extend(lengths.iter().map(<[u8; 8]>::as_slice));
     }
     for (kind, digest) in policies {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::content::{ChannelName, ContentRevision, StageName};
+use crate::content::{ChannelName, ContentRevision, ContentTarget, StageName};
 use crate::digest::Digest;
 use crate::path::GroupPath;
 use crate::time::{Span, Timestamp};
@@ -172,6 +172,13 @@ pub struct StoredRevision {
 }
 
 impl StoredRevision {
+    /// What names its content in a snapshot.
+    #[must_use]
+    pub fn target(&self) -> ContentTarget {
+        let Self { number, manifest, manifest_bytes, content_bytes, .. } = *self;
+        ContentTarget { number, manifest, manifest_bytes, content_bytes }
+    }
+
     /// Whether both are the same content made at the same time: what never changes once a revision is there.
     #[must_use]
     pub fn is_same_content(&self, other: &Self) -> bool {

@@ -1,13 +1,19 @@
 //! What a plan means for one group, value by value.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Current, Plan};
 use crate::catalog::Catalog;
+use crate::compile::Effective;
+use crate::content::{ChannelName, ContentRevision, ContentTarget};
 use crate::diff::{Difference, diff};
 use crate::document::Pointer;
-use crate::explain::{Explanation, Source, explain};
+use crate::explain::{Explanation, Source, content_origin, explain};
 use crate::id::{GroupId, KindName};
+use crate::path::GroupPath;
 use crate::settings::Settings;
 
 /// One value that changes in a document in force.
@@ -21,6 +27,20 @@ pub struct ValueChange {
     pub source: Option<Source>,
 }
 
+/// The content of one channel that changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentChange {
+    /// The channel.
+    pub channel: ChannelName,
+    /// The revision in force before; `None` if there was none.
+    pub before: Option<ContentRevision>,
+    /// The revision in force after; `None` if there is none.
+    pub after: Option<ContentRevision>,
+    /// Place of the group that assigns the channel after the change, or did before, if it is not assigned any
+    /// more.
+    pub set_by: Option<GroupPath>,
+}
+
 /// What changes for one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impact {
@@ -28,6 +48,8 @@ pub struct Impact {
     pub settings: (Option<Settings>, Option<Settings>),
     /// Values of documents in force, in order of kind and pointer.
     pub values: Vec<ValueChange>,
+    /// Content in force, in order of channel.
+    pub content: Vec<ContentChange>,
 }
 
 impl Plan {
@@ -36,7 +58,8 @@ impl Plan {
     pub fn impact(&self, current: Current<'_>, group: &GroupId) -> Impact {
         let before = current.compiled.effective(group);
         let after = self.recompiled.updated().get(group).or(before);
-        let settings = (before.map(|effective| *effective.settings()), after.map(|effective| *effective.settings()));
+        let settings =
+            (before.map(|effective| *effective.settings()), after.map(|effective| *effective.settings()));
         let kinds_before = before.map(|effective| effective.kinds());
         let kinds_after = after.map(|effective| effective.kinds());
         let mut kinds: Vec<&KindName> =
@@ -53,8 +76,42 @@ impl Plan {
                 values.extend(differences.into_iter().map(|difference| sources.attach(kind, difference)));
             }
         }
-        Impact { settings, values }
+        let content = content_changes(current.catalog, &self.candidate, group, [before, after]);
+        Impact { settings, values, content }
     }
+}
+
+fn content_changes(
+    catalog: &Catalog,
+    candidate: &Catalog,
+    group: &GroupId,
+    sides: [Option<&Arc<Effective>>; 2],
+) -> Vec<ContentChange> {
+    let [before, after] = sides.map(|side| {
+        let targets = side.into_iter().flat_map(|effective| effective.targets());
+        targets.collect::<BTreeMap<&ChannelName, ContentTarget>>()
+    });
+    let channels: BTreeSet<&ChannelName> = before.keys().chain(after.keys()).copied().collect();
+    let changed: Vec<&ChannelName> =
+        channels.into_iter().filter(|channel| before.get(channel) != after.get(channel)).collect();
+    if changed.is_empty() {
+        return Vec::new();
+    }
+    let origin = |catalog: &Catalog| {
+        let group = catalog.group(group);
+        group.map(|group| content_origin(catalog, &group.value.path)).unwrap_or_default()
+    };
+    let (old, new) = (origin(catalog), origin(candidate));
+    let change = |channel: &ChannelName| {
+        let number = |side: &BTreeMap<&ChannelName, ContentTarget>| side.get(channel).map(|it| it.number);
+        ContentChange {
+            channel: channel.clone(),
+            before: number(&before),
+            after: number(&after),
+            set_by: new.get(channel).or_else(|| old.get(channel)).map(|origin| origin.path.clone()),
+        }
+    };
+    changed.into_iter().map(change).collect()
 }
 
 struct Sources {
@@ -80,7 +137,7 @@ impl Impact {
     /// Whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty() && self.settings.0 == self.settings.1
+        self.values.is_empty() && self.content.is_empty() && self.settings.0 == self.settings.1
     }
 
     /// Bytes that the values take as JSON: for callers that bound their answers.

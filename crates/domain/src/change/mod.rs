@@ -4,6 +4,7 @@
 //! the complete plan: the entries to write, in one atomic batch, and what they mean for every group. A dry
 //! run is the same plan, not executed.
 
+mod content;
 mod impact;
 mod plan;
 mod structure;
@@ -12,7 +13,7 @@ mod violation;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use impact::{Impact, ValueChange};
+pub use impact::{ContentChange, Impact, ValueChange};
 pub use plan::{Plan, Touched, plan};
 pub use violation::{Class, MAX_USERS_NAMED, Refusal, Violation};
 

@@ -178,7 +178,8 @@ fn touched(current: Current<'_>, candidate: &Catalog, recompiled: &Recompiled) -
         .iter()
         .filter(|(id, effective)| {
             let before = current.compiled.effective(id);
-            before.is_none_or(|before| !Arc::ptr_eq(before, effective) && before.digest() != effective.digest())
+            before
+                .is_none_or(|before| !Arc::ptr_eq(before, effective) && before.digest() != effective.digest())
         })
         .filter_map(|(id, _)| {
             let path = candidate.group(id)?.value.path.clone();

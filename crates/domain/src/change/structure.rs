@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Current, MAX_GROUPS, MAX_KINDS, MAX_POLICY_OBJECTS, MAX_TOKENS, MAX_USERS_NAMED, Violation};
-use crate::catalog::{Catalog, Entry, Group, ObjectKey};
+use crate::catalog::{Catalog, Entry, Group, MAX_CHANNELS, ObjectKey};
 use crate::id::{GroupId, KindName, PolicyName};
 use crate::path::GroupPath;
 
@@ -126,7 +126,12 @@ impl Structure<'_> {
     fn references(&self, violations: &mut Vec<Violation>) {
         for entry in self.entries {
             match entry {
-                Entry::Group(group) => self.policies_of(group, violations),
+                Entry::Group(group) => {
+                    self.policies_of(group, violations);
+                    self.content_of(group, violations);
+                }
+                Entry::Channel(channel) => self.channel(channel, violations),
+                Entry::Content(revision) => self.revision(revision, violations),
                 Entry::Policy(policy) if self.candidate.kind(&policy.kind).is_none() => {
                     let (user, needs) = (entry.key(), ObjectKey::Kind(policy.kind.clone()));
                     self.dangling(user, needs, violations);
@@ -139,8 +144,6 @@ impl Structure<'_> {
                 | Entry::Token(_)
                 | Entry::Kind(_)
                 | Entry::Epoch(_)
-                | Entry::Channel(_)
-                | Entry::Content(_)
                 | Entry::Uploads(_)
                 | Entry::Sweep(_)
                 | Entry::Deleted { .. } => {}
@@ -149,7 +152,7 @@ impl Structure<'_> {
     }
 
     /// A reference to what this change deletes is reported there, with all other users.
-    fn dangling(&self, user: ObjectKey, needs: ObjectKey, violations: &mut Vec<Violation>) {
+    pub(super) fn dangling(&self, user: ObjectKey, needs: ObjectKey, violations: &mut Vec<Violation>) {
         if !self.deleted().any(|key| *key == needs) {
             violations.push(Violation::Dangling { user, needs });
         }
@@ -192,12 +195,12 @@ impl Structure<'_> {
                     let users = self.candidate.tokens().filter(|token| token.value.group == *id);
                     users.map(|token| ObjectKey::Token(token.value.id.clone())).collect()
                 }
-                ObjectKey::Channel(_)
-                | ObjectKey::Content(..)
-                | ObjectKey::Uploads
-                | ObjectKey::Sweep
-                | ObjectKey::Token(_)
-                | ObjectKey::Epoch => Vec::new(),
+                ObjectKey::Channel(name) => self.channel_users(name),
+                ObjectKey::Content(channel, number) => {
+                    self.retired(channel, *number, violations);
+                    Vec::new()
+                }
+                ObjectKey::Token(_) | ObjectKey::Epoch | ObjectKey::Uploads | ObjectKey::Sweep => Vec::new(),
             };
             if !users.is_empty() {
                 let total = users.len();
@@ -223,10 +226,12 @@ impl Structure<'_> {
             ("policies", catalog.policies().count(), MAX_POLICY_OBJECTS),
             ("kinds", catalog.kinds().count(), MAX_KINDS),
             ("tokens", catalog.tokens().count(), MAX_TOKENS),
+            ("channels", catalog.channels().count(), MAX_CHANNELS),
         ] {
             if found > most {
                 violations.push(Violation::TooManyObjects { what, found, most });
             }
         }
+        self.content_numbers(violations);
     }
 }

@@ -1,8 +1,9 @@
 //! Why a change is refused.
 
-use crate::catalog::{ObjectKey, root_id};
+use crate::catalog::{ContentUser, ObjectKey, root_id};
 use crate::change::MAX_ENTRIES;
 use crate::compile::{MAX_PROBLEMS, Problem};
+use crate::content::{ChannelName, ContentRevision};
 use crate::id::{GroupId, KindName, PolicyName};
 use crate::path::{GroupPath, MAX_DEPTH};
 use crate::revision::Revision;
@@ -126,8 +127,42 @@ pub enum Violation {
         /// How many there are.
         total: usize,
     },
+    /// A revision to be retired is in use.
+    #[error("revision {number} of channel {channel} is in use by {}{}", named(users, *total), way_out(users))]
+    ContentInUse {
+        /// The channel.
+        channel: ChannelName,
+        /// The revision.
+        number: ContentRevision,
+        /// The first of its users.
+        users: Vec<ContentUser>,
+        /// How many there are.
+        total: usize,
+    },
+    /// A new revision has a number that was used before, or one beyond the channel's last.
+    #[error(
+        "revision {number} of channel {channel} cannot be new: numbers are not used again, and the next is {next}"
+    )]
+    ContentNumber {
+        /// The channel.
+        channel: ChannelName,
+        /// The number.
+        number: ContentRevision,
+        /// The number that comes next.
+        next: ContentRevision,
+    },
+    /// The content of a revision was to be changed.
+    #[error(
+        "the content of revision {number} of channel {channel} cannot be changed: push it as a new revision"
+    )]
+    ContentFixed {
+        /// The channel.
+        channel: ChannelName,
+        /// The revision.
+        number: ContentRevision,
+    },
     /// An object refers to one that is not there.
-    #[error("{user} needs {needs}, which does not exist")]
+    #[error("{user} needs {needs}, which does not exist{}", missing(needs))]
     Dangling {
         /// Which object.
         user: ObjectKey,
@@ -179,6 +214,33 @@ fn named<T: std::fmt::Display>(some: &[T], total: usize) -> String {
     text
 }
 
+/// What to do about an object that is not there.
+fn missing(needs: &ObjectKey) -> String {
+    match needs {
+        ObjectKey::Channel(name) => {
+            format!(": push a first revision with `muster content push {name} PATH`")
+        }
+        ObjectKey::Content(name, _) => {
+            format!(": `muster content show {name}` lists the revisions that are there")
+        }
+        ObjectKey::Epoch
+        | ObjectKey::Kind(_)
+        | ObjectKey::Policy(_)
+        | ObjectKey::Group(_)
+        | ObjectKey::Token(_)
+        | ObjectKey::Uploads
+        | ObjectKey::Sweep => String::new(),
+    }
+}
+
+/// What to do about a revision that is in use.
+fn way_out(users: &[ContentUser]) -> &'static str {
+    match users {
+        [ContentUser::Pin] => ": unpin it first",
+        _ => "",
+    }
+}
+
 impl Violation {
     /// What kind of refusal this is.
     #[must_use]
@@ -191,7 +253,8 @@ impl Violation {
             | Self::PathTaken { .. }
             | Self::HasChildren { .. }
             | Self::HasAgents { .. }
-            | Self::InUse { .. } => Class::Precondition,
+            | Self::InUse { .. }
+            | Self::ContentInUse { .. } => Class::Precondition,
             Self::TooManyObjects { .. } => Class::Exhausted,
             Self::TooManyEntries(_)
             | Self::Duplicate(_)
@@ -202,6 +265,8 @@ impl Violation {
             | Self::Dangling { .. }
             | Self::TwoOfAKind { .. }
             | Self::KindFixed { .. }
+            | Self::ContentNumber { .. }
+            | Self::ContentFixed { .. }
             | Self::Problem(_) => Class::Invalid,
         }
     }
@@ -224,6 +289,9 @@ impl Violation {
             | Self::HasChildren { group, .. }
             | Self::HasAgents { group, .. }
             | Self::TwoOfAKind { group, .. } => Some(ObjectKey::Group(group.clone())),
+            Self::ContentInUse { channel, number, .. }
+            | Self::ContentNumber { channel, number, .. }
+            | Self::ContentFixed { channel, number } => Some(ObjectKey::Content(channel.clone(), *number)),
             Self::KindFixed { policy, .. } => Some(ObjectKey::Policy(policy.clone())),
             Self::Problem(problem) => Some(match problem.policy() {
                 Some(policy) => ObjectKey::Policy(policy.clone()),

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Compiled, Effective, Lock, Problem, Recompiled, Resolved};
+use super::{Compiled, Effective, Followed, Lock, Problem, Recompiled, Resolved};
 use crate::catalog::{Catalog, Group, Kind, Policy, Versioned};
+use crate::content::{ChannelName, MAX_CHANNELS_PER_GROUP};
 use crate::document::{EffectiveDocument, MAX_DOCUMENT_BYTES, touches};
 use crate::id::{GroupId, KindName, PolicyName};
 use crate::path::GroupPath;
@@ -16,6 +17,9 @@ use crate::snapshot::{MAX_POLICIES, MAX_SNAPSHOT_BYTES, content_digest};
 const SNAPSHOT_FIXED_BYTES: usize = 4096;
 /// Bytes of one item beside its document: kind, digest, revision, framing, rounded up.
 const ITEM_FIXED_BYTES: usize = 128;
+
+/// Bytes of one item of content: the longest name of a channel, digest, numbers, framing, rounded up.
+const CONTENT_ITEM_BYTES: usize = 384;
 
 /// An overlay made in this run: the inputs (kept, so that their addresses name them), the document and how
 /// it fails its schema.
@@ -73,16 +77,20 @@ impl<'a> Run<'a> {
 
     fn effective(&mut self, group: &Group, parent: Option<Arc<Effective>>) -> Arc<Effective> {
         let own_settings = group.settings != SettingsOverlay::default();
-        if let (Some(parent), false, true) = (&parent, own_settings, group.policies.is_empty()) {
+        let is_bare = !own_settings && group.policies.is_empty() && group.content.is_empty();
+        if let (Some(parent), true) = (&parent, is_bare) {
             return Arc::clone(parent);
         }
         let inherited = parent.as_ref().map(|parent| parent.overlay).unwrap_or_default();
         let overlay = group.settings.over(inherited);
         let settings = self.settings(group, overlay, parent.as_deref());
         let kinds = self.kinds(group, parent.as_deref());
+        let channels = self.channels(group, parent.as_deref());
+        self.check_size(group, &kinds, &channels);
         let policies = kinds.iter().map(|(kind, resolved)| (kind, &resolved.document.digest));
-        let digest = content_digest(&settings, policies, &[]);
-        Arc::new(Effective { overlay, settings, kinds, digest })
+        let content = channels.iter().filter_map(|(name, followed)| Some((name, followed.target?)));
+        let digest = content_digest(&settings, policies, content);
+        Arc::new(Effective { overlay, settings, kinds, channels, digest })
     }
 
     fn settings(&mut self, group: &Group, overlay: SettingsOverlay, parent: Option<&Effective>) -> Settings {
@@ -117,8 +125,28 @@ impl<'a> Run<'a> {
             let locks = locks(group, &policy, base);
             kinds.insert(policy.kind.clone(), Resolved { document, locks });
         }
-        self.check_size(group, &kinds);
         Arc::new(kinds)
+    }
+
+    fn channels(
+        &mut self,
+        group: &Group,
+        parent: Option<&Effective>,
+    ) -> Arc<BTreeMap<ChannelName, Followed>> {
+        let inherited = parent.map(|parent| Arc::clone(&parent.channels)).unwrap_or_default();
+        if group.content.is_empty() {
+            return inherited;
+        }
+        let mut channels = (*inherited).clone();
+        for (name, pointer) in &group.content {
+            let target = self.after.content_at(name, pointer).map(|revision| revision.value.target());
+            channels.insert(name.clone(), Followed { pointer: pointer.clone(), target });
+        }
+        if channels.len() > MAX_CHANNELS_PER_GROUP {
+            let (group, path) = (group.id.clone(), group.path.clone());
+            self.out.problems.push(Problem::TooManyChannels { group, path, channels: channels.len() });
+        }
+        Arc::new(channels)
     }
 
     fn check_locks(&mut self, group: &Group, policy: &Policy, base: Option<&Resolved>) {
@@ -214,9 +242,19 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn check_size(&mut self, group: &Group, kinds: &BTreeMap<KindName, Resolved>) {
+    /// What the group only inherits was checked, and reported, where it was assigned.
+    fn check_size(
+        &mut self,
+        group: &Group,
+        kinds: &BTreeMap<KindName, Resolved>,
+        channels: &BTreeMap<ChannelName, Followed>,
+    ) {
+        if group.policies.is_empty() && group.content.is_empty() {
+            return;
+        }
         let item = |resolved: &Resolved| resolved.document.bytes().len() + ITEM_FIXED_BYTES;
-        let bytes = SNAPSHOT_FIXED_BYTES + kinds.values().map(item).sum::<usize>();
+        let documents: usize = kinds.values().map(item).sum();
+        let bytes = SNAPSHOT_FIXED_BYTES + documents + channels.len() * CONTENT_ITEM_BYTES;
         if bytes > MAX_SNAPSHOT_BYTES || kinds.len() > MAX_POLICIES {
             let (group, path) = (group.id.clone(), group.path.clone());
             self.out.problems.push(Problem::SnapshotTooLarge { group, path, bytes, kinds: kinds.len() });

@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub use problem::{MAX_PROBLEMS, Problem, Problems};
 
 use crate::catalog::{Catalog, Group, ObjectKey};
+use crate::content::{ChannelName, ContentPointer, ContentTarget};
 use crate::digest::Digest;
 use crate::document::{EffectiveDocument, Pointer};
 use crate::id::{GroupId, KindName, PolicyName};
@@ -46,12 +47,22 @@ impl Resolved {
     }
 }
 
+/// The content in force of one channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// What the group, or the nearest above it that says so, assigns.
+    pub pointer: ContentPointer,
+    /// What that comes to; `None` while the stage names nothing.
+    pub target: Option<ContentTarget>,
+}
+
 /// What the agents of a group should have.
 #[derive(Debug)]
 pub struct Effective {
     overlay: SettingsOverlay,
     settings: Settings,
     kinds: Arc<BTreeMap<KindName, Resolved>>,
+    channels: Arc<BTreeMap<ChannelName, Followed>>,
     digest: Digest,
 }
 
@@ -68,7 +79,18 @@ impl Effective {
         &self.kinds
     }
 
-    /// Digest of settings and documents; equal to [`crate::Snapshot::content_digest`].
+    /// Channels that the group follows, in order of name.
+    #[must_use]
+    pub fn channels(&self) -> &BTreeMap<ChannelName, Followed> {
+        &self.channels
+    }
+
+    /// The content that agents should have, in order of channel.
+    pub fn targets(&self) -> impl Iterator<Item = (&ChannelName, ContentTarget)> {
+        self.channels.iter().filter_map(|(name, followed)| Some((name, followed.target?)))
+    }
+
+    /// Digest of settings, documents and content; equal to [`crate::Snapshot::content_digest`].
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
@@ -77,6 +99,7 @@ impl Effective {
     fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest
             && self.overlay == other.overlay
+            && (Arc::ptr_eq(&self.channels, &other.channels) || self.channels == other.channels)
             && (Arc::ptr_eq(&self.kinds, &other.kinds)
                 || (self.kinds.len() == other.kinds.len()
                     && self.kinds.values().zip(other.kinds.values()).all(|(a, b)| a.is_same(b))))
@@ -187,6 +210,7 @@ impl Compiled {
 fn tops(catalog: &Catalog, changed: &[ObjectKey]) -> BTreeSet<GroupPath> {
     let mut policies: BTreeSet<&PolicyName> = BTreeSet::new();
     let mut kinds: BTreeSet<&KindName> = BTreeSet::new();
+    let mut channels: BTreeSet<&ChannelName> = BTreeSet::new();
     let mut paths: BTreeSet<GroupPath> = BTreeSet::new();
     for key in changed {
         match key {
@@ -197,12 +221,10 @@ fn tops(catalog: &Catalog, changed: &[ObjectKey]) -> BTreeSet<GroupPath> {
             ObjectKey::Kind(name) => {
                 kinds.insert(name);
             }
-            ObjectKey::Channel(_)
-            | ObjectKey::Content(..)
-            | ObjectKey::Uploads
-            | ObjectKey::Sweep
-            | ObjectKey::Token(_)
-            | ObjectKey::Epoch => {}
+            ObjectKey::Channel(name) | ObjectKey::Content(name, _) => {
+                channels.insert(name);
+            }
+            ObjectKey::Uploads | ObjectKey::Sweep | ObjectKey::Token(_) | ObjectKey::Epoch => {}
         }
     }
     if !kinds.is_empty() {
@@ -212,6 +234,9 @@ fn tops(catalog: &Catalog, changed: &[ObjectKey]) -> BTreeSet<GroupPath> {
     if !policies.is_empty() {
         let uses = |group: &Group| group.policies.iter().any(|name| policies.contains(name));
         paths.extend(catalog.groups().filter(|g| uses(&g.value)).map(|group| group.value.path.clone()));
+    }
+    for name in channels {
+        paths.extend(catalog.followers(name).map(|group| group.value.path.clone()));
     }
     let below_another = |path: &GroupPath| {
         std::iter::successors(path.parent(), GroupPath::parent).any(|p| paths.contains(&p))

@@ -1,5 +1,6 @@
 //! What the compiler finds wrong.
 
+use crate::content::MAX_CHANNELS_PER_GROUP;
 use crate::document::MAX_DOCUMENT_BYTES;
 use crate::id::{GroupId, KindName, PolicyName};
 use crate::path::GroupPath;
@@ -96,6 +97,19 @@ pub enum Problem {
         /// Number of kinds in it.
         kinds: usize,
     },
+    /// More channels than agents of a group may follow.
+    #[error(
+        "group {path} would follow {channels} channels, those of the groups above included; at most \
+         {MAX_CHANNELS_PER_GROUP} are allowed"
+    )]
+    TooManyChannels {
+        /// The group.
+        group: GroupId,
+        /// Its place.
+        path: GroupPath,
+        /// How many channels.
+        channels: usize,
+    },
 }
 
 impl Problem {
@@ -107,7 +121,8 @@ impl Problem {
             | Self::Locked { group, .. }
             | Self::Schema { group, .. }
             | Self::DocumentTooLarge { group, .. }
-            | Self::SnapshotTooLarge { group, .. } => group,
+            | Self::SnapshotTooLarge { group, .. }
+            | Self::TooManyChannels { group, .. } => group,
         }
     }
 
@@ -118,7 +133,7 @@ impl Problem {
             Self::Locked { policy, .. }
             | Self::Schema { policy, .. }
             | Self::DocumentTooLarge { policy, .. } => Some(policy),
-            Self::Settings { .. } | Self::SnapshotTooLarge { .. } => None,
+            Self::Settings { .. } | Self::SnapshotTooLarge { .. } | Self::TooManyChannels { .. } => None,
         }
     }
 
@@ -127,7 +142,10 @@ impl Problem {
     pub fn pointer(&self) -> Option<&str> {
         match self {
             Self::Locked { pointer, .. } | Self::Schema { pointer, .. } => Some(pointer),
-            Self::Settings { .. } | Self::DocumentTooLarge { .. } | Self::SnapshotTooLarge { .. } => None,
+            Self::Settings { .. }
+            | Self::DocumentTooLarge { .. }
+            | Self::SnapshotTooLarge { .. }
+            | Self::TooManyChannels { .. } => None,
         }
     }
 }

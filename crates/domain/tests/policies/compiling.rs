@@ -63,8 +63,11 @@ fn the_digest_is_that_of_the_snapshot() {
     for (_, effective) in fleet.compiled.all() {
         let items = effective.kinds().iter().map(|(kind, resolved)| (kind, resolved.document.bytes()));
         let digests: Vec<_> = items.map(|(kind, bytes)| (kind.clone(), domain::Digest::of(bytes))).collect();
-        let expected =
-            content_digest(effective.settings(), digests.iter().map(|(kind, digest)| (kind, digest)), &[]);
+        let expected = content_digest(
+            effective.settings(),
+            digests.iter().map(|(kind, digest)| (kind, digest)),
+            effective.targets(),
+        );
         assert_eq!(effective.digest(), expected);
     }
 }

@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::catalog::{Catalog, Group, Kind, Labels, Locks, ObjectKey, Policy, Token};
+use domain::catalog::{
+    Catalog, Channel, Group, Kind, Labels, Locks, Note, ObjectKey, Policy, RevisionLabel, Stage,
+    StoredRevision, Token,
+};
 use domain::change::{Current, Expect, Operation, Plan, Refusal, Wanted, plan};
 use domain::compile::Compiled;
+use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::{Document, Pointer};
 use domain::schema::Schema;
 use domain::{
@@ -38,7 +42,7 @@ impl Fleet {
     }
 
     pub(crate) fn plan(&self, objects: &[Value]) -> Result<Plan, Refusal> {
-        plan(self.current(), objects.iter().map(operation).collect())
+        plan(self.current(), objects.iter().flat_map(|object| operations(&self.catalog, object)).collect())
     }
 
     /// Plans and folds, as a service does after its commit.
@@ -54,10 +58,67 @@ impl Fleet {
         let effective = self.compiled.effective(&group_id(id))?;
         Some(effective.kinds().get(&KindName::new(kind).unwrap())?.document.value().clone())
     }
+
+    /// The content in force for a group: `channel@revision` each.
+    pub(crate) fn content(&self, id: &str) -> Vec<String> {
+        let effective = self.compiled.effective(&group_id(id)).unwrap();
+        effective.targets().map(|(channel, target)| format!("{channel}@{}", target.number)).collect()
+    }
+}
+
+pub(crate) fn channel(name: &str) -> ChannelName {
+    ChannelName::new(name).unwrap()
 }
 
 pub(crate) fn group_id(id: &str) -> GroupId {
     GroupId::new(id).unwrap()
+}
+
+/// Most objects are one operation. `push` makes the next revision of a channel, `promote` a stage name one, as
+/// services do.
+fn operations(catalog: &Catalog, object: &Value) -> Vec<Operation> {
+    let of = |name: &Value| {
+        let name = channel(name.as_str().unwrap());
+        let there = catalog.channel(&name).map(|channel| (*channel.value).clone());
+        there.unwrap_or_else(|| Channel::new(name))
+    };
+    if object["push"].is_string() {
+        let channel = of(&object["push"]);
+        let number = ContentRevision(catalog.last_content_number(&channel.name).0 + 1);
+        let text = format!("{} {number}", channel.name);
+        let revision = revision(&text, object);
+        let channel = Channel { last_revision: number, ..channel };
+        return vec![Wanted::Channel(channel).into(), Wanted::Content(revision).into()];
+    }
+    if object["promote"].is_string() {
+        let channel = of(&object["promote"]);
+        let stage = StageName::new(object["stage"].as_str().unwrap()).unwrap();
+        return vec![Wanted::Channel(channel.promoted(&stage, number(&object["to"]))).into()];
+    }
+    vec![operation(object)]
+}
+
+fn number(value: &Value) -> ContentRevision {
+    ContentRevision(u32::try_from(value.as_u64().unwrap()).unwrap())
+}
+
+/// A revision by channel and number; it has the content of that name unless `content` says another.
+fn revision(text: &str, object: &Value) -> StoredRevision {
+    let (name, number) = text.split_once(' ').unwrap();
+    let content = object["content"].as_str().unwrap_or(text);
+    StoredRevision {
+        channel: channel(name),
+        number: ContentRevision(number.parse().unwrap()),
+        manifest: Digest::of(content.as_bytes()),
+        manifest_bytes: 100,
+        content_bytes: 10_000,
+        digest: Digest::of(b"content"),
+        files: 1,
+        created_at: Timestamp(0),
+        label: RevisionLabel::new(object["label"].as_str().unwrap_or("")).unwrap(),
+        note: Note::default(),
+        pinned: object["pinned"] == true,
+    }
 }
 
 fn operation(object: &Value) -> Operation {
@@ -86,6 +147,21 @@ fn wanted(object: &Value) -> Wanted {
             generation: 0,
         });
     }
+    if object["revision"].is_string() {
+        return Wanted::Content(revision(text("revision"), object));
+    }
+    if object["channel"].is_string() {
+        let names = object["stages"].as_object().into_iter().flatten();
+        let stage = |(name, to): (&String, &Value)| {
+            let stage = Stage { revision: Some(number(to)), previous: Vec::new() };
+            (StageName::new(name).unwrap(), stage)
+        };
+        return Wanted::Channel(Channel {
+            stages: names.map(stage).collect(),
+            last_revision: number(&object["last"]),
+            ..Channel::new(channel(text("channel")))
+        });
+    }
     if object["kind"].is_string() {
         let name = KindName::new(text("kind")).unwrap();
         return Wanted::Kind(Kind { name, schema: Schema::new(object["schema"].clone()).unwrap() });
@@ -106,6 +182,11 @@ fn wanted(object: &Value) -> Wanted {
         "kind" => ObjectKey::Kind(KindName::new(name).unwrap()),
         "policy" => ObjectKey::Policy(PolicyName::new(name).unwrap()),
         "token" => ObjectKey::Token(TokenId::new(name).unwrap()),
+        "channel" => ObjectKey::Channel(channel(name)),
+        "revision" => {
+            let (name, number) = name.split_once(' ').unwrap();
+            ObjectKey::Content(channel(name), ContentRevision(number.parse().unwrap()))
+        }
         other => panic!("{other} cannot be deleted"),
     })
 }
@@ -119,13 +200,22 @@ fn group(object: &Value, id: &str) -> Group {
             mode: object["mode"].as_str().map(|mode| if mode == "push" { Mode::Push } else { Mode::Pull }),
             heartbeat_interval: span("interval"),
             offline_after: span("offline"),
-            ..SettingsOverlay::default()
+            content_spread: span("spread"),
+            content_rate_limit: object["rate"].as_u64(),
         },
         policies: strings(&object["policies"]).map(|name| PolicyName::new(name).unwrap()).collect(),
-        content: std::collections::BTreeMap::new(),
+        content: object["content"].as_object().into_iter().flatten().map(pointer).collect(),
         labels: Labels::new(strings(&object["labels"]).map(|l| (l.to_owned(), String::new())).collect())
             .unwrap(),
     }
+}
+
+fn pointer((name, to): (&String, &Value)) -> (ChannelName, ContentPointer) {
+    let pointer = match to {
+        Value::String(stage) => ContentPointer::Stage(StageName::new(stage).unwrap()),
+        to => ContentPointer::Revision(number(to)),
+    };
+    (channel(name), pointer)
 }
 
 fn strings(list: &Value) -> impl Iterator<Item = &str> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod compiling;
+mod content;
 mod fleet;
 mod plans;
 mod properties;
