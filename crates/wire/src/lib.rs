@@ -64,11 +64,13 @@ pub mod join;
 pub mod json;
 #[cfg(feature = "api")]
 pub mod manifest;
+pub mod piece;
 pub mod registry;
 pub mod snapshot;
 pub mod subject;
 #[cfg(feature = "api")]
 pub mod time;
+pub mod trace;
 
 /// File descriptors of everything in `proto/`, for gRPC reflection and for the JSON form of messages.
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");

@@ -1,13 +1,16 @@
 //! `musterd all`: every service in one process, with a nats-server child.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use domain::FleetId;
 use runtime::keys::{self, KeyError};
 use runtime::nats_server::{FindError, NatsServer, ServerError, Setup, find, supervise};
-use runtime::{Listener, ServeError, ServiceArgs, ServiceContext, ServiceError, Shutdown, Tasks, TasksError};
+use runtime::{
+    ContentKeyArgs, Listener, ServeError, ServiceArgs, ServiceContext, ServiceError, Shutdown, Tasks,
+    TasksError,
+};
 use tonic::service::RoutesBuilder;
 
 use crate::data_dir::{Addresses, DataDir, DataDirError};
@@ -15,7 +18,7 @@ use crate::data_dir::{Addresses, DataDir, DataDirError};
 /// Options of `musterd all`.
 #[derive(Debug, Clone, Args)]
 pub struct AllArgs {
-    /// Where everything is kept: the JetStream store, the director key. Made if it is not there.
+    /// Where everything is kept: the JetStream store, the keys. Made if it is not there.
     #[arg(long, env = "MUSTER_DATA_DIR", value_name = "DIR", default_value = "muster-data")]
     pub data_dir: PathBuf,
 
@@ -51,9 +54,16 @@ pub struct AllArgs {
     #[arg(long, env = "MUSTER_DIRECTOR_KEY", value_name = "FILE")]
     pub director_key: Option<PathBuf>,
 
+    /// Keys of content. Without a file: content.key in the data directory, made at the first start.
+    #[command(flatten)]
+    pub content_keys: ContentKeyArgs,
+
     /// Options of policy.
     #[command(flatten)]
     pub policy: policy::Config,
+    /// Options of content.
+    #[command(flatten)]
+    pub content: content::Config,
     /// Options of presence.
     #[command(flatten)]
     pub presence: presence::Config,
@@ -74,8 +84,8 @@ pub enum AllError {
     /// nats-server does not run.
     #[error("nats-server does not run")]
     NatsServer(#[from] ServerError),
-    /// The director key cannot be used.
-    #[error("the director key cannot be used")]
+    /// The director key or the content key cannot be used.
+    #[error("a key cannot be used")]
     Key(#[from] KeyError),
     /// The API cannot be served.
     #[error("the API cannot be served")]
@@ -132,19 +142,15 @@ async fn run_services(
     (listener, nats_url): (Listener, Vec<String>),
     (server_tasks, shutdown): (&Tasks, Shutdown),
 ) -> Result<(), AllError> {
-    let director_key = match &args.director_key {
-        Some(file) => file.clone(),
-        None => {
-            keys::load_or_create(&dir.director_key())?;
-            dir.director_key()
-        }
-    };
+    let director_key = key_file(args.director_key.as_deref(), dir.director_key())?;
+    let content_key = key_file(args.content_keys.content_key.as_deref(), dir.content_key())?;
     let service_args = ServiceArgs {
         listen: listener.address(),
         nats_url,
         agent_servers: args.agent_servers.clone(),
         fleet: args.fleet.clone(),
         director_key: Some(director_key),
+        content_keys: ContentKeyArgs { content_key: Some(content_key), ..args.content_keys.clone() },
         stream_replicas: 1,
     };
     let tasks = Tasks::new(shutdown);
@@ -172,10 +178,19 @@ async fn run_services(
     Ok(context.finish().await?)
 }
 
+/// The file of a key: the one that was given, or the one in the data directory, which is made if it is not there.
+fn key_file(given: Option<&Path>, own: PathBuf) -> Result<PathBuf, KeyError> {
+    match given {
+        Some(file) => Ok(file.to_owned()),
+        None => keys::load_or_create(&own).map(|_| own),
+    }
+}
+
 async fn start_services(args: &AllArgs, context: &ServiceContext) -> Result<RoutesBuilder, AllError> {
     let mut routes = RoutesBuilder::default();
     let failed = |name| move |source| ServiceError::Start { name, source };
     policy::start(&args.policy, context, &mut routes).await.map_err(|e| failed("policy")(e.into()))?;
+    content::start(&args.content, context, &mut routes).await.map_err(|e| failed("content")(e.into()))?;
     presence::start(&args.presence, context, &mut routes).await.map_err(|e| failed("presence")(e.into()))?;
     identity::start(&args.identity, context, &mut routes).await.map_err(|e| failed("identity")(e.into()))?;
     Ok(routes)

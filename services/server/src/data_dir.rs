@@ -13,6 +13,7 @@ const ADDRESSES: &str = "addresses.json";
 const NATS: &str = "nats";
 const NATS_PORT: &str = "nats-port";
 const DIRECTOR_KEY: &str = "director.key";
+const CONTENT_KEY: &str = "content.key";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +90,11 @@ impl DataDir {
     /// The file of the director key.
     pub(crate) fn director_key(&self) -> PathBuf {
         self.path.join(DIRECTOR_KEY)
+    }
+
+    /// The file of the key that signs content.
+    pub(crate) fn content_key(&self) -> PathBuf {
+        self.path.join(CONTENT_KEY)
     }
 
     /// The port that nats-server had before: agents were told it.

@@ -1,4 +1,4 @@
-//! The binary `musterd`: `musterd policy | presence | identity` runs one service against a NATS that runs
+//! The binary `musterd`: `musterd policy | content | presence | identity` runs one service against a NATS that runs
 //! elsewhere, `musterd all` runs every service in one process beside a supervised `nats-server`.
 
 mod all;
@@ -31,6 +31,8 @@ enum Target {
     All(Box<AllArgs>),
     /// The policy service: groups, kinds, policies, settings; compiles, signs and publishes
     Policy(One<policy::Config>),
+    /// The content service: uploads, channels and their revisions, patches, garbage collection
+    Content(One<content::Config>),
     /// The presence service: answers heartbeats, knows which agent is there and what it runs
     Presence(One<presence::Config>),
     /// The identity service: join tokens and the registry of agents
@@ -95,6 +97,7 @@ async fn run(target: Target, shutdown: Shutdown) -> anyhow::Result<()> {
     match target {
         Target::All(args) => Box::pin(all::run(&args, shutdown)).await?,
         Target::Policy(args) => Box::pin(policy::run(&args.common, &args.own, shutdown)).await?,
+        Target::Content(args) => Box::pin(content::run(&args.common, &args.own, shutdown)).await?,
         Target::Presence(args) => Box::pin(presence::run(&args.common, &args.own, shutdown)).await?,
         Target::Identity(args) => Box::pin(identity::run(&args.common, &args.own, shutdown)).await?,
         Target::Completion { .. } => {}

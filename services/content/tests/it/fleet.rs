@@ -1,0 +1,226 @@
+//! What the tests share: a server, replicas, and a client that uploads as `muster` does.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use codec::chunk::{Chunk, Chunker};
+use content::Config;
+use domain::Digest;
+use runtime::nats::{Connection, Nats};
+use runtime::nats_server::{NatsServer, Setup, find};
+use runtime::store::Log;
+use runtime::{ContentKeyArgs, Listener, ServiceArgs, ServiceContext, Shutdown, Tasks};
+use tempfile::TempDir;
+use tonic::Status;
+use tonic::service::RoutesBuilder;
+use tonic::transport::Channel;
+use wire::api::v1;
+use wire::api::v1::content_service_client::ContentServiceClient;
+
+/// Longest wait for any state. Reached only by a failure.
+const SOON: Duration = Duration::from_secs(60);
+
+pub(crate) type Client = ContentServiceClient<Channel>;
+
+pub(crate) struct Fleet {
+    pub(crate) server: NatsServer,
+    pub(crate) nats: Nats,
+    pub(crate) keys: ContentKeyArgs,
+    dir: TempDir,
+}
+
+pub(crate) struct Replica {
+    pub(crate) context: ServiceContext,
+    pub(crate) api: Client,
+}
+
+/// The options of a replica that does nothing by itself.
+pub(crate) fn quiet() -> Config {
+    Config {
+        content_quota: 1 << 30,
+        keep_revisions: 100,
+        keep_for: Duration::from_secs(90 * 86_400),
+        gc_every: Duration::from_secs(86_400),
+        patches: 8,
+        patch_workers: 0,
+        work_dir: None,
+    }
+}
+
+impl Fleet {
+    pub(crate) async fn start() -> Self {
+        let filter = std::env::var("MUSTER_LOG").unwrap_or_else(|_| "off".to_owned());
+        let log = runtime::log::LogConfig { log_format: runtime::log::LogFormat::Text, log_level: filter };
+        // The first test of the process starts the log for all.
+        drop(runtime::log::init(&log));
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup::new(find(None).await.unwrap(), dir.path().join("nats"));
+        let server = NatsServer::start(setup).await.unwrap();
+        let nats = Nats::connect(&Connection::service(vec![server.url()], "test")).await.unwrap();
+        let file = dir.path().join("content.key");
+        runtime::keys::load_or_create(&file).unwrap();
+        let keys = ContentKeyArgs { content_key: Some(file), ..ContentKeyArgs::default() };
+        Self { server, nats, keys, dir }
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
+    /// Starts a replica and waits until it is ready.
+    pub(crate) async fn replica(&self, config: &Config) -> Replica {
+        let args = ServiceArgs {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            nats_url: vec![self.server.url()],
+            agent_servers: vec![],
+            fleet: "main".parse().unwrap(),
+            director_key: None,
+            content_keys: self.keys.clone(),
+            stream_replicas: 1,
+        };
+        let context = ServiceContext::connect(&args, "content", Tasks::new(Shutdown::new())).await.unwrap();
+        let mut routes = RoutesBuilder::default();
+        content::start(config, &context, &mut routes).await.unwrap();
+        let listener = Listener::bind(args.listen).await.unwrap();
+        let url = format!("http://{}", listener.address());
+        context.serve(listener, routes);
+        soon(context.readiness.ready()).await;
+        Replica { context, api: Client::connect(url).await.unwrap() }
+    }
+
+    pub(crate) fn log(&self) -> Log {
+        Log::new(self.nats.clone())
+    }
+}
+
+impl Replica {
+    pub(crate) async fn stop(self) {
+        self.context.shutdown().request();
+        drop(self.api);
+        self.context.finish().await.unwrap();
+    }
+}
+
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, what).await.expect("the state is reached in time")
+}
+
+/// Waits until a question is answered with yes.
+pub(crate) async fn until(mut question: impl AsyncFnMut() -> bool) {
+    soon(async {
+        while !question().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// A content of one file, cut as `muster` cuts.
+pub(crate) struct Content {
+    pub(crate) channel: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) chunks: Vec<Chunk>,
+}
+
+/// Bytes that look random and are the same for the same seed.
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..bytes.div_ceil(8)).flat_map(|_| word()).take(bytes).collect()
+}
+
+impl Content {
+    pub(crate) fn new(channel: &str, bytes: Vec<u8>) -> Self {
+        let chunks = Chunker::new(bytes.as_slice(), bytes.len() as u64).map(Result::unwrap).collect();
+        Self { channel: channel.to_owned(), bytes, chunks }
+    }
+
+    pub(crate) fn begin(&self) -> v1::BeginUploadRequest {
+        let digest = Digest::of(&self.bytes).0.to_vec();
+        v1::BeginUploadRequest {
+            channel: self.channel.clone(),
+            files: vec![v1::ContentFile {
+                path: "data".to_owned(),
+                bytes: self.bytes.len() as u64,
+                digest: digest.clone(),
+                executable: false,
+            }],
+            chunk_digests: self.chunks.iter().flat_map(|chunk| chunk.digest.0).collect(),
+            chunk_bytes: self.chunks.iter().map(|chunk| chunk.bytes.len() as u32).collect(),
+            digest,
+        }
+    }
+
+    /// The messages that carry chunks.
+    pub(crate) fn messages(&self, manifest: &[u8], positions: &[u32]) -> Vec<v1::UploadChunksRequest> {
+        let message = |position: &u32| v1::UploadChunksRequest {
+            manifest: manifest.to_vec(),
+            position: *position,
+            frame: codec::frame::compress(&self.chunks[*position as usize].bytes).into(),
+        };
+        positions.iter().map(message).collect()
+    }
+
+    pub(crate) fn finish(&self, manifest: &[u8]) -> v1::FinishUploadRequest {
+        v1::FinishUploadRequest {
+            channel: self.channel.clone(),
+            manifest: manifest.to_vec(),
+            ..v1::FinishUploadRequest::default()
+        }
+    }
+}
+
+/// What an upload came to.
+#[derive(Debug)]
+pub(crate) struct Pushed {
+    pub(crate) revision: v1::Revision,
+    /// Chunks that were sent.
+    pub(crate) sent: usize,
+    pub(crate) created: bool,
+}
+
+/// Uploads a content as a new revision.
+pub(crate) async fn push(api: &mut Client, content: &Content) -> Result<Pushed, Status> {
+    let begun = api.begin_upload(content.begin()).await?.into_inner();
+    if let Some(revision) = begun.existing {
+        return Ok(Pushed { revision, sent: 0, created: false });
+    }
+    let messages = content.messages(&begun.manifest, &begun.missing);
+    let sent = messages.len();
+    let stored = api.upload_chunks(futures::stream::iter(messages)).await?.into_inner();
+    assert_eq!(stored.chunks as usize, sent);
+    let finished = api.finish_upload(content.finish(&begun.manifest)).await?.into_inner();
+    Ok(Pushed { revision: finished.revision.unwrap(), sent, created: finished.created })
+}
+
+/// A selector of a revision by number; 0 is the newest.
+pub(crate) fn numbered(channel: &str, revision: u32) -> Option<v1::RevisionSelector> {
+    let which = (revision > 0).then_some(v1::revision_selector::Which::Revision(revision));
+    Some(v1::RevisionSelector { channel: channel.to_owned(), which })
+}
+
+/// The bytes of a revision, chunk by chunk.
+pub(crate) async fn fetch(api: &mut Client, channel: &str, revision: u32) -> Result<Vec<u8>, Status> {
+    let request = v1::FetchRequest { selector: numbered(channel, revision), from_chunk: 0 };
+    let mut pieces = api.fetch(request).await?.into_inner();
+    let (mut manifest, mut bytes, mut at) = (None, Vec::new(), 0);
+    while let Some(piece) = pieces.message().await? {
+        match piece.piece.unwrap() {
+            v1::fetch_response::Piece::Head(head) => {
+                let envelope = wire::envelope::parse(&head.manifest).unwrap();
+                manifest = Some(wire::content::read_manifest(&envelope.payload).unwrap());
+            }
+            v1::fetch_response::Piece::Frame(frame) => {
+                let chunk = manifest.as_ref().unwrap().chunks()[at];
+                bytes.extend(codec::frame::decompress(&frame, chunk.bytes as usize).unwrap());
+                at += 1;
+            }
+        }
+    }
+    Ok(bytes)
+}
