@@ -231,6 +231,7 @@ mod tests {
         group.settings = settings;
         group.policies = BTreeSet::from([PolicyName::new("base").unwrap()]);
         group.labels = Labels::new(labels).unwrap();
+        group.content = content::tests::followed();
         let policy = Policy {
             name: PolicyName::new("base").unwrap(),
             kind: KindName::new("firewall").unwrap(),
@@ -248,15 +249,20 @@ mod tests {
         };
         let kind = Kind { name: KindName::new("firewall").unwrap(), schema: Schema::new(schema).unwrap() };
         let gone = ObjectKey::Policy(policy.name.clone());
-        vec![
-            Entry::Group(Arc::new(group)),
-            Entry::Group(Arc::new(Group::root())),
-            Entry::Kind(Arc::new(kind)),
-            Entry::Policy(Arc::new(policy)),
-            Entry::Token(Arc::new(token)),
-            Entry::Epoch(Epoch(2)),
-            Entry::Deleted { key: gone, generation: 8 },
-        ]
+        let mut samples = content::tests::samples();
+        samples.splice(
+            0..0,
+            [
+                Entry::Group(Arc::new(group)),
+                Entry::Group(Arc::new(Group::root())),
+                Entry::Kind(Arc::new(kind)),
+                Entry::Policy(Arc::new(policy)),
+                Entry::Token(Arc::new(token)),
+                Entry::Epoch(Epoch(2)),
+                Entry::Deleted { key: gone, generation: 8 },
+            ],
+        );
+        samples
     }
 
     #[test]

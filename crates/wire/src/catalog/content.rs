@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domain::catalog::{
-    Channel, Entry, MAX_PREVIOUS, MAX_STAGES, Note, RevisionLabel, Stage, StoredRevision, Sweep, Upload,
-    Uploads,
+    Channel, Entry, MAX_PREVIOUS, MAX_STAGES, MAX_UPLOADS, Note, RevisionLabel, Stage, StoredRevision, Sweep,
+    Upload, Uploads,
 };
 use domain::content::{ChannelName, ContentPointer, ContentRevision, MAX_CHANNELS_PER_GROUP, StageName};
 use domain::{Digest, Span, Timestamp};
@@ -150,7 +150,8 @@ pub(super) fn read_uploads(state: UploadsState) -> Result<Entry, DecodeError> {
         })
     };
     let uploads = state.uploads.into_iter().map(upload).collect::<Result<_, DecodeError>>()?;
-    let uploads = Uploads::new(uploads).map_err(|e| DecodeError::field("uploads", e))?;
+    let many = |_| DecodeError::field("uploads", format!("has more than {MAX_UPLOADS} uploads"));
+    let uploads = Uploads::new(uploads).map_err(many)?;
     Ok(Entry::Uploads(Arc::new(uploads)))
 }
 
@@ -165,4 +166,93 @@ pub(super) fn read_sweep(state: SweepState) -> Entry {
 fn read_digest(field: &'static str, bytes: &[u8]) -> Result<Digest, DecodeError> {
     let bytes = bytes.try_into().map_err(|_| DecodeError::field(field, "is not 32 bytes long"))?;
     Ok(Digest(bytes))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use domain::catalog::ObjectKey;
+
+    use super::*;
+
+    fn name(text: &str) -> ChannelName {
+        ChannelName::new(text).unwrap()
+    }
+
+    pub(crate) fn followed() -> BTreeMap<ChannelName, ContentPointer> {
+        let stable = StageName::new("stable").unwrap();
+        BTreeMap::from([
+            (name("definitions/ips"), ContentPointer::Stage(stable)),
+            (name("rules"), ContentPointer::Revision(ContentRevision(7))),
+        ])
+    }
+
+    pub(crate) fn samples() -> Vec<Entry> {
+        let stage = Stage {
+            revision: Some(ContentRevision(12)),
+            previous: vec![ContentRevision(11), ContentRevision(12)],
+        };
+        let stages = [("canary", Stage::default()), ("stable", stage)];
+        let channel = Channel {
+            stages: stages.map(|(name, stage)| (StageName::new(name).unwrap(), stage)).into(),
+            last_revision: ContentRevision(12),
+            keep_revisions: Some(90),
+            keep_for: Some(Span::from_secs(3600)),
+            ..Channel::new(name("definitions/ips"))
+        };
+        let revision = StoredRevision {
+            channel: name("definitions/ips"),
+            number: ContentRevision(12),
+            manifest: Digest([1; 32]),
+            manifest_bytes: 1_000,
+            content_bytes: 100_000_000,
+            digest: Digest([2; 32]),
+            files: 3,
+            created_at: Timestamp(5),
+            label: RevisionLabel::new("2026-11-21-b").unwrap(),
+            note: Note::new("fixes\nthe last one").unwrap(),
+            pinned: true,
+        };
+        let upload = Upload {
+            channel: name("rules"),
+            manifest: Digest([3; 32]),
+            manifest_bytes: 10,
+            expires_at: Timestamp(9),
+        };
+        vec![
+            Entry::Channel(Arc::new(channel)),
+            Entry::Channel(Arc::new(Channel::new(name("a/b/c/d")))),
+            Entry::Content(Arc::new(revision)),
+            Entry::Uploads(Arc::new(Uploads::new(vec![upload]).unwrap())),
+            Entry::Sweep(Sweep { id: u64::MAX, until: Timestamp(7), done: true }),
+            Entry::Deleted { key: ObjectKey::Channel(name("rules")), generation: 12 },
+        ]
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_refused_by_field() {
+        fn check<T>(read: Result<T, DecodeError>, expected: &str) {
+            assert_eq!(read.map(drop).unwrap_err().to_string(), expected);
+        }
+        let reference = |channel: &str, which| ContentReferenceState { channel: channel.into(), which };
+        let stable = || Some(Which::Stage("stable".into()));
+        check(read_references(vec![reference("a", None)]), "field which is missing");
+        let twice = vec![reference("a", stable()), reference("a", Some(Which::ContentRevision(1)))];
+        check(read_references(twice), "field content names a channel twice");
+        let many = (0..65).map(|n| reference(&format!("c{n}"), stable())).collect();
+        check(read_references(many), "field content has more than 64 channels");
+
+        let stage = |name: &str, previous| StageState { stage: name.into(), content_revision: 1, previous };
+        let channel = |stages| read_channel(name("a"), ChannelState { stages, ..ChannelState::default() });
+        check(channel(vec![stage("s", vec![]); 2]), "field stages names a stage twice");
+        check(channel(vec![stage("s", vec![1; 17])]), "field previous has more than 16 revisions");
+        check(channel(vec![stage("s", vec![]); 17]), "field stages has more than 16 stages");
+
+        let state = ContentRevisionState { manifest: vec![0; 31], ..ContentRevisionState::default() };
+        check(read_revision(name("a"), ContentRevision(1), state), "field manifest is not 32 bytes long");
+        let upload = UploadState { channel: "a".into(), manifest: vec![0; 32], ..UploadState::default() };
+        check(
+            read_uploads(UploadsState { uploads: vec![upload; 65] }),
+            "field uploads has more than 64 uploads",
+        );
+    }
 }

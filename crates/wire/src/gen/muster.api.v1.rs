@@ -4291,6 +4291,9 @@ pub struct ExplainGroupResponse {
     /// Revision of the snapshot that carries them.
     #[prost(uint64, tag = "5")]
     pub head_revision: u64,
+    /// Content in force, in order of channel.
+    #[prost(message, repeated, tag = "6")]
+    pub content: ::prost::alloc::vec::Vec<EffectiveContent>,
 }
 impl ::prost::Name for ExplainGroupResponse {
     const NAME: &'static str = "ExplainGroupResponse";

@@ -6,11 +6,12 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 
 use domain::catalog::Labels;
-use domain::{GroupId, GroupPath, Mode, Span};
+use domain::content::{ChannelName, ContentPointer, ContentRevision, MAX_CHANNELS_PER_GROUP, StageName};
+use domain::{GroupId, GroupPath, IdError, Mode, Span};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
-use super::duration;
+use super::{duration, size};
 
 /// Longest list of policies or locks in one object. A group has at most one policy of a kind, and a fleet
 /// has tens of kinds.
@@ -105,6 +106,106 @@ impl FromStr for Length {
 /// A duration such as `5m`.
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
     text(deserializer).map(|Length(span)| Some(span))
+}
+
+/// Bytes in a second, such as `2MiB`; `none`, which is 0, for no limit.
+pub(super) fn rate_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    text(deserializer).map(|Rate(bytes)| Some(bytes))
+}
+
+struct Rate(u64);
+
+impl FromStr for Rate {
+    type Err = size::SizeError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" { Ok(Self(0)) } else { size::parse_rate(text).map(Self) }
+    }
+}
+
+/// A name without meaning to the fleet, of the form that all names have.
+pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    text(deserializer).map(|Name(name)| name)
+}
+
+struct Name(String);
+
+impl FromStr for Name {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        domain::id::check(text).map(|()| Self(text.to_owned()))
+    }
+}
+
+/// Number of a content revision.
+pub(super) fn content_revision<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<ContentRevision, D::Error> {
+    match u32::try_from(i64::deserialize(deserializer)?) {
+        Ok(number @ 1..) => Ok(ContentRevision(number)),
+        Ok(_) | Err(_) => Err(D::Error::custom("must be the number of a revision, from 1")),
+    }
+}
+
+/// One entry of a group's content: a channel with a stage or a revision of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Followed {
+    #[serde(deserialize_with = "text")]
+    channel: ChannelName,
+    #[serde(default, deserialize_with = "stage")]
+    stage: Option<StageName>,
+    #[serde(default, deserialize_with = "some_content_revision")]
+    revision: Option<ContentRevision>,
+}
+
+fn stage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<StageName>, D::Error> {
+    text(deserializer).map(Some)
+}
+
+fn some_content_revision<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ContentRevision>, D::Error> {
+    content_revision(deserializer).map(Some)
+}
+
+/// The content that a group assigns.
+pub(super) fn content<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<ChannelName, ContentPointer>, D::Error> {
+    deserializer.deserialize_seq(Content)
+}
+
+struct Content;
+
+impl<'de> Visitor<'de> for Content {
+    type Value = BTreeMap<ChannelName, ContentPointer>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+        let mut content = BTreeMap::new();
+        while let Some(Followed { channel, stage, revision }) = sequence.next_element()? {
+            let name = channel.as_str().to_owned();
+            let pointer = match (stage, revision) {
+                (Some(stage), None) => ContentPointer::Stage(stage),
+                (None, Some(number)) => ContentPointer::Revision(number),
+                (Some(_), Some(_)) | (None, None) => {
+                    let why = format!("channel {name:?} must have either a stage or a revision");
+                    return Err(A::Error::custom(why));
+                }
+            };
+            if content.insert(channel, pointer).is_some() {
+                return Err(A::Error::custom(format_args!("names channel {name:?} twice")));
+            }
+            if content.len() > MAX_CHANNELS_PER_GROUP {
+                let why = format!("has more than {MAX_CHANNELS_PER_GROUP} entries");
+                return Err(A::Error::custom(why));
+            }
+        }
+        Ok(content)
+    }
 }
 
 /// How long a token is good for.

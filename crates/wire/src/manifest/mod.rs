@@ -16,7 +16,6 @@ pub mod duration;
 mod fields;
 mod problem;
 mod resource;
-pub mod size;
 mod spec;
 mod split;
 
@@ -28,9 +27,11 @@ use serde_saphyr::Options;
 
 use crate::api::v1::Resource;
 
+pub use crate::size;
+
 pub use self::spec::{
-    EnrollmentTokenSpec, GroupMetadata, GroupSpec, KindMetadata, PolicyKindSpec, PolicyMetadata, PolicySpec,
-    SettingsSpec, TokenMetadata,
+    ContentReleaseSpec, EnrollmentTokenSpec, GroupMetadata, GroupSpec, KindMetadata, PolicyKindSpec,
+    PolicyMetadata, PolicySpec, ReleaseMetadata, SettingsSpec, TokenMetadata,
 };
 
 /// Largest stream, in bytes: an apply is one atomic change, and a change holds at most 8 MiB.
@@ -65,6 +66,8 @@ pub enum Kind {
     Policy,
     /// An enrolment token.
     EnrollmentToken,
+    /// What a stage of a content channel names.
+    ContentRelease,
 }
 
 /// One manifest: the outer form that all kinds share.
@@ -201,6 +204,7 @@ impl Document<'_> {
             Kind::PolicyKind => resource::kind(self.parse()?),
             Kind::Policy => resource::policy(self.parse()?),
             Kind::EnrollmentToken => Ok(resource::token(self.parse()?)),
+            Kind::ContentRelease => Ok(resource::release(self.parse()?)),
         };
         resource.map_err(|(field, problem)| self.error(None, field.to_owned(), problem))
     }

@@ -1,16 +1,19 @@
 //! Checked manifests as messages of `muster.api.v1`.
 
+use domain::content::{ChannelName, ContentPointer};
 use domain::document::Document;
 use prost_types::Struct;
 use serde_json::{Map, Value};
 
 use super::spec::{
-    EnrollmentTokenSpec, GroupMetadata, GroupSpec, KindMetadata, PolicyKindSpec, PolicyMetadata, PolicySpec,
-    SettingsSpec, TokenMetadata,
+    ContentReleaseSpec, EnrollmentTokenSpec, GroupMetadata, GroupSpec, KindMetadata, PolicyKindSpec,
+    PolicyMetadata, PolicySpec, ReleaseMetadata, SettingsSpec, TokenMetadata,
 };
 use super::{Located, Manifest};
 use crate::api::v1::resource::Resource as Any;
-use crate::api::v1::{Group, Kind, Mode, Policy, Resource, Settings, Token};
+use crate::api::v1::{
+    ContentReference, ContentRelease, Group, Kind, Mode, Policy, Resource, Settings, Token, content_reference,
+};
 use crate::document::to_struct;
 use crate::time::to_duration;
 
@@ -53,6 +56,7 @@ pub(super) fn group(manifest: Manifest<GroupMetadata, GroupSpec>) -> Resource {
         settings: Some(settings(spec.settings)),
         policies: spec.policies.iter().map(ToString::to_string).collect(),
         labels: metadata.labels.as_map().clone().into_iter().collect(),
+        content: spec.content.into_iter().map(reference).collect(),
         ..Group::default()
     }))
 }
@@ -87,6 +91,24 @@ pub(super) fn token(manifest: Manifest<TokenMetadata, EnrollmentTokenSpec>) -> R
     }))
 }
 
+pub(super) fn release(manifest: Manifest<ReleaseMetadata, ContentReleaseSpec>) -> Resource {
+    let Manifest { metadata, spec, .. } = manifest;
+    wrap(Any::ContentRelease(ContentRelease {
+        name: metadata.name,
+        channel: spec.channel.to_string(),
+        stage: spec.stage.to_string(),
+        revision: spec.revision.0,
+    }))
+}
+
+fn reference((channel, pointer): (ChannelName, ContentPointer)) -> ContentReference {
+    let which = match pointer {
+        ContentPointer::Stage(stage) => content_reference::Which::Stage(stage.to_string()),
+        ContentPointer::Revision(number) => content_reference::Which::Revision(number.0),
+    };
+    ContentReference { channel: channel.to_string(), which: Some(which) }
+}
+
 fn wrap(resource: Any) -> Resource {
     Resource { resource: Some(resource) }
 }
@@ -100,7 +122,8 @@ fn settings(spec: SettingsSpec) -> Settings {
         mode: spec.mode.map(mode),
         heartbeat_interval: spec.heartbeat_interval.map(to_duration),
         offline_after: spec.offline_after.map(to_duration),
-        ..Settings::default()
+        content_spread: spec.content_spread.map(to_duration),
+        content_rate_limit: spec.content_rate_limit,
     }
 }
 

@@ -1,6 +1,9 @@
 //! What people write: one type for each kind of manifest, with the field names of the file.
 
+use std::collections::BTreeMap;
+
 use domain::catalog::Labels;
+use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::Pointer;
 use domain::{GroupId, GroupPath, KindName, Mode, PolicyName, Span, TokenId};
 use serde::Deserialize;
@@ -21,6 +24,9 @@ pub struct GroupSpec {
     /// Names of the policies assigned here, at most one of a kind.
     #[serde(default, deserialize_with = "fields::texts")]
     pub policies: Vec<PolicyName>,
+    /// Content assigned here, at most one for a channel; overrides what the groups above assign of it.
+    #[serde(default, deserialize_with = "fields::content")]
+    pub content: BTreeMap<ChannelName, ContentPointer>,
 }
 
 /// Communication settings. What is absent is inherited.
@@ -36,6 +42,13 @@ pub struct SettingsSpec {
     /// Silence after which an agent counts as offline: at least the interval, at most 240h.
     #[serde(default, deserialize_with = "fields::duration")]
     pub offline_after: Option<Span>,
+    /// Window over which agents start to download content, 0s to 24h.
+    #[serde(default, deserialize_with = "fields::duration")]
+    pub content_spread: Option<Span>,
+    /// Most bytes of content each agent fetches in a second, such as `2MiB`, `500KiB` or `500000`; `none` or 0:
+    /// no limit, also where a group above sets one.
+    #[serde(default, deserialize_with = "fields::rate_limit")]
+    pub content_rate_limit: Option<u64>,
 }
 
 /// A policy kind: documents of this kind satisfy its schema.
@@ -75,6 +88,21 @@ pub struct EnrollmentTokenSpec {
     pub ttl: Option<Span>,
 }
 
+/// What a stage of a content channel names.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ContentReleaseSpec {
+    /// The channel; it exists since its first upload.
+    #[serde(deserialize_with = "fields::text")]
+    pub channel: ChannelName,
+    /// The stage; made if there is none of this name.
+    #[serde(deserialize_with = "fields::text")]
+    pub stage: StageName,
+    /// The revision, from 1.
+    #[serde(deserialize_with = "fields::content_revision")]
+    pub revision: ContentRevision,
+}
+
 /// Name and labels of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,6 +131,15 @@ pub struct PolicyMetadata {
     /// Its name.
     #[serde(deserialize_with = "fields::text")]
     pub name: PolicyName,
+}
+
+/// Name of a content release.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseMetadata {
+    /// Its name; it has no meaning to the fleet.
+    #[serde(deserialize_with = "fields::name")]
+    pub name: String,
 }
 
 /// Name of an enrolment token.

@@ -1,6 +1,7 @@
 use super::*;
+use crate::api::v1::content_reference::Which;
 use crate::api::v1::resource::Resource as Any;
-use crate::api::v1::{Group, Mode, Policy, Settings, Token};
+use crate::api::v1::{ContentReference, ContentRelease, Group, Mode, Policy, Settings, Token};
 
 /// A manifest of each kind with one part replaced.
 fn group(spec: &str) -> String {
@@ -17,6 +18,10 @@ fn policy(document: &str) -> String {
     format!(
         "apiVersion: muster.dev/v1alpha1\nkind: Policy\nmetadata: {{name: p}}\nspec:\n  kind: k\n  document: {document}\n"
     )
+}
+
+fn reference(channel: &str, which: Which) -> ContentReference {
+    ContentReference { channel: channel.into(), which: Some(which) }
 }
 
 fn one(text: &str) -> Any {
@@ -52,8 +57,9 @@ kind: Group
 metadata: {name: servers-web, labels: {tier: front, "example.com/site": Köln}}
 spec:
   path: /servers/web
-  settings: {mode: push, heartbeatInterval: 1m, offlineAfter: 2m30s}
+  settings: {mode: push, heartbeatInterval: 1m, offlineAfter: 2m30s, contentSpread: 5m, contentRateLimit: 2MiB}
   policies: [firewall-base, firewall-web]
+  content: [{channel: definitions/ips, stage: stable}, {channel: models, revision: 12}]
 ---
 {"apiVersion": "muster.dev/v1alpha1", "kind": "PolicyKind", "metadata": {"name": "firewall"},
  "spec": {"schema": {"type": "object"}}}
@@ -67,14 +73,20 @@ apiVersion: muster.dev/v1alpha1
 kind: EnrollmentToken
 metadata: {name: web}
 spec: {group: /servers/web, uses: 10, ttl: 24h}
+---
+apiVersion: muster.dev/v1alpha1
+kind: ContentRelease
+metadata: {name: ips-stable}
+spec: {channel: definitions/ips, stage: stable, revision: 12}
 "#;
     let located = read("a.yaml", text.as_bytes()).unwrap();
     let seen: Vec<_> = located.iter().map(|it| (it.kind(), it.name(), it.place.line)).collect();
     let expected = [
         ("Group", "servers-web", 4),
-        ("PolicyKind", "firewall", 12),
-        ("Policy", "firewall-base", 15),
-        ("EnrollmentToken", "web", 20),
+        ("PolicyKind", "firewall", 13),
+        ("Policy", "firewall-base", 16),
+        ("EnrollmentToken", "web", 21),
+        ("ContentRelease", "ips-stable", 26),
     ];
     assert_eq!(seen, expected);
 
@@ -86,12 +98,17 @@ spec: {group: /servers/web, uses: 10, ttl: 24h}
             mode: Some(Mode::Push.into()),
             heartbeat_interval: seconds(60),
             offline_after: seconds(150),
-            ..Settings::default()
+            content_spread: seconds(300),
+            content_rate_limit: Some(2 << 20),
         }),
         policies: vec!["firewall-base".into(), "firewall-web".into()],
         labels: [("tier", "front"), ("example.com/site", "Köln")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
+        content: vec![
+            reference("definitions/ips", Which::Stage("stable".into())),
+            reference("models", Which::Revision(12)),
+        ],
         ..Group::default()
     };
     assert_eq!(located[0].resource.resource, Some(Any::Group(group)));
@@ -114,6 +131,14 @@ spec: {group: /servers/web, uses: 10, ttl: 24h}
         ..Token::default()
     };
     assert_eq!(located[3].resource.resource, Some(Any::Token(token)));
+
+    let release = ContentRelease {
+        name: "ips-stable".into(),
+        channel: "definitions/ips".into(),
+        stage: "stable".into(),
+        revision: 12,
+    };
+    assert_eq!(located[4].resource.resource, Some(Any::ContentRelease(release)));
 }
 
 #[test]
@@ -150,18 +175,19 @@ fn unknown_things_are_refused_with_what_is_known() {
     );
     refused(
         "apiVersion: muster.dev/v1alpha1\nkind: Grupo\n",
-        "2:7 (document 1): kind: unknown value \"Grupo\"; allowed: Group, PolicyKind, Policy, EnrollmentToken",
+        "2:7 (document 1): kind: unknown value \"Grupo\"; allowed: Group, PolicyKind, Policy, EnrollmentToken, \
+         ContentRelease",
     );
     refused("kind: Group\n", "1:1 (document 1): field apiVersion is missing");
     refused(
-        &group("{path: /a, settings: {contentSpread: 5m}}"),
-        "4:29 (document 1): spec.settings.contentSpread: unknown field \"contentSpread\"; \
-         known here: mode, heartbeatInterval, offlineAfter",
+        &group("{path: /a, settings: {contentSpred: 5m}}"),
+        "4:29 (document 1): spec.settings.contentSpred: unknown field \"contentSpred\"; \
+         known here: mode, heartbeatInterval, offlineAfter, contentSpread, contentRateLimit",
     );
     refused_with(
-        &group("{path: /a, content: []}"),
-        "spec.content",
-        "unknown field \"content\"; known here: path, settings, policies",
+        &group("{path: /a, contents: []}"),
+        "spec.contents",
+        "unknown field \"contents\"; known here: path, settings, policies, content",
     );
     refused_with(
         &format!("{}status: {{}}\n", group("{path: /a}")),
@@ -239,6 +265,74 @@ fn values_are_checked_where_they_stand() {
         &labelled,
         "metadata.labels",
         "label key \"a b\" must be 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-' and '/'",
+    );
+}
+
+#[test]
+fn content_is_checked_where_it_stands() {
+    let content = |entry: &str| {
+        format!(
+            "apiVersion: muster.dev/v1alpha1\nkind: Group\nmetadata: {{name: web}}\nspec:\n  path: /a\n  content:\n  - \
+             {{channel: ok, stage: s}}\n  - {entry}\n"
+        )
+    };
+    refused(
+        &content("{channel: a//b, stage: s}"),
+        "8:15 (document 1): spec.content[1].channel: \"\" in it must not be empty",
+    );
+    refused(
+        &content("{channel: a, stage: S}"),
+        "8:25 (document 1): spec.content[1].stage: has the character 'S' at byte 0; only a-z, 0-9, '_' and '-' \
+         are allowed",
+    );
+    refused(
+        &content("{channel: a, revision: 0}"),
+        "8:28 (document 1): spec.content[1].revision: must be the number of a revision, from 1",
+    );
+    refused(
+        &content("{channel: a, tag: x}"),
+        "8:18 (document 1): spec.content[1].tag: unknown field \"tag\"; known here: channel, stage, revision",
+    );
+    let either = "channel \"a\" must have either a stage or a revision";
+    for entry in ["{channel: a}", "{channel: a, stage: s, revision: 1}"] {
+        refused_with(&content(entry), "spec.content", either);
+    }
+    refused_with(&content("{channel: ok, revision: 1}"), "spec.content", "names channel \"ok\" twice");
+    let many: Vec<String> = (0..65).map(|n| format!("{{channel: c{n}, stage: s}}")).collect();
+    let many = format!("{{path: /a, content: [{}]}}", many.join(", "));
+    refused_with(&group(&many), "spec.content", "has more than 64 entries");
+
+    let rate = |text: &str| group(&format!("{{path: /a, settings: {{contentRateLimit: {text}}}}}"));
+    for (text, bytes) in
+        [("2MiB", 2 << 20), ("500KiB/s", 500 << 10), ("500000", 500_000), ("0", 0), ("none", 0)]
+    {
+        let Any::Group(read) = one(&rate(text)) else { panic!("a group") };
+        assert_eq!(read.settings.unwrap().content_rate_limit, Some(bytes), "{text}");
+    }
+    for text in ["2MB", "-1", "1.5MiB", "fast"] {
+        refused_with(
+            &rate(text),
+            "spec.settings.contentRateLimit",
+            "must be a size such as 500000, 512KiB or 2MiB (units: B, KiB, MiB, GiB, TiB)",
+        );
+    }
+
+    let release = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: muster.dev/v1alpha1\nkind: ContentRelease\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+        )
+    };
+    let good = "{channel: a, stage: s, revision: 1}";
+    refused_with(
+        &release("A", good),
+        "metadata.name",
+        "has the character 'A' at byte 0; only a-z, 0-9, '_' and '-' are allowed",
+    );
+    refused_with(&release("a", "{channel: a, stage: s}"), "spec", "field revision is missing");
+    refused_with(
+        &release("a", "{channel: a, stage: s, revision: 5000000000}"),
+        "spec.revision",
+        "must be the number of a revision, from 1",
     );
 }
 
