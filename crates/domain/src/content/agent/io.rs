@@ -168,7 +168,7 @@ pub enum Effect {
     /// Remove all contents but these, and what was begun of any others. The cache of chunks may keep their chunks
     /// within its bound. No answer.
     Prune {
-        /// Manifests whose files stay, ascending.
+        /// Manifests whose files stay, ascending; they stay themselves.
         keep: Vec<Digest>,
         /// Manifests of which what was begun stays, ascending: drafts, parts of deltas, the manifest itself.
         drafts: Vec<Digest>,

@@ -14,5 +14,14 @@
 pub mod durable;
 pub mod io;
 
+mod apply;
+mod job;
+mod lease;
+mod machine;
+mod report;
+mod schedule;
+mod task;
+
 pub use durable::{Applying, ChannelState, Durable, Failed, Good, MAX_FAILED, MAX_STARTS};
 pub use io::{Effect, Failure, Input, Note, Pace, Space, Survey};
+pub use machine::{Loaded, Machine, Timing};
