@@ -66,6 +66,7 @@ pub mod json;
 pub mod manifest;
 pub mod piece;
 pub mod registry;
+pub mod size;
 pub mod snapshot;
 pub mod subject;
 #[cfg(feature = "api")]
