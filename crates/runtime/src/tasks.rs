@@ -278,6 +278,45 @@ pub fn attach(task: impl Future<Output = ()> + Send + 'static) -> Attached {
     Attached(tokio::spawn(task).abort_handle())
 }
 
+/// How much a thread in the background stands back for all others: as far as it still gets a tenth of a busy core.
+#[cfg(target_os = "linux")]
+const BACKGROUND_NICENESS: i32 = 10;
+
+/// The work in the background did not come to an end.
+#[derive(Debug, thiserror::Error)]
+pub enum BackgroundError {
+    /// There is no thread for it.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// It panicked.
+    #[error("the work in the background panicked")]
+    Panicked,
+}
+
+/// Does work that keeps a core busy for long, on a thread of its own that stands back for all others. The work goes on
+/// when the future is dropped, and ends with the process: who starts it gives it a way to be told to end.
+///
+/// # Errors
+/// [`BackgroundError`] if it cannot start or panics.
+pub async fn background<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, BackgroundError> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    let started = thread.spawn(move || {
+        // On Linux this is about the calling thread alone; elsewhere it would slow the whole process down.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND_NICENESS) {
+            tracing::debug!(%error, "a thread in the background has the priority of all others");
+        }
+        // Nobody may wait for it any more.
+        drop(sender.send(work()));
+    });
+    started.map_err(BackgroundError::Thread)?;
+    receiver.await.map_err(|_| BackgroundError::Panicked)
+}
+
 impl Drop for Attached {
     fn drop(&mut self) {
         self.0.abort();

@@ -132,7 +132,8 @@ impl ContentService for Api {
         request: Request<v1::CollectGarbageRequest>,
     ) -> Result<Response<v1::CollectGarbageResponse>, Status> {
         let _call = self.0.call();
-        collect::collect(&self.0, request.into_inner().dry_run).await.map(Response::new)
+        let author = convert::author(request.metadata(), "collect garbage".to_owned())?;
+        collect::collect(&self.0, &author, request.get_ref().dry_run).await.map(Response::new)
     }
 
     type FetchStream = Pin<Box<dyn Stream<Item = Result<v1::FetchResponse, Status>> + Send>>;

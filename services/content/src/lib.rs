@@ -12,6 +12,7 @@
 //! - Deltas come later, in the background, and are listed in an index beside the manifest.
 
 mod api;
+mod census;
 mod change;
 mod crash;
 mod deltas;
@@ -148,6 +149,14 @@ fn spawn(replica: &Arc<Replica>, context: &ServiceContext) {
     tasks.spawn("content registry", async move {
         service.agents.follow(service.store.nats(), ready, &service.shutdown).await
     });
+    let service = Arc::clone(replica);
+    tasks.spawn("content census", async move { census::follow(&service).await });
+    for worker in 0..replica.config.patch_workers {
+        let service = Arc::clone(replica);
+        tasks.spawn(format!("content deltas {worker}"), async move { deltas::run(&service).await });
+    }
+    let service = Arc::clone(replica);
+    tasks.spawn("content garbage", async move { sweep::run(&service).await });
 }
 
 /// Runs the service alone in its process, until the shutdown.

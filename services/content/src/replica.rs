@@ -1,9 +1,6 @@
 //! What the parts of one replica share.
 
-use std::sync::Mutex;
-
 use domain::catalog::Entry;
-use domain::content::Census;
 use runtime::registry::AgentCounts;
 use runtime::serve::CALLS_GRACE;
 use runtime::store::Catalogue;
@@ -14,6 +11,8 @@ use wire::envelope::ContentTrust;
 use wire::subject::StoreKey;
 
 use crate::Config;
+use crate::census::Latest;
+use crate::deltas::Board;
 use crate::store::Store;
 
 /// One replica of the service.
@@ -24,11 +23,12 @@ pub(crate) struct Replica {
     pub(crate) store: Store,
     pub(crate) agents: AgentCounts,
     /// The last census that presence published.
-    pub(crate) census: Mutex<Option<Census>>,
+    pub(crate) census: Latest,
     /// Calls that take in chunks: each holds some memory.
     pub(crate) intakes: Semaphore,
     /// One garbage collection of this replica at a time.
     pub(crate) collecting: tokio::sync::Mutex<()>,
+    pub(crate) board: Board,
     /// There may be deltas to make.
     pub(crate) wake: Notify,
     /// Calls that are being answered.
@@ -59,9 +59,10 @@ impl Replica {
             catalogue: Catalogue::new(nats, read),
             store,
             agents: AgentCounts::default(),
-            census: Mutex::default(),
+            census: Latest::default(),
             intakes: Semaphore::new(crate::upload::MAX_INTAKES),
             collecting: tokio::sync::Mutex::default(),
+            board: Board::default(),
             wake: Notify::new(),
             calls: watch::Sender::new(0),
             shutdown,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use domain::content::retention::Piece;
 use domain::content::{ContentIndex, Manifest};
 use domain::{Digest, FleetId};
 use ed25519_dalek::{SigningKey, VerifyingKey};
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use wire::agent::v1::Envelope;
 use wire::content::ContentError;
 use wire::envelope::EnvelopeError;
-use wire::subject::{Subject, content_chunk, content_index, content_manifest, content_patch};
+use wire::subject::{Subject, content_chunk, content_index, content_manifest, content_patch, pattern};
 
 /// Manifests that are kept in memory once they were read: a handful of channels that are worked on. One has at
 /// most about 2 MiB.
@@ -100,13 +101,18 @@ impl Store {
         if kept.is_some() {
             return Ok(kept);
         }
-        let Some(bytes) = self.envelope(name).await? else { return Ok(None) };
-        let read = read_named(name, &bytes);
-        let manifest = Arc::new(read.map_err(|source| StoreError::Damaged { manifest: *name, source })?);
+        let Some(manifest) = self.read_manifest(name).await?.map(Arc::new) else { return Ok(None) };
         let mut manifests = self.manifests();
         manifests.truncate(MAX_MANIFESTS - 1);
         manifests.push_front((*name, Arc::clone(&manifest)));
         Ok(Some(manifest))
+    }
+
+    /// As [`Store::manifest`], for one that will not be asked for again soon.
+    pub(crate) async fn read_manifest(&self, name: &Digest) -> Result<Option<Manifest>, StoreError> {
+        let Some(bytes) = self.envelope(name).await? else { return Ok(None) };
+        let read = read_named(name, &bytes);
+        read.map(Some).map_err(|source| StoreError::Damaged { manifest: *name, source })
     }
 
     fn manifests(&self) -> std::sync::MutexGuard<'_, VecDeque<(Digest, Arc<Manifest>)>> {
@@ -188,6 +194,32 @@ impl Store {
         Ok(())
     }
 
+    /// How long a piece is as stored; 0 if it is not there.
+    pub(crate) async fn stored_length(&self, piece: &Piece) -> Result<u64, StoreError> {
+        let stored = self.nats.direct_get_last(CONTENT.name, &wire::piece::subject(piece)).await?;
+        Ok(stored.map_or(0, |message| message.payload.len() as u64))
+    }
+
+    /// The pieces that are stored, a page from the place `from` on, and where the next page starts.
+    pub(crate) async fn pieces(&self, from: usize) -> Result<(Vec<Piece>, Option<usize>), StoreError> {
+        let page = self.nats.subjects(CONTENT.name, pattern::CONTENT, from).await?;
+        // What is not a piece was not put here by this service: it is none of its business.
+        let pieces = page.subjects.iter().filter_map(|subject| wire::piece::parse(subject));
+        Ok((pieces.collect(), page.next))
+    }
+
+    /// The place of the newest message.
+    pub(crate) async fn last_sequence(&self) -> Result<u64, StoreError> {
+        let state = self.nats.stream_state(CONTENT.name).await?;
+        Ok(state.ok_or(StoreError::NoStream)?.last_sequence)
+    }
+
+    /// Deletes what matches `filter` and was stored before the place `below`.
+    pub(crate) async fn delete(&self, filter: &str, below: u64) -> Result<(), StoreError> {
+        self.nats.purge(CONTENT.name, filter, below).await?;
+        Ok(())
+    }
+
     /// Stores a part of a delta.
     pub(crate) async fn put_part(
         &self,
@@ -200,6 +232,11 @@ impl Store {
         self.nats.publish_cas(CONTENT.name, &subject, (Headers::new(), part), Expect::Any).await?;
         self.note_used(bytes);
         Ok(())
+    }
+
+    /// How many parts of a delta are stored.
+    pub(crate) async fn count_parts(&self, from: Option<&Digest>, to: &Digest) -> Result<usize, StoreError> {
+        Ok(self.nats.count_subjects(CONTENT.name, &wire::piece::parts(from, to)).await?)
     }
 
     /// Bytes that all content takes in the store.

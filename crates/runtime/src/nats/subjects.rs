@@ -71,16 +71,17 @@ impl Nats {
         self.api_patiently(&format!("STREAM.INFO.{stream}"), &body, API_TIMEOUT).await
     }
 
-    /// Deletes all messages of the stream whose subjects match `filter`.
+    /// Deletes the messages of the stream whose subjects match `filter` and whose sequence is below `below`: a
+    /// message that was stored after the caller looked stays, however late this is carried out.
     ///
     /// # Returns
     /// How many there were.
     ///
     /// # Errors
     /// [`ApiError`] if JetStream does not answer within 5 s or refuses. They may be deleted all the same.
-    pub async fn purge(&self, stream: &'static str, filter: &str) -> Result<u64, ApiError> {
-        let call = format!("STREAM.PURGE.{stream}");
-        let purged: Purged = self.api_patiently(&call, &json!({"filter": filter}), API_TIMEOUT).await?;
+    pub async fn purge(&self, stream: &'static str, filter: &str, below: u64) -> Result<u64, ApiError> {
+        let (call, body) = (format!("STREAM.PURGE.{stream}"), json!({"filter": filter, "seq": below}));
+        let purged: Purged = self.api_patiently(&call, &body, API_TIMEOUT).await?;
         Ok(purged.purged)
     }
 }

@@ -86,3 +86,10 @@ async fn an_attached_task_ends_with_its_holder() {
     drop(attached);
     assert!(dropped.await.is_err());
 }
+
+#[tokio::test]
+async fn work_in_the_background_gives_its_result_or_says_that_it_panicked() {
+    assert_eq!(background("adds", || 1 + 1).await.unwrap(), 2);
+    let panicked = background("panics", || assert!(std::hint::black_box(false), "on purpose")).await;
+    assert!(matches!(panicked, Err(BackgroundError::Panicked)));
+}
