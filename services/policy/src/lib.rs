@@ -94,6 +94,7 @@ fn replica(config: &Config, context: &ServiceContext) -> Result<Replica, Service
         heads: RwLock::new(Heads::default()),
         agents: AgentCounts::default(),
         work: Work::default(),
+        showing: std::sync::Mutex::new(()),
         own: OwnChanges::default(),
         compare_epochs: AtomicBool::new(false),
         writer: tokio::sync::Mutex::new(()),

@@ -74,8 +74,6 @@ enum Next {
 
 /// Does what is due.
 async fn step(replica: &Arc<Replica>) -> Next {
-    // The view comes first: its work was added before it was shown, so if there is no work now, all heads of
-    // this view are published.
     let Some(view) = replica.current() else { return Next::WhenAdded };
     if !replica.heads(|heads| heads.is_complete()) {
         return Next::WhenAdded;
@@ -86,7 +84,8 @@ async fn step(replica: &Arc<Replica>) -> Next {
         replica.compare_epochs.store(true, Ordering::Release);
         return Next::At(Instant::now() + pause);
     }
-    match replica.work.take(Instant::now(), LOT) {
+    let Some((view, taken)) = replica.take_work(Instant::now(), LOT) else { return Next::WhenAdded };
+    match taken {
         Taken::Items(items) => {
             publish_all(replica, &view, items).await;
             Next::Now

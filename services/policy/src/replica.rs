@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use domain::{FleetId, GroupId, Revision, Span, TokenId};
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::fold::{Affected, View};
 use crate::heads::Heads;
-use crate::work::{Item, Work};
+use crate::work::{Item, Taken, Work};
 
 /// How long a replica leaves the heads of a change to the replica that committed it: several times what
 /// compiling and publishing takes. Heads that are still missing then, it publishes itself.
@@ -51,6 +51,8 @@ pub(crate) struct Replica {
     pub(crate) heads: RwLock<Heads>,
     pub(crate) agents: AgentCounts,
     pub(crate) work: Work,
+    /// Held while a view and its work are shown, and while work is taken with the view that it is for.
+    pub(crate) showing: Mutex<()>,
     pub(crate) own: OwnChanges,
     /// Whether the store has to be compared with what was published: after either was loaded.
     pub(crate) compare_epochs: AtomicBool,
@@ -73,7 +75,8 @@ impl Replica {
     /// A new state of the catalogue, and the groups whose heads it affects. `own` if this replica is the one
     /// to publish them.
     pub(crate) fn show(&self, view: Arc<View>, affected: Affected, own: bool) {
-        // The work is known before the view: whoever sees the view and no work knows that all is done.
+        // One with the other: work that was taken with an older view would find nothing to do, and be lost.
+        let showing = self.showing();
         match affected {
             Affected::All => self.look_at_all(&view),
             Affected::Groups(groups) => {
@@ -82,7 +85,20 @@ impl Replica {
             }
         }
         self.view.send_replace(Some(view));
+        drop(showing);
         self.work.wake();
+    }
+
+    /// The newest state, if the log is loaded, and what is due of its work. If there is none at all, every head
+    /// of this state is as it should be.
+    pub(crate) fn take_work(&self, now: Instant, most: usize) -> Option<(Arc<View>, Taken)> {
+        let _showing = self.showing();
+        Some((self.current()?, self.work.take(now, most)))
+    }
+
+    fn showing(&self) -> MutexGuard<'_, ()> {
+        // It guards no data that a panic could have left in pieces.
+        self.showing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a change is being made.
@@ -104,6 +120,7 @@ impl Replica {
 
     /// The catalogue is not known any more.
     pub(crate) fn hide(&self) {
+        let _showing = self.showing();
         self.view.send_replace(None);
         self.published.send_replace(Revision(0));
         self.work.clear();

@@ -95,6 +95,22 @@ async fn what_a_crash_left_unpublished_is_published() {
     two.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_right_after_a_start_is_published() {
+    let rig = Rig::start().await;
+    let first = rig.run().await;
+    first.applied(&servers()).await;
+    first.stop().await;
+    for action in ["allow", "deny"].into_iter().cycle().take(12) {
+        let running = rig.run().await;
+        let revision = running.applied(&[base(action)]).await;
+        let web = rig.head(&running.replica, "servers-web").await.unwrap();
+        assert_eq!(web.cursor.revision.0, revision);
+        assert_eq!(documents(&web)["firewall"]["rules"]["ssh"], action);
+        running.stop().await;
+    }
+}
+
 fn unpublished() -> (ChangeInfo, Vec<runtime::store::Entry>) {
     let policy = domain::catalog::Policy {
         name: "web".parse().unwrap(),
