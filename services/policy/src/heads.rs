@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use domain::content::{ChannelName, ContentItem, ContentTarget};
 use domain::{Cursor, Digest, GroupId, GroupPath, KindName, Revision, Snapshot, Timestamp};
 
 /// The message of a group's subject in DESIRED.
@@ -34,6 +35,8 @@ pub(crate) struct Published {
     pub(crate) expires_at: Timestamp,
     /// Kind, digest and revision of each item.
     pub(crate) items: Vec<(KindName, Digest, Revision)>,
+    /// Content as published.
+    pub(crate) content: Vec<ContentItem>,
 }
 
 impl From<&Snapshot> for Published {
@@ -46,6 +49,7 @@ impl From<&Snapshot> for Published {
             issued_at: snapshot.issued_at,
             expires_at: snapshot.expires_at,
             items: snapshot.policies.iter().map(item).collect(),
+            content: snapshot.content.clone(),
         }
     }
 }
@@ -55,6 +59,12 @@ impl Published {
     pub(crate) fn item_revision(&self, kind: &KindName, digest: &Digest) -> Option<Revision> {
         let found = self.items.iter().find(|(other, is, _)| other == kind && is == digest);
         found.map(|(_, _, revision)| *revision)
+    }
+
+    /// Revision of an item of content that has not changed since.
+    pub(crate) fn content_revision(&self, channel: &ChannelName, target: ContentTarget) -> Option<Revision> {
+        let mut same = self.content.iter().filter(|item| item.channel == *channel && item.target() == target);
+        same.next().map(|item| item.revision)
     }
 }
 
@@ -241,6 +251,7 @@ mod tests {
                         issued_at: Timestamp(0),
                         expires_at: Timestamp(8 * DAY),
                         items: Vec::new(),
+                        content: Vec::new(),
                     })
                 }
             },

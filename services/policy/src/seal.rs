@@ -67,9 +67,9 @@ pub(crate) fn seal(replica: &Replica, view: &View, (group, item): Due) -> Option
 
 /// What the catalogue wants a group's head to be; `None` if there is no such group.
 pub(crate) fn wanted(view: &View, group: &GroupId) -> Option<Wanted> {
-    let (content, since) = (view.compiled.effective(group)?, view.since(group)?);
+    let (effective, since) = (view.compiled.effective(group)?, view.since(group)?);
     let path = view.catalog.group(group)?.value.path.clone();
-    Some(Wanted { digest: content.digest(), path, since: since.revision })
+    Some(Wanted { digest: effective.digest(), path, since: since.revision })
 }
 
 fn snapshot(
@@ -78,12 +78,12 @@ fn snapshot(
     group: &GroupId,
     (cursor, head): (Cursor, Option<&Head>),
 ) -> Option<Snapshot> {
-    let content = view.compiled.effective(group)?;
+    let effective = view.compiled.effective(group)?;
     let before = head.and_then(|head| match &head.says {
         Says::Snapshot(published) => Some(published),
         Says::Gone(_) | Says::Nothing => None,
     });
-    let policies = content.kinds().iter().map(|(kind, resolved)| {
+    let policies = effective.kinds().iter().map(|(kind, resolved)| {
         let digest = resolved.document.digest();
         PolicyItem {
             kind: kind.clone(),
@@ -91,6 +91,10 @@ fn snapshot(
             document: Arc::clone(resolved.document.bytes()),
             digest,
         }
+    });
+    let content = effective.targets().map(|(channel, target)| {
+        let since = before.and_then(|p| p.content_revision(channel, target));
+        target.item(channel.clone(), since.unwrap_or(cursor.revision))
     });
     let issued_at = clock::now();
     Some(Snapshot {
@@ -100,9 +104,9 @@ fn snapshot(
         cursor,
         issued_at,
         expires_at: issued_at + replica.validity,
-        settings: *content.settings(),
+        settings: *effective.settings(),
         policies: policies.collect(),
-        content: Vec::new(),
+        content: content.collect(),
         trace_id: view.since(group)?.trace_id,
     })
 }

@@ -12,6 +12,7 @@ use wire::api::v1;
 use wire::api::v1::resource::Resource;
 
 use super::refuse::Fields;
+use super::release::{self, Release};
 use super::{convert, manner, refuse, write};
 use crate::fold::View;
 use crate::replica::Replica;
@@ -45,7 +46,9 @@ pub(super) async fn apply(
     let place = |key: &ObjectKey, part: &str| places.get(key).map(|field| format!("{field}{part}"));
     let made = made.map_err(|error| refuse::change(error, &place))?;
     let dry_run = made.dry_run;
-    let result = write::shown(made).await?.1;
+    let (made, mut result) = write::shown(made).await?;
+    let releases: Vec<Release> = prepared.releases().map(|(_, release)| release.clone()).collect();
+    result.objects = release::shown(&made.before.catalog, &releases, result.objects);
     let tokens = if dry_run { Vec::new() } else { std::mem::take(&mut drafted.issued) };
     Ok(v1::ApplyResponse { result: Some(result), tokens: tokens.into_iter().map(secret).collect() })
 }
@@ -61,8 +64,20 @@ enum Part {
     Token(v1::Token),
     /// A kind or a policy, and the revision that it must be at.
     Read(Box<Wanted>, u64),
+    /// What a stage of a channel should name.
+    Release(Release),
     /// What is wrong with it has been noted.
     Wrong,
+}
+
+impl Prepared {
+    /// The releases of content, with where they stand.
+    fn releases(&self) -> impl Iterator<Item = (&str, &Release)> {
+        self.resources.iter().filter_map(|(field, part)| match part {
+            Part::Release(release) => Some((field.as_str(), release)),
+            Part::Group(_) | Part::Token(_) | Part::Read(..) | Part::Wrong => None,
+        })
+    }
 }
 
 fn prepare(resources: Vec<v1::Resource>) -> Prepared {
@@ -83,10 +98,10 @@ fn prepare(resources: Vec<v1::Resource>) -> Prepared {
                 let policy = convert::policy(&mut wrong, &field, policy);
                 (field, part(policy.map(Wanted::Policy), revision))
             }
-            Some(Resource::ContentRelease(_)) => {
+            Some(Resource::ContentRelease(message)) => {
                 let field = at("content_release");
-                wrong.wrong(&field, "is not supported yet");
-                (field, Part::Wrong)
+                let release = release::read(&mut wrong, &field, &message);
+                (field, release.map_or(Part::Wrong, Part::Release))
             }
             None => {
                 let field = format!("resources[{index}]");
@@ -126,7 +141,7 @@ fn draft(replica: &Replica, view: &View, prepared: &Prepared) -> Result<Draft, S
                 None => continue,
             },
             Part::Read(wanted, revision) => ((**wanted).clone(), *revision),
-            Part::Token(_) | Part::Wrong => continue,
+            Part::Token(_) | Part::Release(_) | Part::Wrong => continue,
         };
         draft.operations.push(Operation { wanted, expect: write::expect(revision) });
         draft.fields.push(field.clone());
@@ -145,6 +160,11 @@ fn draft(replica: &Replica, view: &View, prepared: &Prepared) -> Result<Draft, S
         };
         draft.operations.push(Wanted::Token(wanted).into());
         draft.fields.push(field.clone());
+    }
+    let releases: Vec<(&str, &Release)> = prepared.releases().collect();
+    for (field, channel) in release::channels(&view.catalog, &mut wrong, &releases) {
+        draft.operations.push(Wanted::Channel(channel).into());
+        draft.fields.push(field);
     }
     wrong.check()?;
     Ok(draft)

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::catalog::{Catalog, Group, Kind, Labels, Locks, Policy, ROOT};
+use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::{Document, Pointer};
 use domain::schema::Schema;
 use domain::{GroupId, GroupPath, KindName, Mode, PolicyName, SettingsOverlay, Span};
 use prost_types::{Duration, Struct};
 use tonic::Status;
 use wire::api::v1;
+use wire::api::v1::content_reference::Which;
 
 use super::refuse::{self, Fields};
 
@@ -82,13 +84,14 @@ pub(super) fn group(
     };
     let settings = settings(fields, &at("settings"), message.settings.as_ref());
     let policies = policies(fields, &at("policies"), &message.policies);
+    let content = content(fields, &at("content"), &message.content);
     let labels = labels(fields, &at("labels"), &message.labels);
     Some(Group {
         id: id?,
         path: path?,
         settings: settings?,
         policies: policies?,
-        content: BTreeMap::new(),
+        content: content?,
         labels: labels?,
     })
 }
@@ -132,11 +135,13 @@ pub(super) fn settings(
     let heartbeat_interval =
         span(fields, &format!("{field}.heartbeat_interval"), message.heartbeat_interval.as_ref());
     let offline_after = span(fields, &format!("{field}.offline_after"), message.offline_after.as_ref());
+    let content_spread = span(fields, &format!("{field}.content_spread"), message.content_spread.as_ref());
     Some(SettingsOverlay {
         mode: mode?,
         heartbeat_interval: heartbeat_interval?,
         offline_after: offline_after?,
-        ..SettingsOverlay::default()
+        content_spread: content_spread?,
+        content_rate_limit: message.content_rate_limit,
     })
 }
 
@@ -169,6 +174,43 @@ pub(super) fn policies(fields: &mut Fields, field: &str, names: &[String]) -> Op
         }
     }
     good.then_some(policies)
+}
+
+/// Reads the content that a group assigns.
+pub(super) fn content(
+    fields: &mut Fields,
+    field: &str,
+    references: &[v1::ContentReference],
+) -> Option<BTreeMap<ChannelName, ContentPointer>> {
+    let mut content = BTreeMap::new();
+    let mut good = true;
+    for (index, reference) in references.iter().enumerate() {
+        let at = |part: &str| format!("{field}[{index}].{part}");
+        let channel = fields.take(&at("channel"), ChannelName::new(&reference.channel));
+        let pointer = match &reference.which {
+            Some(Which::Stage(stage)) => {
+                fields.take(&at("stage"), StageName::new(stage)).map(ContentPointer::Stage)
+            }
+            Some(Which::Revision(0)) => {
+                fields.wrong(at("revision"), "must not be 0");
+                None
+            }
+            Some(Which::Revision(number)) => Some(ContentPointer::Revision(ContentRevision(*number))),
+            None => {
+                fields.wrong(at("stage"), "must be given, or a revision");
+                None
+            }
+        };
+        let (Some(channel), Some(pointer)) = (channel, pointer) else {
+            good = false;
+            continue;
+        };
+        if content.insert(channel, pointer).is_some() {
+            fields.wrong(at("channel"), "stands there twice");
+            good = false;
+        }
+    }
+    good.then_some(content)
 }
 
 /// Reads labels.
@@ -257,6 +299,10 @@ mod tests {
         check(at("x", ""), Err(&[("group.path", "must be given: there is no group of this name yet")]));
     }
 
+    fn reference(channel: &str, which: Option<Which>) -> v1::ContentReference {
+        v1::ContentReference { channel: channel.into(), which }
+    }
+
     #[test]
     fn every_wrong_field_is_named() {
         let characters = "only a-z, 0-9, '_' and '-' are allowed";
@@ -267,6 +313,13 @@ mod tests {
                 ..v1::Settings::default()
             }),
             policies: vec!["a".into(), "a".into(), "b*".into()],
+            content: vec![
+                reference("a", Some(Which::Stage("s".into()))),
+                reference("a", Some(Which::Revision(1))),
+                reference("b//c", Some(Which::Stage("S".into()))),
+                reference("d", Some(Which::Revision(0))),
+                reference("e", None),
+            ],
             labels: [("a b".to_owned(), String::new())].into(),
             ..at("w.x", "web")
         };
@@ -279,6 +332,11 @@ mod tests {
                 ("group.settings.heartbeat_interval", "must be a duration, not negative"),
                 ("group.policies[1]", "stands there twice"),
                 ("group.policies[2]", &format!("has the character '*' at byte 1; {characters}")),
+                ("group.content[1].channel", "stands there twice"),
+                ("group.content[2].channel", "\"\" in it must not be empty"),
+                ("group.content[2].stage", &format!("has the character 'S' at byte 0; {characters}")),
+                ("group.content[3].revision", "must not be 0"),
+                ("group.content[4].stage", "must be given, or a revision"),
                 ("group.labels", "label key \"a b\" must be 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-' and '/'"),
             ]),
         );

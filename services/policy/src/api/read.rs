@@ -42,8 +42,8 @@ pub(super) async fn list_groups(
     let groups = view.catalog.subtree(&under).into_iter();
     let groups = groups.filter(|group| after.as_ref().is_none_or(|after| group.value.path > *after));
     let shown = groups.map(|group| {
-        let content = view.compiled.effective(&group.value.id);
-        (group.value.path.to_string(), show::group(replica, &view.catalog, content, group))
+        let effective = view.compiled.effective(&group.value.id);
+        (group.value.path.to_string(), show::group(replica, &view.catalog, effective, group))
     });
     let (groups, next_page_token) = page::page(shown, size);
     Ok(v1::ListGroupsResponse { groups, next_page_token, revision: view.revision().0 })
@@ -120,13 +120,14 @@ pub(super) async fn explain_group(
         return Err(refuse::missing("PolicyKind", kind.as_str()));
     }
     let explained = explain(&view.catalog, &group.id, kind.as_ref(), &pointer);
-    let content = view.compiled.effective(&group.id);
+    let effective = view.compiled.effective(&group.id);
     let response = v1::ExplainGroupResponse {
         path: group.path.to_string(),
         documents: explained.into_iter().map(show::explanation).collect(),
-        settings: content.map(|content| show::settings(content.settings())),
+        settings: effective.map(|effective| show::settings(effective.settings())),
         settings_origin: show::origin(&view.catalog, &group.path),
         head_revision: replica.heads(|heads| heads.revision(&group.id)).0,
+        content: show::content(&view.catalog, &group.path),
     };
     if response.encoded_len() > MAX_MESSAGE_BYTES {
         let why = "the explanation is too large for one answer: ask for one kind or a pointer";

@@ -97,18 +97,19 @@ fn noun(kind: &str) -> &str {
 }
 
 /// Kind (as in manifests) and name of an object.
-pub(super) fn named(key: &ObjectKey) -> (&'static str, &str) {
-    match key {
+pub(super) fn named(key: &ObjectKey) -> (&'static str, String) {
+    let (kind, name) = match key {
         ObjectKey::Group(id) => ("Group", id.as_str()),
         ObjectKey::Kind(name) => ("PolicyKind", name.as_str()),
         ObjectKey::Policy(name) => ("Policy", name.as_str()),
         ObjectKey::Token(id) => ("EnrollmentToken", id.as_str()),
-        ObjectKey::Channel(name) => ("Channel", name.as_str()),
-        ObjectKey::Content(channel, _) => ("ContentRevision", channel.as_str()),
+        ObjectKey::Channel(name) => (super::release::CHANNEL, name.as_str()),
+        ObjectKey::Content(channel, number) => return ("ContentRevision", format!("{channel} {number}")),
         ObjectKey::Uploads => ("Uploads", ""),
         ObjectKey::Sweep => ("Sweep", ""),
         ObjectKey::Epoch => ("Epoch", ""),
-    }
+    };
+    (kind, name.to_owned())
 }
 
 /// Which field of the request holds a part of an object (`.path`, or nothing for the object itself), if it
@@ -137,6 +138,8 @@ fn part(violation: &Violation, key: &ObjectKey) -> &'static str {
         | Violation::Cycle { .. }
         | Violation::TooDeep { .. }
         | Violation::RootMoved(_) => ".path",
+        Violation::Dangling { needs: ObjectKey::Channel(_) | ObjectKey::Content(..), .. }
+        | Violation::Problem(Problem::TooManyChannels { .. }) => ".content",
         Violation::Dangling { .. } => match key {
             ObjectKey::Group(_) => ".policies",
             ObjectKey::Policy(_) => ".kind",
@@ -163,6 +166,9 @@ fn part(violation: &Violation, key: &ObjectKey) -> &'static str {
         | Violation::HasChildren { .. }
         | Violation::HasAgents { .. }
         | Violation::InUse { .. }
+        | Violation::ContentInUse { .. }
+        | Violation::ContentNumber { .. }
+        | Violation::ContentFixed { .. }
         | Violation::TooManyObjects { .. } => "",
     }
 }
@@ -237,7 +243,7 @@ fn refused(refusal: &Refusal, place: Place<'_>) -> Status {
 
 fn add(details: &mut ErrorDetails, violation: &Violation, (field, text): (String, String)) {
     let key = violation.key();
-    let (kind, name) = key.as_ref().map_or(("", ""), named);
+    let (kind, name) = key.as_ref().map(named).unwrap_or_default();
     match violation.class() {
         Class::Invalid => {
             details.add_bad_request_violation(field, text);
@@ -274,7 +280,9 @@ fn rule(violation: &Violation) -> &'static str {
         Violation::TooDeep { .. } => "TOO_DEEP",
         Violation::HasChildren { .. } => "HAS_CHILDREN",
         Violation::HasAgents { .. } => "HAS_AGENTS",
-        Violation::InUse { .. } => "IN_USE",
+        Violation::InUse { .. } | Violation::ContentInUse { .. } => "IN_USE",
+        Violation::ContentNumber { .. } => "CONTENT_NUMBER",
+        Violation::ContentFixed { .. } => "CONTENT_FIXED",
         Violation::Dangling { .. } => "DANGLING",
         Violation::TwoOfAKind { .. } => "TWO_OF_A_KIND",
         Violation::KindFixed { .. } => "KIND_FIXED",
@@ -285,6 +293,7 @@ fn rule(violation: &Violation) -> &'static str {
         Violation::Problem(Problem::DocumentTooLarge { .. } | Problem::SnapshotTooLarge { .. }) => {
             "TOO_LARGE"
         }
+        Violation::Problem(Problem::TooManyChannels { .. }) => "TOO_MANY_CHANNELS",
     }
 }
 

@@ -1,6 +1,8 @@
 //! What a change does or did, as the API shows it.
 
-use domain::change::{Action, Impact, Touched};
+use domain::change::{Action, ContentChange, Impact, Touched};
+use domain::content::ContentRevision;
+use domain::document::Pointer;
 use domain::explain::settings_origin;
 use domain::{GroupPath, Mode, Settings};
 use serde_json::Value;
@@ -23,11 +25,7 @@ pub(super) fn result(made: &Made) -> v1::ChangeResult {
     let plan = &made.plan;
     let objects = plan.objects.iter().map(|(key, action)| {
         let (kind, name) = refuse::named(key);
-        v1::ObjectChange {
-            kind: kind.to_owned(),
-            name: name.to_owned(),
-            action: self::action(*action).into(),
-        }
+        v1::ObjectChange { kind: kind.to_owned(), name, action: self::action(*action).into() }
     });
     let mut room = MAX_VALUE_BYTES;
     let groups = plan.touched.iter().take(MAX_GROUPS).map(|touched| impact(made, touched, &mut room));
@@ -61,7 +59,7 @@ fn impact(made: &Made, touched: &Touched, room: &mut usize) -> v1::GroupImpact {
     if shown.truncated {
         return shown;
     }
-    let Impact { settings, values } = made.plan.impact(made.current(), &touched.group);
+    let Impact { settings, values, content } = made.plan.impact(made.current(), &touched.group);
     let settings = settings_changes(made, &touched.path, settings);
     let values = values.into_iter().map(|change| v1::ValueChange {
         kind: change.kind.to_string(),
@@ -71,7 +69,8 @@ fn impact(made: &Made, touched: &Touched, room: &mut usize) -> v1::GroupImpact {
         policy: change.source.as_ref().map(|source| source.policy.to_string()).unwrap_or_default(),
         set_by: change.source.map(|source| source.path.to_string()).unwrap_or_default(),
     });
-    for change in settings.into_iter().chain(values) {
+    let content = content.into_iter().map(content_change);
+    for change in settings.into_iter().chain(content).chain(values) {
         let bytes = prost::Message::encoded_len(&change);
         if shown.changes.len() == MAX_VALUES || bytes > *room {
             shown.truncated = true;
@@ -85,18 +84,39 @@ fn impact(made: &Made, touched: &Touched, room: &mut usize) -> v1::GroupImpact {
     shown
 }
 
+/// The revisions of a channel's content, as numbers.
+fn content_change(change: ContentChange) -> v1::ValueChange {
+    let mut pointer = Pointer::root();
+    pointer.push("content");
+    pointer.push(change.channel.as_str());
+    let number = |number: Option<ContentRevision>| number.map(|number| show::value(&Value::from(number.0)));
+    v1::ValueChange {
+        pointer: pointer.to_string(),
+        before: number(change.before),
+        after: number(change.after),
+        set_by: change.set_by.map(|path| path.to_string()).unwrap_or_default(),
+        ..v1::ValueChange::default()
+    }
+}
+
 fn settings_changes(
     made: &Made,
     path: &GroupPath,
     (before, after): (Option<Settings>, Option<Settings>),
 ) -> Vec<v1::ValueChange> {
     let origin = settings_origin(&made.plan.candidate, path);
-    let places = [origin.mode, origin.heartbeat_interval, origin.offline_after];
+    let places = [
+        origin.mode,
+        origin.heartbeat_interval,
+        origin.offline_after,
+        origin.content_spread,
+        origin.content_rate_limit,
+    ];
     let (before, after) = (before.map(texts), after.map(texts));
-    let names = ["/mode", "/heartbeatInterval", "/offlineAfter"];
+    let names = ["/mode", "/heartbeatInterval", "/offlineAfter", "/contentSpread", "/contentRateLimit"];
     let mut changes = Vec::new();
     for (index, (name, place)) in names.into_iter().zip(places).enumerate() {
-        let side = |texts: &Option<[String; 3]>| texts.as_ref().map(|texts| texts[index].clone());
+        let side = |texts: &Option<[String; 5]>| texts.as_ref().map(|texts| texts[index].clone());
         let (before, after) = (side(&before), side(&after));
         if before != after {
             let text = |text: Option<String>| text.map(|text| show::value(&Value::String(text)));
@@ -113,13 +133,20 @@ fn settings_changes(
 }
 
 /// Settings as people write them, in the order of their fields.
-fn texts(settings: Settings) -> [String; 3] {
+fn texts(settings: Settings) -> [String; 5] {
     let mode = match settings.mode {
         Mode::Pull => "pull",
         Mode::Push => "push",
     };
     let span = wire::manifest::duration::format;
-    [mode.to_owned(), span(settings.heartbeat_interval), span(settings.offline_after)]
+    let rate = settings.content_rate_limit.map(wire::manifest::size::format_rate);
+    [
+        mode.to_owned(),
+        span(settings.heartbeat_interval),
+        span(settings.offline_after),
+        span(settings.content_spread),
+        rate.unwrap_or_else(|| "none".to_owned()),
+    ]
 }
 
 #[cfg(test)]
@@ -178,7 +205,17 @@ mod tests {
             .iter()
             .map(|change| format!("{}{} {} {}", change.kind, change.pointer, change.policy, change.set_by))
             .collect();
-        assert_eq!(changes, ["/mode  /", "/heartbeatInterval  ", "/offlineAfter  ", "k/a/b p /"]);
+        assert_eq!(
+            changes,
+            [
+                "/mode  /",
+                "/heartbeatInterval  ",
+                "/offlineAfter  ",
+                "/contentSpread  ",
+                "/contentRateLimit  ",
+                "k/a/b p /"
+            ]
+        );
     }
 
     #[test]
@@ -191,6 +228,6 @@ mod tests {
         let made = made(policy(json!(large)));
         let mut room = 130_000;
         let shown = impact(&made, &made.plan.touched[0], &mut room);
-        assert_eq!((shown.changes.len(), shown.truncated, room), (4, true, 0));
+        assert_eq!((shown.changes.len(), shown.truncated, room), (6, true, 0));
     }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use domain::catalog::{Catalog, Group, Kind, Policy, Versioned};
 use domain::compile::Effective;
+use domain::content::{ChannelName, ContentPointer};
 use domain::document::Document;
-use domain::explain::{Explanation, SettingsOrigin, settings_origin};
+use domain::explain::{Explanation, SettingsOrigin, content_origin, settings_origin};
 use domain::{GroupPath, Mode, PolicyName, Settings, SettingsOverlay};
 use prost_types::Struct;
 use serde_json::Value;
 use wire::api::v1;
+use wire::api::v1::content_reference::Which;
 
 use crate::replica::Replica;
 
@@ -21,7 +23,7 @@ const DEFAULT: &str = "default";
 pub(super) fn group(
     replica: &Replica,
     catalog: &Catalog,
-    content: Option<&Arc<Effective>>,
+    effective: Option<&Arc<Effective>>,
     group: &Versioned<Group>,
 ) -> v1::Group {
     let (revision, group) = (group.revision, &*group.value);
@@ -31,12 +33,12 @@ pub(super) fn group(
         settings: Some(own_settings(&group.settings)),
         policies: group.policies.iter().map(ToString::to_string).collect(),
         labels: group.labels.as_map().clone().into_iter().collect(),
-        effective_settings: content.map(|content| settings(content.settings())),
+        effective_settings: effective.map(|effective| settings(effective.settings())),
         settings_origin: origin(catalog, &group.path),
         agents: replica.agents.of(&group.id),
         revision: revision.0,
-        content: Vec::new(),
-        effective_content: Vec::new(),
+        content: group.content.iter().map(|(channel, pointer)| reference(channel, pointer)).collect(),
+        effective_content: content(catalog, &group.path),
         head_revision: replica.heads(|heads| heads.revision(&group.id)).0,
     }
 }
@@ -121,10 +123,36 @@ fn own_settings(settings: &SettingsOverlay) -> v1::Settings {
     }
 }
 
+fn reference(channel: &ChannelName, pointer: &ContentPointer) -> v1::ContentReference {
+    let which = match pointer {
+        ContentPointer::Stage(stage) => Which::Stage(stage.to_string()),
+        ContentPointer::Revision(number) => Which::Revision(number.0),
+    };
+    v1::ContentReference { channel: channel.to_string(), which: Some(which) }
+}
+
+/// Content in force for the group at `path` and who assigns it, in order of channel.
+pub(super) fn content(catalog: &Catalog, path: &GroupPath) -> Vec<v1::EffectiveContent> {
+    let origin = content_origin(catalog, path);
+    let shown = origin.iter().map(|(channel, origin)| v1::EffectiveContent {
+        reference: Some(reference(channel, &origin.pointer)),
+        revision: origin.number.map_or(0, |number| number.0),
+        set_by: origin.path.to_string(),
+    });
+    shown.collect()
+}
+
 /// Where each setting comes from, by its name in JSON.
 pub(super) fn origin(catalog: &Catalog, path: &GroupPath) -> HashMap<String, String> {
-    let SettingsOrigin { mode, heartbeat_interval, offline_after } = settings_origin(catalog, path);
-    let named = [("mode", mode), ("heartbeatInterval", heartbeat_interval), ("offlineAfter", offline_after)];
+    let SettingsOrigin { mode, heartbeat_interval, offline_after, content_spread, content_rate_limit } =
+        settings_origin(catalog, path);
+    let named = [
+        ("mode", mode),
+        ("heartbeatInterval", heartbeat_interval),
+        ("offlineAfter", offline_after),
+        ("contentSpread", content_spread),
+        ("contentRateLimit", content_rate_limit),
+    ];
     let text = |path: Option<GroupPath>| path.map_or_else(|| DEFAULT.to_owned(), |path| path.to_string());
     named.into_iter().map(|(name, path)| (name.to_owned(), text(path))).collect()
 }

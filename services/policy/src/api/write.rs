@@ -13,13 +13,16 @@ use crate::fold::View;
 use crate::replica::Replica;
 
 /// Fields of a group that a mask may name, and what they stand for.
-const FIELDS: [&str; 6] = [
+const FIELDS: [&str; 9] = [
     "settings",
     "settings.mode",
     "settings.heartbeat_interval",
     "settings.offline_after",
+    "settings.content_spread",
+    "settings.content_rate_limit",
     "policies",
     "labels",
+    "content",
 ];
 
 /// If not 0, the object must be at this revision.
@@ -61,9 +64,9 @@ async fn change_group(
     })
     .await?;
     let shown = id.and_then(|id| {
-        let content = made.plan.recompiled.updated().get(&id).or(made.before.compiled.effective(&id));
+        let effective = made.plan.recompiled.updated().get(&id).or(made.before.compiled.effective(&id));
         let group = made.plan.candidate.group(&id)?;
-        Some(show::group(replica, &made.plan.candidate, content, group))
+        Some(show::group(replica, &made.plan.candidate, effective, group))
     });
     Ok(v1::GroupChange { group: shown, result: Some(result) })
 }
@@ -100,7 +103,7 @@ pub(super) async fn update_group(
     let message = request.group.ok_or_else(|| refuse::field("group", "must be given"))?;
     let mask = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
     let mask: Vec<&str> = if mask.is_empty() {
-        vec!["settings", "policies", "labels"]
+        vec!["settings", "policies", "labels", "content"]
     } else {
         mask.iter().map(String::as_str).collect()
     };
@@ -123,9 +126,11 @@ fn masked(group: &Group, message: &v1::Group, mask: &[&str]) -> Result<Group, St
     let settings = convert::settings(&mut fields, "group.settings", message.settings.as_ref());
     let policies = convert::policies(&mut fields, "group.policies", &message.policies);
     let labels = convert::labels(&mut fields, "group.labels", &message.labels);
+    let content = convert::content(&mut fields, "group.content", &message.content);
     fields.check()?;
     let mut group = group.clone();
-    let (Some(settings), Some(policies), Some(labels)) = (settings, policies, labels) else {
+    let (Some(settings), Some(policies), Some(labels), Some(content)) = (settings, policies, labels, content)
+    else {
         return Err(refuse::field("group", "is not complete"));
     };
     for field in mask {
@@ -134,8 +139,11 @@ fn masked(group: &Group, message: &v1::Group, mask: &[&str]) -> Result<Group, St
             "settings.mode" => group.settings.mode = settings.mode,
             "settings.heartbeat_interval" => group.settings.heartbeat_interval = settings.heartbeat_interval,
             "settings.offline_after" => group.settings.offline_after = settings.offline_after,
+            "settings.content_spread" => group.settings.content_spread = settings.content_spread,
+            "settings.content_rate_limit" => group.settings.content_rate_limit = settings.content_rate_limit,
             "policies" => group.policies.clone_from(&policies),
             "labels" => group.labels.clone_from(&labels),
+            "content" => group.content.clone_from(&content),
             _ => {}
         }
     }

@@ -1,5 +1,6 @@
 //! Live tests: real replicas of the service in this process, on a real `nats-server` of their own.
 
+mod content;
 mod faults;
 mod many;
 mod ways;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Request, Status};
 use wire::api::v1;
+use wire::api::v1::content_reference::Which;
 use wire::api::v1::policy_service_server::PolicyService as _;
 use wire::api::v1::resource::Resource;
 use wire::subject::{self, STREAM_DESIRED, header};
@@ -175,8 +177,8 @@ pub(super) fn id(group: &str) -> GroupId {
     GroupId::new(group).unwrap()
 }
 
-/// A resource from `{"group": name, "path": …}`, `{"kind": …, "schema": …}`, `{"policy": …, "of": …}` or
-/// `{"token": …, "in": …}`.
+/// A resource from `{"group": name, "path": …}`, `{"kind": …, "schema": …}`, `{"policy": …, "of": …}`,
+/// `{"token": …, "in": …}` or `{"release": …, "channel": …}`.
 fn resource(object: &Value) -> v1::Resource {
     let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
     let list = |field: &str| -> Vec<String> {
@@ -196,6 +198,13 @@ fn resource(object: &Value) -> v1::Resource {
         Resource::Kind(v1::Kind { name: text("kind"), schema: structure("schema"), revision: 0 })
     } else if object["token"].is_string() {
         Resource::Token(v1::Token { name: text("token"), group: text("in"), ..v1::Token::default() })
+    } else if object["release"].is_string() {
+        Resource::ContentRelease(v1::ContentRelease {
+            name: text("release"),
+            channel: text("channel"),
+            stage: text("stage"),
+            revision: u32::try_from(object["revision"].as_u64().unwrap()).unwrap(),
+        })
     } else {
         let mode = match object["mode"].as_str() {
             Some("push") => Some(v1::Mode::Push.into()),
@@ -205,12 +214,25 @@ fn resource(object: &Value) -> v1::Resource {
         Resource::Group(v1::Group {
             name: text("group"),
             path: text("path"),
-            settings: Some(v1::Settings { mode, ..v1::Settings::default() }),
+            settings: Some(v1::Settings {
+                mode,
+                content_rate_limit: object["rate"].as_u64(),
+                ..v1::Settings::default()
+            }),
             policies: list("policies"),
+            content: object["content"].as_object().into_iter().flatten().map(reference).collect(),
             ..v1::Group::default()
         })
     };
     v1::Resource { resource: Some(resource) }
+}
+
+fn reference((channel, which): (&String, &Value)) -> v1::ContentReference {
+    let which = match which {
+        Value::String(stage) => Which::Stage(stage.clone()),
+        number => Which::Revision(u32::try_from(number.as_u64().unwrap()).unwrap()),
+    };
+    v1::ContentReference { channel: channel.clone(), which: Some(which) }
 }
 
 /// A kind, a policy at `/servers` that locks `/rules/ssh`, and `/servers/web` with one of its own.
