@@ -11,14 +11,15 @@ pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7400";
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done
-  1  failed for a reason that has no code of its own
-  2  the command line is wrong
-  3  refused: bad input, a lock, or not possible in the state the fleet is in
-  4  there is no such thing
-  5  the server cannot be reached, or did not answer in time
-  6  `wait` ran out of time
-  7  `wait` ended because an agent failed
+    0  done
+    1  failed for a reason that has no code of its own
+    2  the command line is wrong
+    3  refused: bad input, a lock, or not possible in the state the fleet is in
+    4  there is no such thing
+    5  the server cannot be reached, or did not answer in time
+    6  `wait` ran out of time
+    7  `wait` ended because an agent failed
+  130  stopped by Ctrl-C
 
 Push and pull are the two ways in which agents learn of changes.
   push: the agent holds a connection and is told at once

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
+use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::identity_service_client::IdentityServiceClient;
 use wire::api::v1::policy_service_client::PolicyServiceClient;
 use wire::api::v1::presence_service_client::PresenceServiceClient;
@@ -17,6 +18,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a silent connection is tested, and how long the test may take: `watch` would else wait for ever
 /// for a machine that is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Longest wait for an answer about a whole content: the server looks for each of 20,000 chunks, or waits until a
+/// garbage collection has ended.
+const CONTENT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Largest answer: a page of policies with documents of the largest size.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Objects asked for at a time where one object is small.
@@ -33,6 +37,35 @@ const MAX_PAGES: usize = 10_000;
 pub(crate) struct Client {
     url: String,
     channel: Channel,
+    /// Without a limit on how long a call takes: uploads and downloads last as long as they make progress.
+    unhurried: Channel,
+}
+
+/// A call that takes longer than most.
+pub(crate) async fn patiently<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    match tokio::time::timeout(CONTENT_TIMEOUT, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(tonic::Status::deadline_exceeded(format!(
+            "the server did not answer within {} s",
+            CONTENT_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+/// Why a call failed, if it may go well the next time: because of what lies between here and the server, or
+/// because the server cannot answer now.
+pub(crate) fn passing(status: &tonic::Status) -> Option<String> {
+    // What came from the server has no source; some of what the transport says has none either.
+    let of_transport = std::error::Error::source(status).is_some()
+        || status.code() == tonic::Code::Cancelled
+        || status.message().starts_with("h2 protocol error");
+    if of_transport {
+        return Some("the connection broke off".to_owned());
+    }
+    let may_pass = [tonic::Code::Unavailable, tonic::Code::DeadlineExceeded].contains(&status.code());
+    may_pass.then(|| status.message().to_owned())
 }
 
 impl Client {
@@ -41,15 +74,24 @@ impl Client {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(unreachable)?
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
-        let channel = endpoint.connect().await.map_err(unreachable)?;
-        Ok(Self { url: url.to_owned(), channel })
+        let unhurried = endpoint.connect_lazy();
+        let channel = endpoint.timeout(ANSWER_TIMEOUT).connect().await.map_err(unreachable)?;
+        Ok(Self { url: url.to_owned(), channel, unhurried })
     }
 
     pub(crate) fn policy(&self) -> PolicyServiceClient<Channel> {
         PolicyServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn content(&self) -> ContentServiceClient<Channel> {
+        ContentServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// For calls that last; see [`patiently`].
+    pub(crate) fn content_unhurried(&self) -> ContentServiceClient<Channel> {
+        ContentServiceClient::new(self.unhurried.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     pub(crate) fn presence(&self) -> PresenceServiceClient<Channel> {

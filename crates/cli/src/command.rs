@@ -2,6 +2,7 @@
 
 mod agent;
 mod apply;
+mod content;
 mod group;
 mod kind;
 mod policy;
@@ -15,7 +16,7 @@ use clap::{CommandFactory as _, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use domain::Span;
 use wire::api::v1::Mode;
-use wire::manifest::duration;
+use wire::{manifest::duration, size};
 
 use crate::args::{Cli, Format};
 use crate::client::Client;
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     Kind(kind::Kind),
     #[command(subcommand)]
     Policy(policy::Policy),
+    #[command(subcommand)]
+    Content(content::Content),
     #[command(subcommand)]
     Settings(settings::Settings),
     #[command(subcommand)]
@@ -69,6 +72,7 @@ pub(crate) async fn run(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure
         Command::Group(group) => Box::pin(group.run(&mut connect(config, terminal).await?)).await,
         Command::Kind(kind) => Box::pin(kind.run(&mut connect(config, terminal).await?)).await,
         Command::Policy(policy) => Box::pin(policy.run(&mut connect(config, terminal).await?)).await,
+        Command::Content(content) => Box::pin(content.run(&mut connect(config, terminal).await?)).await,
         Command::Settings(settings) => Box::pin(settings.run(&mut connect(config, terminal).await?)).await,
         Command::Agent(agent) => Box::pin(agent.run(&mut connect(config, terminal).await?)).await,
         Command::Token(token) => Box::pin(token.run(&mut connect(config, terminal).await?)).await,
@@ -120,6 +124,12 @@ impl From<ModeName> for Mode {
 /// A duration, as an argument.
 fn parse_duration(text: &str) -> Result<Span, duration::DurationError> {
     duration::parse(text)
+}
+
+/// Bytes in a second, as an argument; "none" for no limit.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let problem = |error: size::SizeError| format!("{error}, or \"none\"");
+    if text == "none" { Ok(0) } else { size::parse_rate(text).map_err(problem) }
 }
 
 /// `key=value`, as an argument.

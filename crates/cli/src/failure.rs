@@ -6,6 +6,9 @@ use std::io;
 
 use wire::manifest::ManifestError;
 
+use crate::content::cut::ReadError;
+use crate::content::target::TargetError;
+use crate::content::tree::TreeError;
 use crate::view::style::{Style, Tone, safe};
 
 /// Exit codes, as `muster --help` lists them.
@@ -26,6 +29,8 @@ pub mod exit {
     pub const TIMED_OUT: u8 = 6;
     /// `wait` ended because an agent failed.
     pub const AGENTS_FAILED: u8 = 7;
+    /// Stopped by Ctrl-C, as shells have it.
+    pub const STOPPED: u8 = 130;
 }
 
 /// Why a command failed.
@@ -69,6 +74,34 @@ pub enum Failure {
     /// The answer of the server makes no sense.
     #[error("the server's answer cannot be used: {0}")]
     Answer(String),
+    /// What was named does not exist.
+    #[error("{cause}")]
+    NotFound {
+        /// What there is not.
+        cause: String,
+        /// What there is.
+        way_out: String,
+    },
+    /// Content that does not prove what it should.
+    #[error("{cause}")]
+    Refused {
+        /// What is wrong with it.
+        cause: String,
+        /// What to do about it.
+        way_out: String,
+    },
+    /// A path cannot be pushed; nothing was sent.
+    #[error(transparent)]
+    Tree(Box<TreeError>),
+    /// A file could not be read to its end while it was being pushed.
+    #[error(transparent)]
+    Reading(#[from] ReadError),
+    /// Content cannot be written, or is not what its manifest says.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// Ctrl-C.
+    #[error("{0}")]
+    Stopped(String),
     /// The person at the terminal said no.
     #[error("nothing was changed")]
     Declined,
@@ -86,6 +119,12 @@ pub enum Failure {
     Runtime(#[source] io::Error),
 }
 
+impl From<TreeError> for Failure {
+    fn from(error: TreeError) -> Self {
+        Self::Tree(Box::new(error))
+    }
+}
+
 impl Failure {
     /// The exit code that tells scripts what happened.
     #[must_use]
@@ -99,6 +138,12 @@ impl Failure {
             Self::Status { status, .. } => status::exit_code(status.code()),
             Self::TimedOut(_) => exit::TIMED_OUT,
             Self::AgentsFailed(_) => exit::AGENTS_FAILED,
+            Self::NotFound { .. } => exit::NOT_FOUND,
+            Self::Refused { .. } => exit::REFUSED,
+            Self::Tree(error) if matches!(**error, TreeError::Root { .. }) => exit::FAILED,
+            Self::Reading(ReadError::Read { .. }) | Self::Target(TargetError::Io { .. }) => exit::FAILED,
+            Self::Tree(_) | Self::Reading(_) | Self::Target(_) => exit::REFUSED,
+            Self::Stopped(_) => exit::STOPPED,
             Self::Read { .. } | Self::Answer(_) | Self::Declined | Self::Output(_) | Self::Runtime(_) => {
                 exit::FAILED
             }
@@ -143,7 +188,13 @@ impl Failure {
         match self {
             Self::Manifests(errors) => errors.iter().map(ToString::to_string).collect(),
             Self::Status { status, resources, .. } => status::details(status, resources),
-            Self::Usage(_)
+            Self::Tree(error) => error.details(),
+            Self::NotFound { .. }
+            | Self::Refused { .. }
+            | Self::Reading(_)
+            | Self::Target(_)
+            | Self::Stopped(_)
+            | Self::Usage(_)
             | Self::Read { .. }
             | Self::Input(_)
             | Self::Unreachable { .. }
@@ -171,7 +222,12 @@ impl Failure {
             Self::TimedOut(_) => {
                 Some("muster agent list --progress pending, or wait again with a longer --timeout".to_owned())
             }
-            Self::Read { .. }
+            Self::NotFound { way_out, .. } | Self::Refused { way_out, .. } => Some(way_out.clone()),
+            Self::Tree(_)
+            | Self::Reading(_)
+            | Self::Target(_)
+            | Self::Stopped(_)
+            | Self::Read { .. }
             | Self::Manifests(_)
             | Self::Input(_)
             | Self::Answer(_)

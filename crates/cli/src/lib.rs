@@ -7,6 +7,7 @@ pub mod args;
 mod client;
 mod command;
 mod config;
+mod content;
 mod failure;
 mod manifests;
 mod session;
@@ -42,7 +43,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, terminal: &mut Termina
         .enable_all()
         .build()
         .map_err(Failure::Runtime)
-        .and_then(|runtime| runtime.block_on(command::run(cli, terminal)));
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(command::run(cli, terminal));
+            // A command that was stopped does not wait until the file it was reading has ended.
+            runtime.shutdown_background();
+            outcome
+        });
     match outcome.and_then(|()| terminal.flush()) {
         Ok(()) => exit::OK,
         Err(failure) => {

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod change;
+pub(crate) mod content;
 pub(crate) mod event;
 pub(crate) mod explain;
 pub(crate) mod group;

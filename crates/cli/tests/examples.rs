@@ -45,7 +45,9 @@ fn operation(resource: Resource) -> Operation {
                 generation: 0,
             })
         }
-        Resource::ContentRelease(_) => panic!("examples/ hold no content: whoever runs them pushes their own"),
+        Resource::ContentRelease(_) => {
+            panic!("examples/ hold no content: whoever runs them pushes their own")
+        }
         Resource::Token(_) => panic!("examples/ holds no token: whoever runs them makes their own"),
     };
     wanted.into()

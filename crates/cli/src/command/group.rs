@@ -1,17 +1,18 @@
 //! `muster group`.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use clap::{Args, Subcommand};
 use domain::Span;
 use prost_types::FieldMask;
 use wire::api::v1::{
-    CreateGroupRequest, DeleteGroupRequest, GetGroupRequest, Group as Message, ListGroupsRequest,
-    ListGroupsResponse, MoveGroupRequest, Settings, UpdateGroupRequest,
+    ContentReference, CreateGroupRequest, DeleteGroupRequest, GetGroupRequest, Group as Message,
+    ListGroupsRequest, ListGroupsResponse, MoveGroupRequest, Settings, UpdateGroupRequest,
 };
 use wire::time::to_duration;
 
+use super::content::{parse_assignment, parse_channel};
 use super::{ModeName, parse_duration, parse_label};
 use crate::args::{Change, Consent, Limit, MODES};
 use crate::client::{Client, Pages};
@@ -68,6 +69,9 @@ pub(crate) struct Create {
     /// Assign this policy; may be repeated
     #[arg(long = "policy", value_name = "POLICY")]
     policies: Vec<String>,
+    /// Assign content: a stage of a channel, or a revision by number (CHANNEL=#7); may be repeated
+    #[arg(long = "content", value_name = "CHANNEL=STAGE", value_parser = parse_assignment)]
+    content: Vec<ContentReference>,
     /// Give it this label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
@@ -84,15 +88,19 @@ pub(crate) struct Create {
     change: Change,
 }
 
-/// Change the policies or labels of a group (`settings set` changes its settings)
+/// Change the policies, content or labels of a group (`settings set` changes its settings)
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   muster group set /servers/web --add-policy firewall-web
   muster group set /servers/web --remove-policy firewall-web --dry-run
   muster group set /servers/web --policy firewall-web --policy logging-web   # these and no others
+  muster group set /servers --content definitions/ips=stable
+  muster group set /servers/web --content definitions/ips=#7       # this revision and no other
+  muster group set /servers/web --remove-content definitions/ips   # as the group above again
   muster group set /servers/web --label tier=front --remove-label test")]
 #[group(id = "what", required = true, multiple = true,
-    args = ["policies", "no_policies", "add_policies", "remove_policies", "labels", "remove_labels"])]
+    args = ["policies", "no_policies", "add_policies", "remove_policies", "content", "remove_content", "labels",
+        "remove_labels"])]
 pub(crate) struct Set {
     /// Path or name
     group: String,
@@ -108,6 +116,12 @@ pub(crate) struct Set {
     /// Assign this policy no longer; may be repeated
     #[arg(long = "remove-policy", value_name = "POLICY")]
     remove_policies: Vec<String>,
+    /// Assign content: a stage of a channel, or a revision by number (CHANNEL=#7); may be repeated
+    #[arg(long = "content", value_name = "CHANNEL=STAGE", value_parser = parse_assignment)]
+    content: Vec<ContentReference>,
+    /// Assign nothing of this channel here any longer; may be repeated
+    #[arg(long = "remove-content", value_name = "CHANNEL", value_parser = parse_channel)]
+    remove_content: Vec<String>,
     /// Give it this label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
@@ -222,6 +236,7 @@ impl Create {
             path: self.path,
             settings: Some(settings),
             policies: self.policies,
+            content: merged(&[], &self.content),
             labels: self.labels.into_iter().collect(),
             ..Message::default()
         };
@@ -250,6 +265,12 @@ impl Set {
         if labels != now.labels {
             fields.push("labels".to_owned());
         }
+        let kept: Vec<ContentReference> =
+            now.content.iter().filter(|it| !self.remove_content.contains(&it.channel)).cloned().collect();
+        let content = merged(&kept, &self.content);
+        if content != now.content {
+            fields.push("content".to_owned());
+        }
         if fields.is_empty() {
             return session.notice(&format!("{} is so already; nothing was changed", now.path));
         }
@@ -258,6 +279,7 @@ impl Set {
             name: now.name,
             path: now.path,
             policies,
+            content,
             labels,
             revision: now.revision,
             ..Message::default()
@@ -285,6 +307,12 @@ impl Set {
         labels.extend(self.labels.iter().cloned());
         labels
     }
+}
+
+/// Assignments in order of channel; the last one of a channel holds.
+fn merged(now: &[ContentReference], then: &[ContentReference]) -> Vec<ContentReference> {
+    let all = now.iter().chain(then).map(|it| (it.channel.as_str(), it));
+    all.collect::<BTreeMap<_, _>>().into_values().cloned().collect()
 }
 
 impl Move {

@@ -95,7 +95,7 @@ fn in_words_of_the_file(field: &str, resources: &[String]) -> String {
         return field.to_owned();
     };
     let rest = rest.trim_start_matches('.');
-    let rest = ["group", "kind", "policy", "token"]
+    let rest = ["group", "kind", "policy", "token", "content_release"]
         .iter()
         .find_map(|kind| rest.strip_prefix(kind).filter(|rest| rest.is_empty() || rest.starts_with('.')))
         .unwrap_or(rest)
@@ -122,6 +122,7 @@ pub(super) fn way_out(status: &Status, url: &str) -> Option<String> {
                 Some(kind) if kind.contains("policy") => "policy",
                 Some(kind) if kind.contains("agent") => "agent",
                 Some(kind) if kind.contains("token") => "token",
+                Some(kind) if kind.contains("channel") || kind.contains("revision") => "content",
                 Some(_) | None => return None,
             };
             format!("`muster {noun} list` shows what there is")

@@ -28,14 +28,10 @@ pub(crate) fn list(response: &ListAgentsResponse, style: Style) -> String {
             text::revision(agent.revision),
             text::revision(agent.head_revision),
             Cell::from(text::ago(agent.last_heartbeat.as_ref(), style)),
-            Cell::from(or_none(&agent.agent_version)),
+            Cell::from(text::or_none(&agent.agent_version)),
         ]);
     }
     table.render(style)
-}
-
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { text::NONE } else { text }
 }
 
 pub(crate) fn show(agent: &Agent, registration: Option<&Registration>, style: Style) -> String {
@@ -49,13 +45,13 @@ pub(crate) fn show(agent: &Agent, registration: Option<&Registration>, style: St
     table.field("Progress", text::progress(agent.progress()));
     table.field("Revision", text::revision(agent.revision));
     table.field("Head revision", text::revision(agent.head_revision));
-    table.field("Host name", or_none(&agent.hostname));
+    table.field("Host name", text::or_none(&agent.hostname));
     table.field("Labels", text::labels(&agent.labels));
-    table.field("Version", or_none(&agent.agent_version));
+    table.field("Version", text::or_none(&agent.agent_version));
     if let Some(it) = registration {
         table.field("Joined", text::time(it.join_time.as_ref()));
-        table.field("Joined with token", or_none(&it.token));
-        table.field("Public key", or_none(&it.public_key));
+        table.field("Joined with token", text::or_none(&it.token));
+        table.field("Public key", text::or_none(&it.public_key));
     }
     for (name, count) in [
         ("Went back to last known good", agent.rollbacks),
@@ -80,6 +76,10 @@ pub(crate) fn show(agent: &Agent, registration: Option<&Registration>, style: St
         shown.push('\n');
         shown += &items(agent, style);
     }
+    if !agent.content.is_empty() {
+        shown.push('\n');
+        shown += &super::content::of_agent(agent, style);
+    }
     shown
 }
 
@@ -95,7 +95,7 @@ fn items(agent: &Agent, style: Style) -> String {
             Cell::from(&item.kind),
             Cell::toned(&item.state, tone),
             text::revision(item.revision),
-            Cell::from(or_none(&item.reason)),
+            Cell::from(text::or_none(&item.reason)),
         ]);
     }
     table.render(style)

@@ -37,7 +37,7 @@ pub(crate) fn change(result: &ChangeResult, style: Style) -> String {
     shown
 }
 
-fn action(action: Action) -> (&'static str, Tone) {
+pub(super) fn action(action: Action) -> (&'static str, Tone) {
     match action {
         Action::Unspecified => (text::NONE, Tone::Quiet),
         Action::Created => ("created", Tone::Good),
@@ -47,7 +47,7 @@ fn action(action: Action) -> (&'static str, Tone) {
     }
 }
 
-fn summary(result: &ChangeResult) -> String {
+pub(super) fn summary(result: &ChangeResult) -> String {
     let groups = counted(size(result.groups_touched), "group", "groups");
     let agents = counted(size(result.agents_touched), "agent", "agents");
     let nothing = result.objects.iter().all(|object| object.action() == Action::Unchanged);

@@ -6,7 +6,7 @@ use super::style::{Style, Tone, safe};
 use super::table::{Cell, Table};
 use super::{group, text};
 
-/// With `settings`, the communication settings as well.
+/// With `settings`, the communication settings and the content as well.
 pub(crate) fn explain(response: &ExplainGroupResponse, settings: bool, style: Style) -> String {
     let head = match response.head_revision {
         0 => "without a snapshot yet".to_owned(),
@@ -19,6 +19,9 @@ pub(crate) fn explain(response: &ExplainGroupResponse, settings: bool, style: St
     }
     if settings {
         shown += &format!("\n{}\n{}", style.paint("settings", Tone::Heading), settings_of(response, style));
+    }
+    if settings && !response.content.is_empty() {
+        shown += &format!("\n{}", group::content(&response.content, &response.path).render(style));
     }
     shown
 }
@@ -57,7 +60,8 @@ fn settings_of(response: &ExplainGroupResponse, style: Style) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wire::api::v1::Settings;
+    use wire::api::v1::content_reference::Which;
+    use wire::api::v1::{ContentReference, EffectiveContent, Settings};
 
     use super::*;
 
@@ -85,6 +89,14 @@ mod tests {
             settings: Some(Settings { mode: Some(2), ..Settings::default() }),
             settings_origin: [("mode".to_owned(), "/servers".to_owned())].into(),
             head_revision: 42,
+            content: vec![EffectiveContent {
+                reference: Some(ContentReference {
+                    channel: "definitions/ips".into(),
+                    which: Some(Which::Stage("stable".into())),
+                }),
+                revision: 7,
+                set_by: "/servers".into(),
+            }],
         };
         let values = "/servers/web at revision 42\n\
              \n\
@@ -97,7 +109,12 @@ mod tests {
              \u{20} SETTING            VALUE                                                    FROM\n\
              \u{20} mode               push (the agent holds a connection and is told at once)  /servers\n\
              \u{20} heartbeatInterval  -                                                        -\n\
-             \u{20} offlineAfter       -                                                        -\n";
+             \u{20} offlineAfter       -                                                        -\n\
+             \u{20} contentSpread      -                                                        -\n\
+             \u{20} contentRateLimit   none                                                     -\n\
+             \n\
+             CONTENT          FOLLOWS       REVISION  FROM\n\
+             definitions/ips  stage stable         7  /servers\n";
         assert_eq!(explain(&response, true, Style::now(false)), format!("{values}{settings}"));
     }
 }

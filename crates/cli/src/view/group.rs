@@ -1,6 +1,8 @@
 //! Groups and their settings.
 
-use wire::api::v1::{Group, ListGroupsResponse, Mode, Settings};
+use wire::api::v1::content_reference::Which;
+use wire::api::v1::{EffectiveContent, Group, ListGroupsResponse, Mode, Settings};
+use wire::size;
 
 use super::style::Style;
 use super::table::{Cell, Table};
@@ -32,7 +34,31 @@ pub(crate) fn show(group: &Group, style: Style) -> String {
     table.field("Agents", group.agents);
     table.field("Changed at revision", text::revision(group.revision));
     table.field("Head revision", text::revision(group.head_revision));
-    format!("{}\n{}", table.render(style), settings(group, style))
+    let mut shown = format!("{}\n{}", table.render(style), settings(group, style));
+    if !group.effective_content.is_empty() {
+        shown += &format!("\n{}", content(&group.effective_content, &group.path).render(style));
+    }
+    shown
+}
+
+/// The content in force for the group at `path`, and which group says so.
+pub(super) fn content(in_force: &[EffectiveContent], path: &str) -> Table {
+    let mut table = Table::new(&["CONTENT", "FOLLOWS", "REVISION", "FROM"]);
+    for content in in_force {
+        let reference = content.reference.clone().unwrap_or_default();
+        let follows = match &reference.which {
+            None => text::NONE.to_owned(),
+            Some(Which::Stage(stage)) => format!("stage {stage}"),
+            Some(Which::Revision(revision)) => format!("revision {revision}"),
+        };
+        table.row([
+            Cell::from(&reference.channel),
+            Cell::from(follows),
+            text::revision(u64::from(content.revision)),
+            Cell::from(origin_words(&content.set_by, path)),
+        ]);
+    }
+    table
 }
 
 /// Each setting in force and which group says so.
@@ -47,13 +73,22 @@ pub(crate) fn settings(group: &Group, style: Style) -> String {
 }
 
 /// Every setting by its name in manifests.
-pub(crate) fn values(settings: &Settings) -> [(&'static str, String); 3] {
+pub(crate) fn values(settings: &Settings) -> [(&'static str, String); 5] {
     let mode = settings.mode.and_then(|mode| Mode::try_from(mode).ok()).unwrap_or_default();
     [
         ("mode", text::mode_explained(mode).to_owned()),
         ("heartbeatInterval", text::length(settings.heartbeat_interval.as_ref())),
         ("offlineAfter", text::length(settings.offline_after.as_ref())),
+        ("contentSpread", text::length(settings.content_spread.as_ref())),
+        ("contentRateLimit", rate_limit(settings.content_rate_limit)),
     ]
+}
+
+fn rate_limit(limit: Option<u64>) -> String {
+    match limit {
+        None | Some(0) => "none".to_owned(),
+        Some(bytes) => size::format_rate(bytes),
+    }
 }
 
 fn origin_words(origin: &str, path: &str) -> String {
@@ -62,6 +97,8 @@ fn origin_words(origin: &str, path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use wire::api::v1::ContentReference;
+
     use super::*;
 
     fn group() -> Group {
@@ -77,9 +114,21 @@ mod tests {
                 mode: Some(Mode::Push.into()),
                 heartbeat_interval: seconds(60),
                 offline_after: seconds(150),
-                ..Settings::default()
+                content_spread: seconds(300),
+                content_rate_limit: Some(2 << 20),
             }),
             settings_origin: origin.map(|(field, from)| (field.to_owned(), from.to_owned())).into(),
+            effective_content: [
+                ("definitions/ips", Which::Stage("stable".into()), 7, "/servers"),
+                ("models/text", Which::Revision(3), 3, "/servers/web"),
+                ("rules", Which::Stage("canary".into()), 0, "/"),
+            ]
+            .map(|(channel, which, revision, set_by)| EffectiveContent {
+                reference: Some(ContentReference { channel: channel.into(), which: Some(which) }),
+                revision,
+                set_by: set_by.into(),
+            })
+            .into(),
             agents: 12,
             revision: 7,
             head_revision: 9,
@@ -113,7 +162,14 @@ mod tests {
              SETTING            IN FORCE                                                 FROM\n\
              mode               push (the agent holds a connection and is told at once)  /servers\n\
              heartbeatInterval  1m                                                       this group\n\
-             offlineAfter       2m30s                                                    default\n"
+             offlineAfter       2m30s                                                    default\n\
+             contentSpread      5m                                                       -\n\
+             contentRateLimit   2MiB/s                                                   -\n\
+             \n\
+             CONTENT          FOLLOWS       REVISION  FROM\n\
+             definitions/ips  stage stable  7         /servers\n\
+             models/text      revision 3    3         this group\n\
+             rules            stage canary  -         /\n"
         );
     }
 }

@@ -80,17 +80,13 @@ pub(crate) fn history(response: &ListPolicyHistoryResponse, style: Style) -> Str
             Cell::from(generation.generation),
             text::revision(change.revision),
             Cell::from(text::time(change.time.as_ref())),
-            Cell::from(or_none(&change.actor)),
+            Cell::from(text::or_none(&change.actor)),
             values,
-            Cell::from(or_none(&change.message)),
-            Cell::quiet(or_none(&change.trace_id)),
+            Cell::from(text::or_none(&change.message)),
+            Cell::quiet(text::or_none(&change.trace_id)),
         ]);
     }
     table.render(style)
-}
-
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { text::NONE } else { text }
 }
 
 pub(crate) fn diff(response: &DiffPolicyResponse, style: Style) -> String {

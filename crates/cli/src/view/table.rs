@@ -2,6 +2,8 @@
 
 use console::measure_text_width;
 
+use wire::size;
+
 use super::style::{Style, Tone, safe};
 
 /// Widest cell, in columns: longer texts would push everything else off the screen.
@@ -29,6 +31,11 @@ impl Cell {
     pub(crate) fn count(number: u64, tone: Tone) -> Self {
         let tone = if number == 0 { Tone::Quiet } else { tone };
         Self { text: number.to_string(), tone, number: true }
+    }
+
+    /// A number of bytes, for people.
+    pub(crate) fn size(bytes: u64) -> Self {
+        Self { text: size::rounded(bytes), ..Self::count(bytes, Tone::Plain) }
     }
 }
 

@@ -96,6 +96,13 @@ pub(crate) fn ago(time: Option<&Timestamp>, style: Style) -> String {
     }
 }
 
+/// "3m": how long it is until then; nothing if it is over.
+pub(crate) fn ahead(time: &Timestamp, style: Style) -> Option<String> {
+    let then = domain::Timestamp(millis(time.seconds, time.nanos)?);
+    let left = then.since(style.now);
+    (left.0 > 0).then(|| coarse(left))
+}
+
 /// A span by its two largest units, at least seconds: nobody reads the milliseconds of an hour.
 fn coarse(span: Span) -> String {
     let unit = match span.0 {
@@ -135,6 +142,15 @@ pub(crate) fn labels(labels: &HashMap<String, String>) -> String {
     }
     let pairs: Vec<String> = sorted.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     pairs.join(", ")
+}
+
+/// A revision of a content channel with its label, if it has one.
+pub(crate) fn content_revision(revision: u32, label: &str) -> String {
+    if label.is_empty() { format!("revision {revision}") } else { format!("revision {revision} ({label})") }
+}
+
+pub(crate) fn or_none(text: &str) -> &str {
+    if text.is_empty() { NONE } else { text }
 }
 
 pub(crate) fn list(items: &[String]) -> String {

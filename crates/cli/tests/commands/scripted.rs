@@ -13,6 +13,9 @@ use cli::terminal::{Terminal, Traits};
 use prost::Message;
 use tonic::Status;
 
+/// Longest request: a few chunks.
+const MAX_REQUEST_BYTES: usize = 64 << 20;
+
 /// What a method answers.
 #[derive(Clone)]
 pub(crate) enum Reply {
@@ -20,6 +23,10 @@ pub(crate) enum Reply {
     Refusal(Status),
     /// Messages: one for a unary method.
     Messages(Vec<Vec<u8>>),
+    /// Messages, and then the stream breaks off.
+    Broken(Vec<Vec<u8>>),
+    /// Something happens, and then this is the answer.
+    After(Arc<dyn Fn() + Send + Sync>, Box<Reply>),
 }
 
 impl Reply {
@@ -31,26 +38,55 @@ impl Reply {
         match self {
             Self::Refusal(status) => status.into_http(),
             Self::Messages(messages) => {
-                let mut body = Vec::new();
-                for message in messages {
-                    body.push(0);
-                    body.extend(u32::try_from(message.len()).expect("the test can be set up").to_be_bytes());
-                    body.extend(message);
-                }
-                let mut response = Response::new(Body::from(body));
+                let mut response = Response::new(Body::from(framed(&messages)));
                 let headers = response.headers_mut();
                 headers.insert("content-type", "application/grpc".parse().expect("the test can be set up"));
                 headers.insert("grpc-status", "0".parse().expect("the test can be set up"));
                 response
             }
+            Self::Broken(messages) => {
+                let parts = [Ok(framed(&messages)), Err(io::Error::other("the cable was cut"))];
+                let mut response = Response::new(Body::from_stream(tokio_stream::iter(parts)));
+                let headers = response.headers_mut();
+                headers.insert("content-type", "application/grpc".parse().expect("the test can be set up"));
+                response
+            }
+            Self::After(action, reply) => {
+                action();
+                reply.into_http()
+            }
         }
     }
 }
 
+fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for message in messages {
+        body.push(0);
+        body.extend(u32::try_from(message.len()).expect("the test can be set up").to_be_bytes());
+        body.extend(message);
+    }
+    body
+}
+
+fn unframed(mut body: &[u8]) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    while let Some((head, rest)) = body.split_first_chunk::<5>() {
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+        let (message, rest) = rest.split_at(usize::try_from(length).expect("the test can be set up"));
+        messages.push(message.to_vec());
+        body = rest;
+    }
+    messages
+}
+
+/// A call: its method and the messages of its request.
+type Asked = (String, Vec<Vec<u8>>);
+
 /// A server with one script for each method; the last reply of a script is repeated.
 pub(crate) struct Server {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -69,15 +105,21 @@ impl Server {
         let address = listener.local_addr().expect("the test can be set up");
         let heard = Arc::clone(&asked);
         let router = axum::Router::new().fallback(move |request: Request<Body>| {
-            let method = request.uri().path().rsplit('/').next().expect("the test can be set up").to_owned();
-            heard.lock().expect("the test can be set up").push(method.clone());
-            let mut script = script.lock().expect("the test can be set up");
-            let reply = match script.get_mut(method.as_str()) {
-                None => Reply::Refusal(Status::unimplemented(format!("no script for {method}"))),
-                Some(replies) if replies.len() > 1 => replies.remove(0),
-                Some(replies) => replies[0].clone(),
-            };
-            async move { reply.into_http() }
+            let (script, heard) = (Arc::clone(&script), Arc::clone(&heard));
+            async move {
+                let method =
+                    request.uri().path().rsplit('/').next().expect("the test can be set up").to_owned();
+                let body = axum::body::to_bytes(request.into_body(), MAX_REQUEST_BYTES).await;
+                let messages = unframed(&body.unwrap_or_default());
+                heard.lock().expect("the test can be set up").push((method.clone(), messages));
+                let mut script = script.lock().expect("the test can be set up");
+                let reply = match script.get_mut(method.as_str()) {
+                    None => Reply::Refusal(Status::unimplemented(format!("no script for {method}"))),
+                    Some(replies) if replies.len() > 1 => replies.remove(0),
+                    Some(replies) => replies[0].clone(),
+                };
+                reply.into_http()
+            }
         });
         runtime.spawn(async move { axum::serve(listener, router).await });
         Self { address, asked, _runtime: runtime }
@@ -89,7 +131,16 @@ impl Server {
 
     /// Methods in the order in which they were asked for.
     pub(crate) fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("the test can be set up").clone()
+        let asked = self.asked.lock().expect("the test can be set up");
+        asked.iter().map(|(method, _)| method.clone()).collect()
+    }
+
+    /// The messages of each request of a method, in order.
+    pub(crate) fn requests<M: Message + Default>(&self, method: &str) -> Vec<Vec<M>> {
+        let asked = self.asked.lock().expect("the test can be set up");
+        let decode = |message: &Vec<u8>| M::decode(&message[..]).expect("the test can be set up");
+        let of_method = asked.iter().filter(|(asked, _)| asked == method);
+        of_method.map(|(_, messages)| messages.iter().map(decode).collect()).collect()
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Outcome {

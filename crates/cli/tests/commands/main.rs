@@ -1,5 +1,6 @@
 //! Commands against a scripted server: what they print where, and with which exit code they end.
 
+mod content;
 mod scripted;
 
 use cli::exit;
@@ -38,6 +39,10 @@ fn a_wrong_command_line_is_told_before_anything_is_asked() {
         &["settings", "set", "--group", "/a", "--mode", "push", "--inherit", "mode"],
         &["token", "create", "--group", "/a", "--uses", "0"],
         &["agent", "list", "--children"],
+        &["content", "set", "a"],
+        &["content", "promote", "a"],
+        &["content", "push", "A/B", "."],
+        &["settings", "set", "--group", "/a", "--content-rate-limit", "2MB"],
         &["wait"],
         &["group", "delete", "/a"],
     ] {
@@ -67,7 +72,7 @@ fn wrong_manifests_never_reach_the_server() {
         exit::REFUSED,
         "",
         "error: 1 mistake in the manifests\n  standard input:1:7 (document 1): kind: unknown value \"Grupo\"; \
-         allowed: Group, PolicyKind, Policy, EnrollmentToken\n",
+         allowed: Group, PolicyKind, Policy, EnrollmentToken, ContentRelease\n",
     );
     assert_eq!(server.asked(), [] as [&str; 0]);
 }

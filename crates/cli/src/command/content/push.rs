@@ -1,0 +1,165 @@
+//! `muster content push`.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use domain::content::ChannelName;
+use ed25519_dalek::{SECRET_KEY_LENGTH, SigningKey};
+use wire::api::v1::{FinishUploadResponse, PromoteRequest, RevisionSelector, revision_selector::Which};
+
+use super::revision::parse_stage;
+use crate::args::Format;
+use crate::client::patiently;
+use crate::content::source::Source;
+use crate::content::tree::{Tree, note_on_empty_folders};
+use crate::content::upload::{Progress, Upload};
+use crate::content::{cut, progress};
+use crate::failure::Failure;
+use crate::session::Session;
+use crate::view;
+
+/// Longest label, as in `muster.api.v1.FinishUploadRequest.label`.
+const MAX_LABEL_BYTES: usize = 64;
+/// Longest note, as in `muster.api.v1.FinishUploadRequest.note`.
+const MAX_NOTE_BYTES: usize = 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  muster content push definitions/ips rules/            # every file below rules/
+  muster content push models/text model.bin --label 2026-11-21 --note 'trained on November'
+  muster content push definitions/ips rules/ --promote canary
+  muster content push definitions/ips rules/ --sign-with second.key   # where one signature is not enough
+
+Only what the server does not have yet is sent. A push that broke off goes on where it was when the \
+same command is run again. Symbolic links, pipes and devices are refused; empty folders are left out.";
+
+/// Make files the next revision of a channel
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Push {
+    /// The channel, e.g. definitions/ips; made by its first push
+    #[arg(value_parser = str::parse::<ChannelName>)]
+    channel: ChannelName,
+    /// A file, or a folder with everything in it
+    path: PathBuf,
+    /// A short name for the revision, at most 64 bytes
+    #[arg(long, default_value = "", hide_default_value = true, value_parser = parse_label)]
+    label: String,
+    /// Why it was made, at most 1 KiB
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = parse_note)]
+    note: String,
+    /// Make this stage name the revision
+    #[arg(long, value_name = "STAGE", value_parser = parse_stage)]
+    promote: Option<String>,
+    /// Also sign with the content key in this file; may be repeated
+    #[arg(long, value_name = "KEYFILE")]
+    sign_with: Vec<PathBuf>,
+}
+
+fn parse_label(text: &str) -> Result<String, String> {
+    if text.len() > MAX_LABEL_BYTES {
+        return Err(format!("must be at most {MAX_LABEL_BYTES} bytes long"));
+    }
+    if text.starts_with(['@', '#']) || (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err("must not start with \"@\" or \"#\" or be a number: no command could name it".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_note(text: &str) -> Result<String, String> {
+    if text.len() > MAX_NOTE_BYTES {
+        return Err(format!("must be at most {MAX_NOTE_BYTES} bytes long"));
+    }
+    Ok(text.to_owned())
+}
+
+impl Push {
+    pub(super) async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        let progress = Progress::default();
+        tokio::select! {
+            outcome = Box::pin(self.work(session, &progress)) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(Failure::Stopped(progress.on_stop())),
+        }
+    }
+
+    async fn work(self, session: &mut Session<'_>, progress: &Progress) -> Result<(), Failure> {
+        let keys = self.sign_with.iter().map(|path| read_key(path)).collect::<Result<_, _>>()?;
+        let tree = Tree::walk(&self.path)?;
+        if let Some(note) = note_on_empty_folders(tree.empty_folders) {
+            session.notice(&note)?;
+        }
+        let (files, bytes) = (tree.files.len(), tree.bytes);
+        let bar = progress::bytes(session.terminal.draws_progress(), "reading", bytes);
+        let watched = bar.clone();
+        let cutting = tokio::task::spawn_blocking(move || cut::cut(&tree, &watched).map(|cut| (tree, cut)));
+        let cut = cutting.await.expect("invariant: cutting does not panic");
+        bar.finish_and_clear();
+        let (tree, cut) = cut?;
+        let chunks = cut.chunks.len();
+        let upload = Upload {
+            client: session.client.clone(),
+            channel: self.channel.clone(),
+            source: Arc::new(Source::new(tree)),
+            cut,
+            label: self.label,
+            note: self.note,
+            keys,
+        };
+        let mut finished = Box::pin(upload.run(session, progress)).await?;
+        let promoted = match &self.promote {
+            None => None,
+            Some(stage) => Some(promote(session, &mut finished, stage).await?),
+        };
+        let sent = progress.sent();
+        session.show(&finished, |it, style| {
+            let pushed = view::content::Pushed { files, bytes, chunks, sent };
+            let mut shown = view::content::push(it, &pushed, style);
+            shown += &promoted
+                .map(|change| view::content::changed(&change, view::content::Verb::Stage, style))
+                .unwrap_or_default();
+            shown
+        })
+    }
+}
+
+/// Makes the stage name what was pushed; a program that reads the answer finds the stage in the revision.
+async fn promote(
+    session: &Session<'_>,
+    finished: &mut FinishUploadResponse,
+    stage: &str,
+) -> Result<wire::api::v1::ContentChange, Failure> {
+    let revision = finished.revision.clone().unwrap_or_default();
+    let selector =
+        RevisionSelector { channel: revision.channel, which: Some(Which::Revision(revision.revision)) };
+    let request =
+        PromoteRequest { selector: Some(selector), stage: stage.to_owned(), ..PromoteRequest::default() };
+    let mut content = session.client.content_unhurried();
+    let change =
+        patiently(content.promote(request)).await.map_err(|status| session.client.refusal(status))?;
+    if session.format != Format::Table {
+        finished.revision = change.revision.clone().or(finished.revision.take());
+        finished.store_revision = change.store_revision;
+    }
+    Ok(change)
+}
+
+/// Reads a content key: the 32 bytes of an Ed25519 seed that nobody else may read.
+fn read_key(path: &Path) -> Result<SigningKey, Failure> {
+    let fail = |source: io::Error| Failure::Read { name: path.display().to_string(), source };
+    let mode = std::fs::metadata(path).map_err(fail)?.mode() & 0o777;
+    let unfit = |why: String| Failure::Input(format!("{} {why}", path.display()));
+    if mode & 0o077 != 0 {
+        return Err(unfit(format!(
+            "has mode {mode:04o}: others may read this key; run chmod 600, or replace it"
+        )));
+    }
+    let limit = u64::try_from(SECRET_KEY_LENGTH).unwrap_or(u64::MAX);
+    let bytes = crate::manifests::read_bounded(path, limit)?;
+    let seed: [u8; SECRET_KEY_LENGTH] = bytes
+        .try_into()
+        .map_err(|_| unfit(format!("does not hold {SECRET_KEY_LENGTH} bytes: it is no content key")))?;
+    Ok(SigningKey::from_bytes(&seed))
+}
