@@ -47,9 +47,8 @@ fn refused_with(text: &str, field: &str, expected: &str) {
     assert_eq!((got.as_str(), problem.as_str()), (field, expected), "{shown}");
 }
 
-#[test]
-fn every_kind_is_read() {
-    let text = r#"
+/// A manifest of each kind.
+const EVERY_KIND: &str = r#"
 # A comment before the first document.
 ---
 apiVersion: muster.dev/v1alpha1
@@ -79,7 +78,10 @@ kind: ContentRelease
 metadata: {name: ips-stable}
 spec: {channel: definitions/ips, stage: stable, revision: 12}
 "#;
-    let located = read("a.yaml", text.as_bytes()).unwrap();
+
+#[test]
+fn every_kind_is_read() {
+    let located = read("a.yaml", EVERY_KIND.as_bytes()).unwrap();
     let seen: Vec<_> = located.iter().map(|it| (it.kind(), it.name(), it.place.line)).collect();
     let expected = [
         ("Group", "servers-web", 4),

@@ -60,7 +60,7 @@ struct Prepared {
 }
 
 enum Part {
-    Group(v1::Group),
+    Group(Box<v1::Group>),
     Token(v1::Token),
     /// A kind or a policy, and the revision that it must be at.
     Read(Box<Wanted>, u64),
@@ -86,7 +86,7 @@ fn prepare(resources: Vec<v1::Resource>) -> Prepared {
     for (index, resource) in resources.into_iter().enumerate() {
         let at = |kind: &str| format!("resources[{index}].{kind}");
         read.push(match resource.resource {
-            Some(Resource::Group(group)) => (at("group"), Part::Group(group)),
+            Some(Resource::Group(group)) => (at("group"), Part::Group(Box::new(group))),
             Some(Resource::Token(token)) => (at("token"), Part::Token(token)),
             Some(Resource::Kind(kind)) => {
                 let (field, revision) = (at("kind"), kind.revision);

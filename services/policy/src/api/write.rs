@@ -225,9 +225,18 @@ mod tests {
             ..Group::new(GroupId::new("g").unwrap(), GroupPath::new("/g").unwrap())
         };
         let message = v1::Group {
-            settings: Some(v1::Settings { mode: Some(v1::Mode::Pull.into()), ..v1::Settings::default() }),
+            settings: Some(v1::Settings {
+                mode: Some(v1::Mode::Pull.into()),
+                content_spread: Some(prost_types::Duration { seconds: 9, nanos: 0 }),
+                content_rate_limit: Some(4096),
+                ..v1::Settings::default()
+            }),
             policies: vec!["q".into()],
             labels: [("a".to_owned(), "b".to_owned())].into(),
+            content: vec![v1::ContentReference {
+                channel: "rules".into(),
+                which: Some(v1::content_reference::Which::Revision(3)),
+            }],
             ..v1::Group::default()
         };
         let check = |mask: &[&str], expected: (Option<Mode>, Option<u64>, &str, usize)| {
@@ -244,5 +253,15 @@ mod tests {
         check(&["settings.mode"], (Some(Mode::Pull), Some(30_000), "p", 0));
         check(&["settings.heartbeat_interval"], (Some(Mode::Push), None, "p", 0));
         check(&["policies", "labels"], (Some(Mode::Push), Some(30_000), "q", 1));
+        check(&["content"], (Some(Mode::Push), Some(30_000), "p", 0));
+        let content = |mask: &[&str]| masked(&group, &message, mask).unwrap().content.len();
+        assert_eq!([content(&["content"]), content(&["policies", "labels", "settings"])], [1, 0]);
+        let rates = |mask: &[&str]| {
+            let settings = masked(&group, &message, mask).unwrap().settings;
+            (settings.mode, settings.content_rate_limit, settings.content_spread)
+        };
+        let (mode, limit, spread) = (Some(Mode::Push), Some(4096), Some(Span::from_secs(9)));
+        assert_eq!(rates(&["settings.content_rate_limit"]), (mode, limit, None));
+        assert_eq!(rates(&["settings.content_spread"]), (mode, None, spread));
     }
 }

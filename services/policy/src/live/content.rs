@@ -177,7 +177,7 @@ async fn groups_show_what_they_follow_and_who_says_so() {
     assert_eq!(shown(&updated.effective_content), expected);
     let servers = one.group("/servers").await.unwrap();
     let stable = reference(v1::content_reference::Which::Stage("stable".into()));
-    assert_eq!(servers.content, [stable.clone()]);
+    assert_eq!(servers.content, std::slice::from_ref(&stable));
     assert_eq!(shown(&servers.effective_content), [(Some(stable), 1, "/servers".to_owned())]);
     assert_eq!(servers.settings_origin["contentRateLimit"], "/servers");
     assert_eq!(servers.settings_origin["contentSpread"], "default");
