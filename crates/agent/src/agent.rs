@@ -9,6 +9,7 @@ use domain::agent::{
     Beat, Effect, Generation, Identity, Input, Loaded, Machine, Note, Offer, Reason, Refusal, Source, Status,
     Timing,
 };
+use domain::content::DownloadWish;
 use domain::{AgentId, Cursor, Timestamp};
 use prost::Message as _;
 use runtime::Shutdown;
@@ -16,6 +17,7 @@ use runtime::clock::now;
 use wire::agent::v1;
 use wire::envelope::{self, Trust};
 
+use crate::content::ContentLink;
 use crate::convert::{self, About};
 use crate::handler::Handler;
 use crate::note;
@@ -65,6 +67,8 @@ pub struct Parts<T, S, H> {
     pub session: u64,
     /// Called with each change worth a log line, beside the log.
     pub observer: Option<Observer>,
+    /// The way to its content; `None`: it ignores what content is assigned, at no cost.
+    pub content: Option<ContentLink>,
 }
 
 /// One agent. It does nothing until [`Agent::run`].
@@ -84,8 +88,13 @@ pub struct Agent<T, S, H> {
     /// The last assignment whose signature held.
     last_assignment: Option<(Cursor, Bytes)>,
     connected: bool,
+    /// The last try to reach the broker failed. One that was not needed does not count.
+    offline: bool,
     last_reply: Option<Timestamp>,
     shown: Option<(Timestamp, Shown)>,
+    content: Option<ContentLink>,
+    /// The last heartbeat that asked for an allowance.
+    asked: Option<u64>,
 }
 
 /// What decides whether the view has changed.
@@ -120,8 +129,11 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             last_offer: None,
             last_assignment: None,
             connected: false,
+            offline: false,
             last_reply: None,
             shown: None,
+            content: parts.content,
+            asked: None,
         }
     }
 
@@ -138,6 +150,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
                 () = shutdown.requested() => break,
                 event = self.transport.next(), if self.tasks.has_room() => self.hear(event),
                 inputs = self.tasks.next(), if !self.tasks.is_idle() => self.inputs.extend(inputs),
+                inputs = news(&mut self.content) => self.inputs.extend(inputs),
                 () = tokio::time::sleep(sleep) => self.inputs.push_back(Input::Tick),
             }
             self.work_off().await;
@@ -175,6 +188,9 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             for effect in self.machine.handle(now(), rand::random(), input) {
                 self.carry_out(effect).await;
             }
+        }
+        if let Some(content) = &self.content {
+            content.tell(&self.machine, self.offline);
         }
         self.show();
     }
@@ -220,6 +236,10 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
 
     async fn send(&mut self, beat: &Beat) {
         self.sequence += 1;
+        if beat.beat > 0 {
+            let asks = matches!(beat.download, DownloadWish::Wanted | DownloadWish::Held);
+            self.asked = asks.then_some(beat.beat);
+        }
         let payload = convert::heartbeat(beat, self.sequence, &self.about);
         self.transport.send_heartbeat(beat.beat, payload.into()).await;
     }
@@ -246,10 +266,12 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         match event {
             Event::Up => {
                 self.connected = true;
+                self.offline = false;
                 self.inputs.push_back(Input::Connected);
             }
             Event::Down { retrying, why } => {
                 self.connected = false;
+                self.offline = true;
                 tracing::info!(agent = %self.agent, %why, retrying, "not connected");
                 self.inputs.push_back(Input::Disconnected { retrying });
             }
@@ -329,6 +351,9 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             }
         };
         self.last_reply = Some(now());
+        if let Some(content) = self.content.as_ref().filter(|_| self.asked == Some(beat)) {
+            content.answered(heard.download_granted);
+        }
         let encode = |envelope: v1::Envelope| Bytes::from(envelope.encode_to_vec());
         if let Some(envelope) = heard.assignment {
             self.hear_assignment(&encode(envelope));
@@ -371,5 +396,13 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         let (connected, last_reply) = (self.connected, self.last_reply);
         self.shown = Some((now, Shown { status, active, connected, last_reply }));
         self.do_task(Task::Show(Box::new(view)));
+    }
+}
+
+/// Waits for news of content: for ever where there is none.
+async fn news(content: &mut Option<ContentLink>) -> Vec<Input> {
+    match content {
+        Some(content) => content.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -15,13 +15,14 @@ use wire::join::JoinToken;
 
 use crate::agent::{Agent, Enrolment, Parts};
 use crate::command::CommandHandler;
+use crate::content::{self, ContentOptions};
 use crate::disk::{DiskStorage, Shown};
 use crate::identity::{IdentityError, StateDir};
 use crate::join;
 use crate::transport::NatsTransport;
 
 /// Tables of the configuration file that flags cannot express.
-pub const TABLES: &[&str] = &["handlers"];
+pub const TABLES: &[&str] = &["handlers", "content"];
 /// Largest file with a join token.
 const MAX_TOKEN_FILE_BYTES: usize = 16 * 1024;
 
@@ -83,6 +84,20 @@ pub struct RunArgs {
     #[arg(long, env = "MUSTER_DRIFT_EVERY", value_name = "TIME", default_value = "1m", value_parser = runtime::config::duration)]
     pub drift_every: Duration,
 
+    /// Most bytes of the disk that content takes, what is being fetched and the cache included, such as 2GiB.
+    /// Default: all that the disk has.
+    #[arg(long, env = "MUSTER_CONTENT_QUOTA", value_name = "SIZE", value_parser = wire::size::parse)]
+    pub content_quota: Option<u64>,
+
+    /// Most bytes of chunks that are kept of content that was removed, so that they need not be fetched again.
+    #[arg(long, env = "MUSTER_CONTENT_CACHE", value_name = "SIZE", default_value = "256MiB", value_parser = wire::size::parse)]
+    pub content_cache: u64,
+
+    /// Most bytes of content on their way at once, which is also what a cut costs; a longer piece travels alone.
+    /// More is faster on lines that are fast and far.
+    #[arg(long, env = "MUSTER_CONTENT_WINDOW", value_name = "SIZE", default_value = "256KiB", value_parser = wire::size::parse)]
+    pub content_window: u64,
+
     /// How to log.
     #[command(flatten)]
     pub log: LogConfig,
@@ -142,7 +157,8 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     let tasks = runtime::Tasks::new(Shutdown::new());
     tasks.stop_on_signals().context("cannot listen to signals")?;
     let dir = StateDir::lock(&args.state_dir)?;
-    let handler = CommandHandler::from_table(tables.get("handlers"), dir.root().to_owned())?;
+    let handler = CommandHandler::from_table(tables.get("handlers"), dir.root().to_owned())?
+        .with_content(tables.get("content"))?;
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut enrolment = match enrol(args, &dir, &hostname, tasks.shutdown()).await {
         Err(error) if tasks.shutdown().is_requested() => {
@@ -155,6 +171,21 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
         enrolment.servers.clone_from(&args.nats_url);
     }
     let (storage, loaded) = DiskStorage::open(dir.root(), &enrolment.trust, handler.fingerprint())?;
+    let handler = Arc::new(handler);
+    let (content, link) = content::open(
+        dir.root(),
+        &enrolment,
+        Arc::clone(&handler),
+        ContentOptions {
+            quota: args.content_quota,
+            cache_bytes: args.content_cache,
+            window_bytes: args.content_window,
+            timing: content::Timing { drift_every: args.drift_every.max(Duration::from_secs(1)).into() },
+            hooks: handler.content_fingerprint(),
+            ..ContentOptions::default()
+        },
+    )
+    .with_context(|| format!("cannot use the directory for content in {}", dir.root().display()))?;
     let session = runtime::ids::random_u64();
     tracing::info!(
         agent = %enrolment.agent, fleet = %enrolment.trust.fleet, state_dir = %dir.root().display(),
@@ -163,7 +194,7 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     let parts = Parts {
         transport: NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session),
         storage: Arc::new(storage),
-        handler: Arc::new(handler),
+        handler,
         loaded,
         timing: Timing {
             first_spread: args.start_spread.into(),
@@ -174,11 +205,17 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
         hostname,
         session,
         observer: None,
+        content: Some(link),
     };
     let agent = Agent::new(enrolment, parts);
     let shutdown = tasks.shutdown().clone();
     tasks.spawn("agent", async move {
         agent.run(shutdown).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn("content", async move {
+        content.run(shutdown).await;
         Ok::<(), std::convert::Infallible>(())
     });
     tasks.finish().await?;

@@ -1,5 +1,5 @@
-//! Handlers that run commands. Which command runs for which kind stands in the agent's own configuration;
-//! a policy is only ever data to it.
+//! Handlers that run commands. Which command runs for which kind of policy and which channel of content stands in
+//! the agent's own configuration; policies and content are only ever data to it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use domain::KindName;
+use domain::content::ChannelName;
 use futures::FutureExt;
 use futures::future::FusedFuture;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use crate::handler::{Handler, PolicyChange};
+use crate::handler::{ContentChange, Handler, PolicyChange};
 
 /// Time for a command that sets none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,12 +28,17 @@ const STDERR_GRACE: Duration = Duration::from_millis(200);
 /// What a command must not see of the agent's environment.
 const SECRET_ENV: &str = "MUSTER_JOIN";
 
-/// Why the table `[handlers]` cannot be used.
+/// Why the table `[handlers]` or `[content]` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HandlersError {
-    /// Not a table of handlers.
-    #[error("the table [handlers] cannot be read")]
-    Table(#[source] Box<toml::de::Error>),
+    /// Not a table of commands.
+    #[error("the table [{table}] cannot be read")]
+    Table {
+        /// `handlers` or `content`.
+        table: &'static str,
+        /// What is wrong with it.
+        source: Box<toml::de::Error>,
+    },
     /// A key that is not a kind.
     #[error("[handlers.{kind}]: {kind:?} is not the name of a kind")]
     Kind {
@@ -41,19 +47,27 @@ pub enum HandlersError {
         /// What is wrong with it.
         source: domain::IdError,
     },
+    /// A key that is not a channel.
+    #[error("[content.{channel:?}]: {channel:?} is not the name of a channel")]
+    Channel {
+        /// The key.
+        channel: String,
+        /// What is wrong with it.
+        source: domain::content::ChannelNameError,
+    },
     /// A command without a program, or with one that is not an absolute path or a plain name.
-    #[error("[handlers.{kind}]: {field} must name a program, as in [\"/usr/local/bin/reload\", \"--now\"]")]
+    #[error("[{table}]: {field} must name a program, as in [\"/usr/local/bin/reload\", \"--now\"]")]
     Command {
-        /// The kind.
-        kind: String,
+        /// The kind's or channel's table.
+        table: String,
         /// `command` or `health`.
         field: &'static str,
     },
     /// A timeout out of bounds.
-    #[error("[handlers.{kind}]: timeout: {problem}")]
+    #[error("[{table}]: timeout: {problem}")]
     Timeout {
-        /// The kind.
-        kind: String,
+        /// The kind's or channel's table.
+        table: String,
         /// What is wrong with it.
         problem: String,
     },
@@ -76,10 +90,11 @@ struct Commands {
     timeout: Duration,
 }
 
-/// Runs a command for each kind that has one.
+/// Runs a command for each kind and each channel that has one.
 #[derive(Debug, Clone, Default)]
 pub struct CommandHandler {
     by_kind: BTreeMap<KindName, Commands>,
+    by_channel: BTreeMap<ChannelName, Commands>,
     /// Working directory of the commands.
     directory: PathBuf,
 }
@@ -91,23 +106,38 @@ impl CommandHandler {
     /// # Errors
     /// [`HandlersError`] names the kind and the key.
     pub fn from_table(table: Option<&toml::Value>, directory: PathBuf) -> Result<Self, HandlersError> {
-        let entries: BTreeMap<String, Entry> = match table {
-            None => BTreeMap::new(),
-            Some(table) => table.clone().try_into().map_err(|error| HandlersError::Table(Box::new(error)))?,
-        };
         let mut by_kind = BTreeMap::new();
-        for (key, entry) in entries {
+        for (key, entry) in entries("handlers", table)? {
             let kind =
                 KindName::new(&key).map_err(|source| HandlersError::Kind { kind: key.clone(), source })?;
-            by_kind.insert(kind, Commands::new(&key, entry)?);
+            by_kind.insert(kind, Commands::new(&format!("handlers.{key}"), entry)?);
         }
-        Ok(Self { by_kind, directory })
+        Ok(Self { by_kind, by_channel: BTreeMap::new(), directory })
     }
 
-    /// Identifies the configuration: an item that failed is tried again when its handler changed.
+    /// Reads the table `[content]` as well: `[content."<channel>"]` with the same keys.
+    ///
+    /// # Errors
+    /// [`HandlersError`] names the channel and the key.
+    pub fn with_content(mut self, table: Option<&toml::Value>) -> Result<Self, HandlersError> {
+        for (key, entry) in entries("content", table)? {
+            let channel = ChannelName::new(&key)
+                .map_err(|source| HandlersError::Channel { channel: key.clone(), source })?;
+            self.by_channel.insert(channel, Commands::new(&format!("content.{key:?}"), entry)?);
+        }
+        Ok(self)
+    }
+
+    /// Identifies the configuration for policies: an item that failed is tried again when its handler changed.
     #[must_use]
     pub fn fingerprint(&self) -> domain::Digest {
         domain::Digest::of(format!("{:?}", self.by_kind).as_bytes())
+    }
+
+    /// Identifies the configuration for content, for the same reason.
+    #[must_use]
+    pub fn content_fingerprint(&self) -> domain::Digest {
+        domain::Digest::of(format!("{:?}", self.by_channel).as_bytes())
     }
 
     async fn run(&self, argv: &[String], timeout: Duration, env: &[(&str, String)]) -> Result<(), String> {
@@ -158,15 +188,23 @@ impl CommandHandler {
     }
 }
 
+fn entries(
+    name: &'static str,
+    table: Option<&toml::Value>,
+) -> Result<BTreeMap<String, Entry>, HandlersError> {
+    let Some(table) = table else { return Ok(BTreeMap::new()) };
+    table.clone().try_into().map_err(|error| HandlersError::Table { table: name, source: Box::new(error) })
+}
+
 impl Commands {
-    fn new(kind: &str, entry: Entry) -> Result<Self, HandlersError> {
+    fn new(table: &str, entry: Entry) -> Result<Self, HandlersError> {
         let check = |field, argv: &[String]| match argv.first() {
             Some(program) if !program.is_empty() => Ok(()),
-            _ => Err(HandlersError::Command { kind: kind.to_owned(), field }),
+            _ => Err(HandlersError::Command { table: table.to_owned(), field }),
         };
         check("command", &entry.command)?;
         entry.health.as_deref().map_or(Ok(()), |argv| check("health", argv))?;
-        let refuse = |problem| HandlersError::Timeout { kind: kind.to_owned(), problem };
+        let refuse = |problem| HandlersError::Timeout { table: table.to_owned(), problem };
         let timeout = match entry.timeout.as_deref() {
             None => DEFAULT_TIMEOUT,
             Some(text) => runtime::config::duration(text).map_err(refuse)?,
@@ -221,4 +259,29 @@ impl Handler for CommandHandler {
         let env = [("MUSTER_KIND", kind.to_string()), ("MUSTER_ACTION", "health".to_owned())];
         self.run(health, commands.timeout, &env).await.map_err(|reason| format!("health check: {reason}"))
     }
+
+    async fn apply_content(&self, change: ContentChange) -> Result<(), String> {
+        let Some(commands) = self.by_channel.get(&change.channel) else { return Ok(()) };
+        let action = if change.revision.is_some() { "apply" } else { "remove" };
+        self.run(&commands.apply, commands.timeout, &content_env(&change, action)).await
+    }
+
+    async fn check_content(&self, change: &ContentChange) -> Result<(), String> {
+        let Some(commands) = self.by_channel.get(&change.channel) else { return Ok(()) };
+        let Some(health) = &commands.health else { return Ok(()) };
+        let ended = self.run(health, commands.timeout, &content_env(change, "health")).await;
+        ended.map_err(|reason| format!("health check: {reason}"))
+    }
+}
+
+/// What a command for content learns.
+fn content_env(change: &ContentChange, action: &str) -> [(&'static str, String); 5] {
+    let revision = change.revision;
+    [
+        ("MUSTER_CHANNEL", change.channel.to_string()),
+        ("MUSTER_ACTION", action.to_owned()),
+        ("MUSTER_CONTENT_DIR", change.dir.display().to_string()),
+        ("MUSTER_CONTENT_REVISION", revision.map(|held| held.number.to_string()).unwrap_or_default()),
+        ("MUSTER_CONTENT_MANIFEST", revision.map(|held| held.manifest.to_string()).unwrap_or_default()),
+    ]
 }

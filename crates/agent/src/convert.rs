@@ -7,9 +7,6 @@ use wire::DecodeError;
 use wire::agent::v1;
 use wire::envelope::EnvelopeError;
 
-/// Room for all reasons of a status together: with everything else it stays below the bound of a heartbeat.
-const MAX_REASONS_BYTES: usize = 40 * 1024;
-
 /// What a status says of the agent itself.
 #[derive(Debug, Clone)]
 pub(crate) struct About {
@@ -27,14 +24,16 @@ pub(crate) fn heartbeat(beat: &Beat, sequence: u64, about: &About) -> Vec<u8> {
         assignment_epoch: beat.assignment.epoch.0,
         assignment_revision: beat.assignment.revision.0,
         status: beat.status.as_ref().map(|status| status_report(status, about)),
-        download: v1::DownloadWish::Unspecified.into(),
+        download: wire::heartbeat::download_wish(beat.download).into(),
     }
     .encode_to_vec()
 }
 
 fn status_report(status: &Status, about: &About) -> v1::StatusReport {
-    let reasons = status.items.iter().filter(|item| item.reason.is_some()).count();
-    let room = (MAX_REASONS_BYTES / reasons.max(1)).min(wire::heartbeat::MAX_REASON_BYTES);
+    let of_items = status.items.iter().filter(|item| item.reason.is_some()).count();
+    let of_content = status.content.iter().filter(|content| !content.reason.is_empty()).count();
+    let reasons = (of_items + of_content).max(1);
+    let room = (wire::heartbeat::MAX_REASONS_BYTES / reasons).min(wire::heartbeat::MAX_REASON_BYTES);
     v1::StatusReport {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         mode: wire::snapshot::mode_message(status.mode).into(),
@@ -47,7 +46,7 @@ fn status_report(status: &Status, about: &About) -> v1::StatusReport {
         last_refusal: status.last_refusal.map(|refusal| refusal.to_string()).unwrap_or_default(),
         repairs: status.repairs,
         hostname: about.hostname.clone(),
-        content: Vec::new(),
+        content: status.content.iter().map(|one| wire::heartbeat::content_status(one, room)).collect(),
     }
 }
 
@@ -70,6 +69,8 @@ pub(crate) struct HeardReply {
     pub(crate) snapshot: Option<v1::Envelope>,
     pub(crate) assignment: Option<v1::Envelope>,
     pub(crate) reply: Reply,
+    /// For how long a full download may go on from now.
+    pub(crate) download_granted: Option<Span>,
     /// What the service says is wrong with the heartbeat; empty if nothing is.
     pub(crate) error: String,
 }
@@ -89,7 +90,14 @@ pub(crate) fn reply(beat: u64, bytes: &[u8]) -> Result<HeardReply, DecodeError> 
         want_status: message.want_status,
         standing,
     };
-    Ok(HeardReply { snapshot: message.snapshot, assignment: message.assignment, reply, error: message.error })
+    let granted = Span(message.download_granted_ms);
+    Ok(HeardReply {
+        snapshot: message.snapshot,
+        assignment: message.assignment,
+        reply,
+        download_granted: (granted > Span(0)).then_some(granted),
+        error: message.error,
+    })
 }
 
 pub(crate) fn refusal(error: &EnvelopeError) -> Refusal {
@@ -105,6 +113,9 @@ pub(crate) fn refusal(error: &EnvelopeError) -> Refusal {
 mod tests {
     use domain::KindName;
     use domain::agent::Reason;
+    use domain::content::{
+        ChannelName, ContentRevision, ContentStatus, DownloadWish, MAX_REPORTED_CHANNELS, SourceBytes,
+    };
 
     use super::*;
 
@@ -127,12 +138,26 @@ mod tests {
         .status()
         .clone();
         machine_status.items = (0..domain::snapshot::MAX_POLICIES).map(item).collect();
+        let content = |n: usize| ContentStatus {
+            channel: ChannelName::new([format!("{n:0>64}"), "c".repeat(64), "c".repeat(64)].join("/"))
+                .unwrap(),
+            active: ContentRevision(u32::MAX),
+            wanted: ContentRevision(u32::MAX),
+            revision: domain::Revision(u64::MAX),
+            state: domain::agent::ItemState::Failed,
+            percent: 100,
+            bytes: SourceBytes { patch: u64::MAX, chunk: u64::MAX, full: u64::MAX, held: u64::MAX },
+            reason: "é".repeat(512).into(),
+        };
+        machine_status.content = (0..MAX_REPORTED_CHANNELS).map(content).collect();
         let cursor = Cursor::new(u64::MAX, u64::MAX);
-        let beat = Beat { beat: 1, active: cursor, assignment: cursor, status: Some(machine_status), download: domain::content::DownloadWish::default() };
+        let (status, download) = (Some(machine_status), DownloadWish::Held);
+        let beat = Beat { beat: 1, active: cursor, assignment: cursor, status, download };
         let about = About { session: u64::MAX, hostname: "h".repeat(255) };
         let bytes = heartbeat(&beat, u64::MAX, &about);
-        let read = wire::heartbeat::read(&bytes).unwrap();
-        assert_eq!(read.status.unwrap().items.len(), domain::snapshot::MAX_POLICIES);
+        let read = wire::heartbeat::read(&bytes).unwrap().status.unwrap();
+        assert_eq!(read.items.len(), domain::snapshot::MAX_POLICIES);
+        assert_eq!(read.content.len(), MAX_REPORTED_CHANNELS);
     }
 
     #[test]

@@ -21,8 +21,31 @@ pub const CRASH_POINTS: &[&str] = &[
     "pruned",
 ];
 
+/// Every crash point of content, in the order in which one that is fetched passes them.
+pub const CONTENT_CRASH_POINTS: &[&str] = &[
+    "content-state-draft",
+    "content-state-written",
+    "content-surveyed",
+    "content-reserved",
+    "content-copied",
+    "content-piece-received",
+    "content-piece-kept",
+    "content-frame-decoded",
+    "content-synced",
+    "content-verified",
+    "content-placed",
+    "content-link",
+    "content-switched",
+    "content-handler-begin",
+    "content-handler-done",
+    "content-health-done",
+    "content-pruning",
+    "content-pruned",
+];
+
 /// Ends the process here, if that was asked for.
 pub(crate) fn point(name: &'static str) {
-    debug_assert!(CRASH_POINTS.contains(&name), "{name} is not listed");
+    let listed = CRASH_POINTS.contains(&name) || CONTENT_CRASH_POINTS.contains(&name);
+    debug_assert!(listed, "{name} is not listed");
     runtime::crash::point(name);
 }

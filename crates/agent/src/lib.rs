@@ -18,6 +18,7 @@
 //!     hostname: "embedded".to_owned(),
 //!     session,
 //!     observer: None,
+//!     content: None,
 //! };
 //! let shutdown = runtime::Shutdown::new();
 //! agent::Agent::new(enrolment, parts).run(shutdown).await;
@@ -28,6 +29,7 @@
 mod agent;
 pub mod cli;
 mod command;
+pub mod content;
 mod convert;
 mod crash;
 mod disk;
@@ -49,9 +51,10 @@ mod test_fleet;
 
 pub use agent::{Agent, Enrolment, Observer, Parts};
 pub use command::{CommandHandler, HandlersError};
-pub use crash::{CRASH_ENV, CRASH_POINTS};
+pub use content::{Content, ContentLink, ContentOptions};
+pub use crash::{CONTENT_CRASH_POINTS, CRASH_ENV, CRASH_POINTS};
 pub use disk::{DiskError, DiskStorage, Shown, ShownItem};
-pub use handler::{Handler, PolicyChange};
+pub use handler::{ContentChange, Handler, HeldRevision, PolicyChange};
 pub use identity::{IdentityError, StateDir};
 pub use storage::{Drift, MemoryStorage, Proofs, Storage, View};
 pub use transport::{Event, Fetched, NatsTransport, Transport};

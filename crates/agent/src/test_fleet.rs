@@ -198,6 +198,7 @@ impl Running {
             observer: Some(Arc::new(move |_: &AgentId, note: &Note| {
                 sender.send_modify(|all| all.push(note.clone()))
             })),
+            content: None,
         };
         let shutdown = Shutdown::new();
         let task = tokio::spawn(Agent::new(enrolment(), parts).run(shutdown.clone()));

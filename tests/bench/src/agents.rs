@@ -123,6 +123,7 @@ impl Fleet {
             hostname: format!("host-{at:05}"),
             session,
             observer: Some(Arc::new(observer)),
+            content: None,
         };
         self.running.spawn(Agent::new(member.enrolment.clone(), parts).run(member.shutdown.clone()));
     }

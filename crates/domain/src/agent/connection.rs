@@ -84,6 +84,7 @@ impl Machine {
             self.follow_subscription(turn);
             self.follow_fetch(turn);
             self.follow_beat(turn);
+            self.follow_content(turn);
         }
         if turn.now >= self.drift_at {
             self.check_drift(turn);
@@ -166,10 +167,16 @@ impl Machine {
         self.moving.is_some() || (self.work != Work::Idle && !self.work.is_paused())
     }
 
+    /// Whether a snapshot is on its way or being applied: what is less urgent waits for it.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        self.is_running() && (self.is_busy() || (self.link == Link::Up && self.fetch.in_flight.is_some()))
+    }
+
     fn wants_connection(&self, now: Timestamp) -> bool {
         let fetches = self.fetch.due_at().is_some_and(|at| at <= now + HOLD_FOR_FETCH);
         self.stays_connected()
-            || now >= self.beats.next_at
+            || now >= self.beats.due_at()
             || self.beats.in_flight.is_some()
             || self.fetch.in_flight.is_some()
             || fetches
@@ -226,11 +233,13 @@ impl Machine {
     }
 
     fn follow_beat(&mut self, turn: &mut Turn) {
-        if self.beats.in_flight.is_some() || turn.now < self.beats.next_at {
+        if self.beats.in_flight.is_some() || turn.now < self.beats.due_at() {
             return;
         }
         let status = (self.acked.as_ref() != Some(&self.status)).then(|| self.status.clone());
-        let beat = self.beats.send(turn.now + self.timing.answer_within, status.clone());
+        self.content.reported(turn.now);
+        let until = turn.now + self.timing.answer_within;
+        let beat = self.beats.send(until, status.clone(), self.content.wish);
         turn.emit(Effect::SendHeartbeat(self.beat(beat, status)));
         if turn.now + self.timing.drift_every >= self.drift_at + MIN_DRIFT_GAP {
             self.check_drift(turn);
@@ -260,10 +269,11 @@ impl Machine {
         }
         let link = match self.link {
             Link::Down { retry_at } => Some(retry_at.max(self.connects_at())),
-            Link::Up => [self.fetch_deadline(), Some(self.beat_deadline()), self.reconnect_at]
-                .into_iter()
-                .flatten()
-                .min(),
+            Link::Up => {
+                let beat = Some(self.beat_deadline());
+                let all = [self.fetch_deadline(), beat, self.reconnect_at, self.content.report_at];
+                all.into_iter().flatten().min()
+            }
             Link::Connecting | Link::Reconnecting => None,
         };
         let trial = self.durable.trial.and_then(|trial| trial.until);
@@ -278,11 +288,11 @@ impl Machine {
             return Timestamp(0);
         }
         let fetch = self.fetch.due_at().map(|at| at - HOLD_FOR_FETCH);
-        fetch.map_or(self.beats.next_at, |at| at.min(self.beats.next_at))
+        fetch.map_or(self.beats.due_at(), |at| at.min(self.beats.due_at()))
     }
 
     fn beat_deadline(&self) -> Timestamp {
-        self.beats.in_flight.as_ref().map_or(self.beats.next_at, |sent| sent.until)
+        self.beats.in_flight.as_ref().map_or(self.beats.due_at(), |sent| sent.until)
     }
 
     fn fetch_deadline(&self) -> Option<Timestamp> {

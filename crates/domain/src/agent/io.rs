@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::agent::floors::Refusal;
 use crate::agent::items::{Change, GenerationId, Reason, Status};
+use crate::content::{ContentStatus, DownloadWish};
 use crate::id::{GroupId, KindName};
 use crate::revision::Cursor;
 use crate::settings::Mode;
@@ -133,6 +134,12 @@ pub enum Input {
     DriftFound(Vec<KindName>),
     /// The generation in force is gone from disk beyond repair.
     GenerationLost,
+    /// Where the agent stands with its content, for the next report: at most
+    /// [`MAX_REPORTED_CHANNELS`](crate::content::MAX_REPORTED_CHANNELS), ordered by channel.
+    ContentReported(Vec<ContentStatus>),
+    /// What the agent wants of the fleet's allowance for full downloads from now on; also said again to ask for
+    /// an answer soon.
+    DownloadWished(DownloadWish),
     /// The deadline has come.
     Tick,
     /// The agent is to stop. Nothing after it has any effect.
@@ -150,6 +157,8 @@ pub struct Beat {
     pub assignment: Cursor,
     /// Absent while nothing changed since the last acknowledged one.
     pub status: Option<Status>,
+    /// What the agent wants of the fleet's allowance for full downloads.
+    pub download: DownloadWish,
 }
 
 /// Everything an agent can do. The shell carries effects out in order; those that touch the disk or run

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::agent::floors::Refusal;
+use crate::content::{ContentItem, ContentStatus};
 use crate::digest::Digest;
 use crate::id::{GroupId, KindName};
 use crate::revision::{Cursor, Revision};
@@ -70,6 +71,9 @@ pub struct Generation {
     pub settings: Settings,
     /// Its policies, ordered by kind. Shared: an unchanged generation is copied for the price of a count.
     pub items: Arc<[Item]>,
+    /// Content assigned, ordered by channel. It is not part of what is switched on here: the machine in
+    /// [`crate::content::agent`] works it off once this generation is the last known good.
+    pub content: Arc<[ContentItem]>,
 }
 
 impl Generation {
@@ -91,6 +95,7 @@ impl Generation {
             expires_at: snapshot.expires_at,
             settings: snapshot.settings,
             items: items.into(),
+            content: snapshot.content.as_slice().into(),
         }
     }
 
@@ -225,6 +230,9 @@ pub struct Status {
     pub last_refusal: Option<Refusal>,
     /// Times drift of applied files was repaired since it started.
     pub repairs: u64,
+    /// One for each content channel that is assigned or in force, ordered by channel; at most
+    /// [`MAX_REPORTED_CHANNELS`](crate::content::MAX_REPORTED_CHANNELS).
+    pub content: Vec<ContentStatus>,
 }
 
 impl Status {
@@ -239,6 +247,7 @@ impl Status {
             refusals: 0,
             last_refusal: None,
             repairs: 0,
+            content: Vec::new(),
         }
     }
 

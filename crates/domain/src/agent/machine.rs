@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::agent::apply::Work;
 use crate::agent::backoff::{full_jitter, spread};
+use crate::agent::content::Content;
 use crate::agent::floors::{self, Durable, Floor, Identity, Placement, Refusal, Verdict};
 use crate::agent::io::{Beat, Effect, Input, Note, Offer, Reply, Source, Standing};
 use crate::agent::items::{Generation, Reason, Status};
 use crate::agent::schedule::{Beats, Fetch, Link, Timing};
 use crate::id::GroupId;
 use crate::revision::Cursor;
-use crate::settings::{DEFAULT_PUSH_INTERVAL, Mode, Settings};
+use crate::settings::{DEFAULT_CONTENT_SPREAD, DEFAULT_PUSH_INTERVAL, Mode, Settings};
 use crate::snapshot::Assignment;
 use crate::time::{Span, Timestamp};
 
@@ -19,6 +20,8 @@ const FIRST_SETTINGS: Settings = Settings {
     mode: Mode::Push,
     heartbeat_interval: DEFAULT_PUSH_INTERVAL,
     offline_after: DEFAULT_PUSH_INTERVAL.scaled(5, 2),
+    content_spread: DEFAULT_CONTENT_SPREAD,
+    content_rate_limit: None,
 };
 /// Called later than this after its deadline, the machine takes it that the computer slept or that its
 /// clock jumped, and does not hold the lost time against settings under trial.
@@ -63,6 +66,8 @@ pub struct Machine {
     pub(super) acked: Option<Status>,
     pub(super) settings: Settings,
     standing: Standing,
+    /// What is to be said of content.
+    pub(super) content: Content,
     /// The last write of the state that was asked for, and the last one that is durable.
     pub(super) tickets: u64,
     pub(super) saved: u64,
@@ -137,6 +142,7 @@ impl Machine {
             acked: None,
             settings: FIRST_SETTINGS,
             standing: Standing::Ok,
+            content: Content::default(),
             tickets: 0,
             saved: 0,
             prune: false,
@@ -180,6 +186,8 @@ impl Machine {
             Input::Repaired(result) => self.on_repaired(&mut turn, result),
             Input::DriftFound(kinds) => self.on_drift(&mut turn, kinds),
             Input::GenerationLost => self.on_lost(&mut turn),
+            Input::ContentReported(statuses) => self.on_content(&turn, statuses),
+            Input::DownloadWished(wish) => self.on_wish(&mut turn, wish),
             Input::Tick => {}
             Input::Stop => {
                 self.stop(&mut turn);
@@ -260,6 +268,7 @@ impl Machine {
         if back > Span(0) {
             self.beats.shift(back);
             self.fetch.shift(back);
+            self.content.shift(back);
             shift(&mut self.work_retry_at);
             shift(&mut self.drift_at);
             self.reconnect_at.iter_mut().chain(&mut self.save_retry_at).for_each(shift);
@@ -427,6 +436,7 @@ impl Machine {
         if reply.want_status {
             self.acked = None;
         }
+        self.content.answered(sent.download);
         if reply.standing != self.standing {
             self.standing = reply.standing;
             turn.note(Note::Standing(reply.standing));
@@ -450,7 +460,8 @@ impl Machine {
 
     pub(super) fn beat(&self, beat: u64, status: Option<Status>) -> Box<Beat> {
         let assignment = self.placement.as_ref().map_or(Cursor::NONE, |placement| placement.cursor);
-        Box::new(Beat { beat, active: self.active_cursor(), assignment, status })
+        let active = self.active_cursor();
+        Box::new(Beat { beat, active, assignment, status, download: self.content.wish })
     }
 
     /// The settings that should be in force: those of the last known good unless they were given up.

@@ -18,6 +18,7 @@ pub mod items;
 
 mod apply;
 mod connection;
+mod content;
 mod machine;
 mod schedule;
 

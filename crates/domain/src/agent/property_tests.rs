@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use crate::agent::test_rig::{Rig, group, kind, settings, snapshot};
-use crate::agent::{GenerationId, Input, Reason, Refusal, Reply, Source, Standing};
+use crate::agent::{GenerationId, Input, ItemState, Reason, Refusal, Reply, Source, Standing};
+use crate::content::{ChannelName, ContentRevision, ContentStatus, DownloadWish, SourceBytes};
 use crate::id::GroupId;
-use crate::revision::Cursor;
+use crate::revision::{Cursor, Revision};
 use crate::settings::Mode;
 use crate::time::{Span, Timestamp};
 
@@ -44,6 +45,19 @@ fn source() -> impl Strategy<Value = Source> {
     prop_oneof![Just(Source::Notify), Just(Source::Fetch), Just(Source::Heartbeat)]
 }
 
+fn content(percent: u8) -> ContentStatus {
+    ContentStatus {
+        channel: ChannelName::new("a").unwrap(),
+        active: ContentRevision(0),
+        wanted: ContentRevision(1),
+        revision: Revision(1),
+        state: if percent < 4 { ItemState::Received } else { ItemState::Healthy },
+        percent,
+        bytes: SourceBytes::default(),
+        reason: "".into(),
+    }
+}
+
 /// Inputs that need no more than themselves, answers that nobody waits for included.
 fn bare_input() -> impl Strategy<Value = Input> {
     let no = || Err(Reason::new("no"));
@@ -65,6 +79,10 @@ fn bare_input() -> impl Strategy<Value = Input> {
         Just(Input::Repaired(no())),
         Just(Input::DriftFound(vec![kind("a"), kind("z")])),
         Just(Input::GenerationLost),
+        Just(Input::ContentReported(Vec::new())),
+        (0u8..9).prop_map(|percent| Input::ContentReported(vec![content(percent)])),
+        prop_oneof![Just(DownloadWish::Nothing), Just(DownloadWish::Wanted), Just(DownloadWish::Done)]
+            .prop_map(Input::DownloadWished),
         Just(Input::Started),
         Just(Input::Tick),
     ]

@@ -2,6 +2,7 @@
 
 use crate::agent::backoff::{self, full_jitter, spread};
 use crate::agent::items::Status;
+use crate::content::DownloadWish;
 use crate::revision::Cursor;
 use crate::settings::{MAX_HEARTBEAT_INTERVAL, Settings};
 use crate::time::{Span, Timestamp};
@@ -70,12 +71,15 @@ pub(super) struct InFlight {
     pub(super) beat: u64,
     pub(super) until: Timestamp,
     pub(super) status: Option<Status>,
+    pub(super) download: DownloadWish,
 }
 
 /// The heartbeat schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Beats {
     pub(super) next_at: Timestamp,
+    /// Something is to be asked before the next slot.
+    soon_at: Option<Timestamp>,
     pub(super) in_flight: Option<InFlight>,
     /// Failures in a row.
     pub(super) failures: u32,
@@ -86,14 +90,25 @@ pub(super) struct Beats {
 
 impl Beats {
     pub(super) fn new(now: Timestamp) -> Self {
-        Self { next_at: now, in_flight: None, failures: 0, silent: 0, last: 0 }
+        Self { next_at: now, soon_at: None, in_flight: None, failures: 0, silent: 0, last: 0 }
     }
 
-    pub(super) fn send(&mut self, until: Timestamp, status: Option<Status>) -> u64 {
+    pub(super) fn send(&mut self, until: Timestamp, status: Option<Status>, download: DownloadWish) -> u64 {
         self.last += 1;
-        self.in_flight = Some(InFlight { beat: self.last, until, status });
+        self.in_flight = Some(InFlight { beat: self.last, until, status, download });
         self.next_at = until;
+        self.soon_at = None;
         self.last
+    }
+
+    /// When the next heartbeat is due: at its slot, or sooner if there is something to ask.
+    pub(super) fn due_at(&self) -> Timestamp {
+        self.soon_at.map_or(self.next_at, |at| at.min(self.next_at))
+    }
+
+    /// Asks for a heartbeat by then, also if one is on its way now.
+    pub(super) fn want(&mut self, at: Timestamp) {
+        self.soon_at = Some(self.soon_at.map_or(at, |known| known.min(at)));
     }
 
     /// The heartbeat that a reply answers; late and repeated replies answer none.
@@ -123,6 +138,7 @@ impl Beats {
     /// The clock went back by `span`.
     pub(super) fn shift(&mut self, span: Span) {
         self.next_at = self.next_at - span;
+        self.soon_at = self.soon_at.map(|at| at - span);
         if let Some(sent) = &mut self.in_flight {
             sent.until = sent.until - span;
         }

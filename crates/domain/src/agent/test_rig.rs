@@ -32,7 +32,7 @@ pub(super) fn settings(mode: Mode, secs: u64) -> Settings {
     let overlay = SettingsOverlay {
         mode: Some(mode),
         heartbeat_interval: Some(Span::from_secs(secs)),
-        offline_after: None,
+        ..SettingsOverlay::default()
     };
     overlay.effective().unwrap()
 }
@@ -54,6 +54,7 @@ pub(super) fn snapshot(revision: u64, settings: Settings, policies: &[(&str, u64
         expires_at: Timestamp(T0 + VALID_MS),
         settings,
         policies: policies.iter().map(item).collect(),
+        content: Vec::new(),
         trace_id: [0; 16],
     }
 }

@@ -1,0 +1,534 @@
+//! What an agent holds of content: contents that are whole, drafts, parts of deltas, cached chunks. All of it is
+//! read back and held against its digest before it counts. Everything here blocks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use domain::content::agent::{Durable, Space};
+use domain::content::plan::{Held, Plan};
+use domain::content::{ChannelName, ContentIndex, ContentItem, ContentRevision, Delta, Manifest};
+use domain::{Digest, FleetId, Revision};
+use wire::content::ContentError;
+use wire::envelope::{ContentTrust, MAX_ENVELOPE_BYTES};
+
+use super::dirs::{Dirs, FILES, Found, MANIFEST, PARTS};
+use super::files::{Checked, Files};
+use super::pieces::Pieces;
+use super::state::State;
+use super::tree::Tree;
+use crate::crash;
+use crate::disk::files as disk;
+
+/// Largest state file: 128 channels of 2 KiB and 128 failures of at most 1.5 KiB.
+const MAX_STATE_BYTES: usize = 1024 * 1024;
+/// Where a state that cannot be read is kept for people to look at.
+const CORRUPT: &str = "state.json.corrupt";
+/// Bytes that a content may take on the disk beside its files: directories, and what a file system rounds up.
+const SLACK_BYTES: u64 = 64 * 1024;
+/// Deltas that led astray and are remembered, oldest forgotten first; each would be tried once more.
+const MAX_BAD_DELTAS: usize = 64;
+
+/// Where a chunk that is held lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the draft, where it belongs.
+    Draft,
+    /// In another content or draft: its number in [`Surveyed::others`], and that of the chunk in it.
+    Other(usize, usize),
+    /// In the cache.
+    Cache,
+}
+
+/// What is held of one content, and how to get the rest.
+#[derive(Debug)]
+pub(crate) struct Surveyed {
+    pub(crate) item: ContentItem,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) index: Option<Arc<ContentIndex>>,
+    pub(crate) plan: Arc<Plan>,
+    /// Contents and drafts with chunks of this one, or that a delta starts from.
+    pub(crate) others: Vec<(Digest, Arc<Files>)>,
+    /// Where each chunk that is held lies.
+    pub(crate) places: BTreeMap<Digest, Place>,
+    /// The content is whole already.
+    pub(crate) whole: bool,
+    pub(crate) space: Space,
+}
+
+impl Surveyed {
+    /// The delta of the plan.
+    pub(crate) fn delta(&self) -> Option<&Delta> {
+        use domain::content::plan::Road;
+        let from = match self.plan.road {
+            Road::Chunks => return None,
+            Road::Patch { from } => Some(from),
+            Road::Full => None,
+        };
+        self.index.as_ref()?.delta(from)
+    }
+}
+
+/// A delta that led to something else than its content.
+type BadDelta = (Digest, Option<Digest>, Digest);
+
+#[derive(Debug)]
+struct Inner {
+    /// What was found the last time each content or draft was compared with its manifest.
+    checked: BTreeMap<PathBuf, Checked>,
+    pieces: Pieces,
+    bad_deltas: Vec<BadDelta>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct Library {
+    dirs: Dirs,
+    fleet: FleetId,
+    trust: ContentTrust,
+    hooks: Digest,
+    quota: Option<u64>,
+    cache_bytes: u64,
+    inner: Mutex<Inner>,
+}
+
+/// How much the disk may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) quota: Option<u64>,
+    pub(crate) cache_bytes: u64,
+}
+
+impl Library {
+    /// Opens what is there. The caller has locked the state directory.
+    pub(crate) fn open(
+        state_dir: &Path,
+        fleet: &FleetId,
+        trust: &ContentTrust,
+        hooks: Digest,
+        bounds: Bounds,
+    ) -> io::Result<Self> {
+        let dirs = Dirs::create(state_dir)?;
+        let Bounds { quota, cache_bytes } = bounds;
+        let cache_bytes = quota.map_or(cache_bytes, |quota| quota.min(cache_bytes));
+        let pieces = Pieces::open(dirs.pieces(), cache_bytes)?;
+        let inner = Inner { checked: BTreeMap::new(), pieces, bad_deltas: Vec::new() };
+        let (fleet, trust) = (fleet.clone(), trust.clone());
+        Ok(Self { dirs, fleet, trust, hooks, quota, cache_bytes, inner: Mutex::new(inner) })
+    }
+
+    pub(crate) fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    pub(crate) fn trust(&self) -> &ContentTrust {
+        &self.trust
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while it holds this lock.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state last made durable. One that cannot be read is kept aside; what is in force then counts as good,
+    /// for it was verified before it was put there.
+    pub(crate) fn load(&self) -> io::Result<Durable> {
+        let path = self.dirs.state();
+        let bytes = match disk::read(&path, MAX_STATE_BYTES) {
+            Ok(None) => return Ok(Durable::default()),
+            Ok(Some(bytes)) => bytes,
+            Err(error) if matches!(error.kind(), ErrorKind::FileTooLarge | ErrorKind::InvalidData) => {
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
+        let why = match disk::unseal(&bytes).map(State::decode) {
+            Some(Ok(state)) => {
+                let mut durable = state.durable;
+                if state.hooks != Some(self.hooks) && !durable.failed.is_empty() {
+                    tracing::info!(
+                        "the configuration of hooks changed: contents that failed are tried again"
+                    );
+                    durable.failed.clear();
+                }
+                return Ok(durable);
+            }
+            Some(Err(error)) => runtime::log::chain(&error),
+            None => "its checksum does not hold".to_owned(),
+        };
+        let aside = self.dirs.root().join(CORRUPT);
+        fs::rename(&path, &aside)?;
+        tracing::warn!(
+            path = %path.display(), kept = %aside.display(), why,
+            "the state of content is damaged: it is kept aside, and content is looked through anew"
+        );
+        Ok(Durable::default())
+    }
+
+    /// What is in force. The links are the truth about it; the state says what it was assigned as, if it is there.
+    pub(crate) fn active(&self, durable: &Durable) -> io::Result<BTreeMap<ChannelName, ContentItem>> {
+        let mut active = BTreeMap::new();
+        for found in self.dirs.found()?.iter().filter(|found| !found.draft) {
+            let Some(files) = self.files(found) else { continue };
+            let channel = files.manifest().channel();
+            if self.dirs.linked(channel) != Some(found.manifest) {
+                continue;
+            }
+            let state = durable.channels.get(channel);
+            let known = state.into_iter().flat_map(|state| {
+                let applying = state.applying.as_ref().and_then(|applying| applying.item.as_ref());
+                let good = state.good.as_ref().map(|good| &good.item);
+                applying.into_iter().chain(good).chain(&state.previous)
+            });
+            let item = known.into_iter().find(|item| item.manifest == found.manifest).cloned();
+            let item = item.unwrap_or_else(|| ContentItem {
+                channel: channel.clone(),
+                number: ContentRevision::default(),
+                revision: Revision::default(),
+                manifest: found.manifest,
+                manifest_bytes: wire::content::encode_manifest(files.manifest()).len() as u64,
+                content_bytes: files.manifest().content_bytes(),
+            });
+            active.insert(channel.clone(), item);
+        }
+        Ok(active)
+    }
+
+    /// Makes the state durable.
+    pub(crate) fn persist(&self, durable: &Durable) -> io::Result<()> {
+        let state = State { durable: durable.clone(), hooks: Some(self.hooks) };
+        let drafted = || crash::point("content-state-draft");
+        disk::replace(&self.dirs.state(), &disk::seal(&state.encode()), disk::PUBLIC, drafted)?;
+        crash::point("content-state-written");
+        Ok(())
+    }
+
+    /// The manifest of an item from the disk, verified as if it came from afar.
+    pub(crate) fn manifest(&self, item: &ContentItem) -> Option<Manifest> {
+        let dirs = [
+            self.dirs.content(&item.channel, &item.manifest),
+            self.dirs.draft(&item.channel, &item.manifest),
+        ];
+        dirs.iter().find_map(|dir| {
+            let bytes = disk::read(&dir.join(MANIFEST), MAX_ENVELOPE_BYTES).ok().flatten()?;
+            match self.open_manifest(item, &bytes) {
+                Ok(manifest) => Some(manifest),
+                Err(error) => {
+                    let error = runtime::log::chain(&error);
+                    tracing::warn!(dir = %dir.display(), %error, "a manifest on disk does not hold");
+                    None
+                }
+            }
+        })
+    }
+
+    /// Opens the manifest that an item names.
+    pub(crate) fn open_manifest(&self, item: &ContentItem, bytes: &[u8]) -> Result<Manifest, ContentError> {
+        let envelope = wire::envelope::parse(bytes)?;
+        wire::content::open_assigned(&envelope, &self.fleet, item, &self.trust)
+    }
+
+    /// Keeps a manifest that was opened, in the draft of its content.
+    pub(crate) fn keep_manifest(&self, item: &ContentItem, bytes: &[u8]) -> io::Result<()> {
+        self.dirs.prepare(&item.channel)?;
+        let draft = Tree::create(&self.dirs.draft(&item.channel, &item.manifest))?;
+        disk::replace(&draft.path().join(MANIFEST), bytes, disk::PUBLIC, || {})
+    }
+
+    /// A content or a draft as found on disk, with its manifest; `None` if that does not hold.
+    fn files(&self, found: &Found) -> Option<Arc<Files>> {
+        let bytes = disk::read(&found.path.join(MANIFEST), MAX_ENVELOPE_BYTES).ok().flatten()?;
+        let envelope = wire::envelope::parse(&bytes).ok()?;
+        let manifest = wire::content::open_manifest(&envelope, &found.manifest, &self.trust).ok()?;
+        if *manifest.fleet() != self.fleet {
+            return None;
+        }
+        let tree = Tree::open(&found.path.join(FILES)).ok()?;
+        Some(Arc::new(Files::new(tree, Arc::new(manifest))))
+    }
+
+    /// Compares a tree with its manifest; what did not change since the last time is not read again.
+    pub(crate) fn check(&self, files: &Files) -> io::Result<Checked> {
+        let path = files.tree().path().to_owned();
+        let known = self.inner().checked.get(&path).cloned().unwrap_or_default();
+        let checked = files.check(&known)?;
+        self.inner().checked.insert(path, checked.clone());
+        Ok(checked)
+    }
+
+    /// What is in a tree has to be read anew the next time.
+    pub(crate) fn forget(&self, path: &Path) {
+        self.inner().checked.remove(path);
+    }
+
+    /// A delta did not lead to its content: the next plan goes another way, until the index is another one.
+    pub(crate) fn distrust(&self, surveyed: &Surveyed) {
+        let (Some(delta), Some(index)) = (surveyed.delta(), &surveyed.index) else { return };
+        let bad = (surveyed.item.manifest, delta.from(), fingerprint(index));
+        let mut inner = self.inner();
+        if inner.bad_deltas.len() >= MAX_BAD_DELTAS {
+            inner.bad_deltas.remove(0);
+        }
+        inner.bad_deltas.push(bad);
+        // The base may have rotted in a way that its times do not show.
+        inner.checked.clear();
+    }
+
+    /// The index without deltas that led astray.
+    fn trusted(&self, item: &ContentItem, index: ContentIndex) -> ContentIndex {
+        let known = fingerprint(&index);
+        let inner = self.inner();
+        let is_bad = |delta: &Delta| inner.bad_deltas.contains(&(item.manifest, delta.from(), known));
+        if !index.deltas().iter().any(is_bad) {
+            return index;
+        }
+        let deltas = index.deltas().iter().filter(|delta| !is_bad(delta)).cloned().collect();
+        let (fleet, stored) = (index.fleet().clone(), index.stored_bytes().to_vec());
+        // With fewer deltas every rule is kept that was kept with more.
+        ContentIndex::new(fleet, index.manifest(), stored, deltas).unwrap_or(index)
+    }
+
+    /// Looks at all that is held and may shorten the way to a content, plans the rest, and looks at the disk.
+    pub(crate) fn survey(
+        &self,
+        item: &ContentItem,
+        manifest: Manifest,
+        index: Option<ContentIndex>,
+    ) -> io::Result<Surveyed> {
+        let manifest = Arc::new(manifest);
+        let index = index.map(|index| Arc::new(self.trusted(item, index)));
+        let mut places = BTreeMap::new();
+        let mut held = Held::default();
+        let mut others = Vec::new();
+        let wanted: BTreeSet<Digest> = manifest.chunks().iter().map(|chunk| chunk.digest).collect();
+        let starts: BTreeSet<Digest> =
+            index.iter().flat_map(|index| index.deltas()).filter_map(Delta::from).collect();
+        for found in self.dirs.found()? {
+            let Some(files) = self.files(&found) else { continue };
+            let own_draft = found.draft && found.manifest == item.manifest;
+            let is_start = !found.draft && starts.contains(&found.manifest);
+            let shares = files.manifest().chunks().iter().any(|chunk| wanted.contains(&chunk.digest));
+            if !shares && !is_start {
+                continue;
+            }
+            let checked = self.check(&files)?;
+            if is_start && checked.is_whole() {
+                held.contents.insert(found.manifest);
+            }
+            for (number, chunk) in files.manifest().chunks().iter().enumerate() {
+                if checked.holds(number) && wanted.contains(&chunk.digest) {
+                    let place = if own_draft { Place::Draft } else { Place::Other(others.len(), number) };
+                    let known = places.entry(chunk.digest).or_insert(place);
+                    if own_draft {
+                        *known = Place::Draft;
+                    }
+                }
+            }
+            others.push((found.manifest, files));
+        }
+        self.survey_cache(&wanted, &mut places)?;
+        held.chunks = places.keys().copied().collect();
+        held.parts = self.survey_parts(item, index.as_deref())?;
+        let plan = Arc::new(domain::content::plan::plan(&manifest, index.as_deref(), &held));
+        let whole = self.is_whole(item, &manifest)?;
+        let mut surveyed =
+            Surveyed { item: item.clone(), manifest, index, plan, others, places, whole, space: NO_SPACE };
+        surveyed.space = self.space(&surveyed)?;
+        crash::point("content-surveyed");
+        Ok(surveyed)
+    }
+
+    fn survey_cache(
+        &self,
+        wanted: &BTreeSet<Digest>,
+        places: &mut BTreeMap<Digest, Place>,
+    ) -> io::Result<()> {
+        for digest in wanted {
+            if !places.contains_key(digest) && self.inner().pieces.get(digest)?.is_some() {
+                places.insert(*digest, Place::Cache);
+            }
+        }
+        Ok(())
+    }
+
+    /// Parts of deltas that are on disk; those that do not hold are removed.
+    fn survey_parts(
+        &self,
+        item: &ContentItem,
+        index: Option<&ContentIndex>,
+    ) -> io::Result<BTreeMap<Option<Digest>, BTreeSet<u32>>> {
+        let mut held: BTreeMap<Option<Digest>, BTreeSet<u32>> = BTreeMap::new();
+        let dir = self.dirs.draft(&item.channel, &item.manifest).join(PARTS);
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if super::tree::is_absent(&error) => return Ok(held),
+            other => other?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let named = entry.file_name().to_str().and_then(read_part_name);
+            let part = named.and_then(|(from, number)| {
+                let delta = index?.delta(from)?;
+                Some((from, number, delta.parts().get(usize::try_from(number).ok()?)?))
+            });
+            if let Some((from, number, part)) = part {
+                let limit = usize::try_from(part.bytes).unwrap_or(usize::MAX);
+                let bytes = disk::read(&entry.path(), limit).ok().flatten();
+                if bytes.is_some_and(|bytes| Digest::of(&bytes) == part.digest) {
+                    held.entry(from).or_default().insert(number);
+                    continue;
+                }
+            }
+            // Without an index nothing is known about it yet.
+            if index.is_some() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Whether the content itself is there as a whole.
+    fn is_whole(&self, item: &ContentItem, manifest: &Arc<Manifest>) -> io::Result<bool> {
+        let path = self.dirs.content(&item.channel, &item.manifest);
+        let tree = match Tree::open(&path.join(FILES)) {
+            Err(error) if super::tree::is_absent(&error) => return Ok(false),
+            other => other?,
+        };
+        let files = Files::new(tree, Arc::clone(manifest));
+        Ok(self.check(&files)?.is_whole())
+    }
+
+    fn space(&self, surveyed: &Surveyed) -> io::Result<Space> {
+        let draft = self.dirs.draft(&surveyed.item.channel, &surveyed.item.manifest);
+        let begun = if draft.exists() { super::dirs::used(&draft)? } else { 0 };
+        let parts = surveyed.delta().map_or(0, Delta::stored_bytes);
+        let all = surveyed.manifest.content_bytes() + surveyed.item.manifest_bytes + parts + SLACK_BYTES;
+        let needed = if surveyed.whole { 0 } else { all.saturating_sub(begun) };
+        let look = |used: u64, free: u64| Space { needed, free, quota: self.quota, used };
+        let (used, free) = (self.dirs.used()?, self.dirs.free()?);
+        let over_quota = self.quota.map_or(0, |quota| (used + needed).saturating_sub(quota));
+        let missing = needed.saturating_sub(free).max(over_quota);
+        if missing == 0 {
+            return Ok(look(used, free));
+        }
+        // Chunks that this content does not use make room for it.
+        let keep = surveyed.places.iter().filter(|(_, place)| **place == Place::Cache);
+        let keep = keep.map(|(digest, _)| *digest).collect();
+        let mut inner = self.inner();
+        let left = inner.pieces.used().saturating_sub(missing);
+        inner.pieces.shrink(left, &keep)?;
+        Ok(look(self.dirs.used()?, self.dirs.free()?))
+    }
+
+    /// A chunk that is held, held against its digest once more.
+    pub(crate) fn held(&self, surveyed: &Surveyed, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+        match surveyed.places.get(digest) {
+            None | Some(Place::Draft) => Ok(None),
+            Some(Place::Cache) => self.inner().pieces.get(digest),
+            Some(Place::Other(other, number)) => {
+                let Some((_, files)) = surveyed.others.get(*other) else { return Ok(None) };
+                let mut buffer = Vec::new();
+                Ok(files.chunk(*number, &mut buffer)?.then_some(buffer))
+            }
+        }
+    }
+
+    /// Puts a whole content in force, or none.
+    pub(crate) fn switch(&self, channel: &ChannelName, to: Option<&ContentItem>) -> io::Result<()> {
+        match to {
+            Some(item) => {
+                if self.manifest(item).is_none() || !self.dirs.content(channel, &item.manifest).is_dir() {
+                    let text = format!("the content {} of {channel} is not on the disk", item.number);
+                    return Err(io::Error::new(ErrorKind::NotFound, text));
+                }
+                self.dirs.link(channel, &item.manifest, || crash::point("content-link"))?;
+            }
+            None => self.dirs.unlink(channel)?,
+        }
+        crash::point("content-switched");
+        Ok(())
+    }
+
+    /// Whether what is in force of a channel is another thing than it should be.
+    pub(crate) fn has_drifted(&self, item: &ContentItem) -> io::Result<bool> {
+        if self.dirs.linked(&item.channel) != Some(item.manifest) {
+            return Ok(true);
+        }
+        let path = self.dirs.content(&item.channel, &item.manifest);
+        let found = Found { path, manifest: item.manifest, draft: false };
+        let Some(files) = self.files(&found) else { return Ok(true) };
+        Ok(!files.is_exact()? || !self.check(&files)?.is_whole())
+    }
+
+    /// Removes all contents but those of `keep` and all drafts but those of `drafts`. Chunks that nothing else
+    /// holds go to the cache, as far as its bound lets them.
+    pub(crate) fn prune(&self, keep: &[Digest], drafts: &[Digest]) -> io::Result<()> {
+        let (kept, gone): (Vec<Found>, Vec<Found>) = self.dirs.found()?.into_iter().partition(|found| {
+            let list = if found.draft { drafts } else { keep };
+            list.contains(&found.manifest)
+        });
+        let mut known: BTreeSet<Digest> = BTreeSet::new();
+        if !gone.is_empty() {
+            for found in kept.iter().filter(|found| !found.draft) {
+                let files = self.files(found);
+                known.extend(
+                    files.iter().flat_map(|files| files.manifest().chunks()).map(|chunk| chunk.digest),
+                );
+            }
+        }
+        for found in gone {
+            if let Some(files) = self.files(&found)
+                && let Err(error) = self.save_chunks(&files, &mut known)
+            {
+                tracing::debug!(%error, path = %found.path.display(), "chunks are not kept");
+            }
+            self.forget(&found.path.join(FILES));
+            crash::point("content-pruning");
+            super::dirs::remove(&found.path)?;
+        }
+        self.dirs.tidy()?;
+        crash::point("content-pruned");
+        Ok(())
+    }
+
+    /// Keeps chunks that nothing else holds. The cache is no reason for a disk to be full.
+    fn save_chunks(&self, files: &Files, known: &mut BTreeSet<Digest>) -> io::Result<()> {
+        let room = self.cache_bytes.min(self.dirs.free()? / 2);
+        let room = match self.quota {
+            Some(quota) => room.min(quota.saturating_sub(self.dirs.used()?)),
+            None => room,
+        };
+        let (mut saved, mut buffer) = (0, Vec::new());
+        for (number, chunk) in files.manifest().chunks().iter().enumerate() {
+            if saved + u64::from(chunk.bytes) > room {
+                break;
+            }
+            if known.insert(chunk.digest) && files.chunk(number, &mut buffer)? {
+                self.inner().pieces.put(&chunk.digest, &buffer)?;
+                saved += u64::from(chunk.bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+const NO_SPACE: Space = Space { needed: 0, free: 0, quota: None, used: 0 };
+
+fn fingerprint(index: &ContentIndex) -> Digest {
+    Digest::of(&wire::content::encode_index(index))
+}
+
+/// The name of the file with a part of a delta.
+pub(crate) fn part_name(from: Option<Digest>, number: u32) -> String {
+    match from {
+        Some(from) => format!("{from}.{number}"),
+        None => format!("none.{number}"),
+    }
+}
+
+fn read_part_name(name: &str) -> Option<(Option<Digest>, u32)> {
+    let (from, number) = name.split_once('.')?;
+    let from = if from == "none" { None } else { Some(super::dirs::digest(from)?) };
+    Some((from, number.parse().ok()?))
+}
