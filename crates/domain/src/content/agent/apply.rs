@@ -41,8 +41,15 @@ impl Machine {
 
     /// Takes up what the disk says of a channel when the agent starts.
     pub(super) fn recover(&mut self, channel: &ChannelName) {
+        let good = self.durable.good(channel).map(|good| good.item.clone());
+        if let Some((active, good)) = self.active.get_mut(channel).zip(good.as_ref())
+            && active.manifest == good.manifest
+        {
+            // It may have been assigned anew since it was switched on.
+            active.clone_from(good);
+        }
         let active = self.active.get(channel).cloned();
-        let good = self.durable.good(channel).map(|good| good.item.manifest);
+        let good = good.map(|good| good.manifest);
         let applying = self.durable.channels.get(channel).and_then(|state| state.applying.clone());
         let target = applying.as_ref().map(|applying| applying.item.clone());
         match (target, active) {
@@ -65,6 +72,14 @@ impl Machine {
     pub(super) fn resume(&mut self, turn: &mut Turn, channel: &ChannelName) {
         let applying = self.durable.channels.get(channel).and_then(|state| state.applying.clone());
         let Some(Applying { item, bytes, starts }) = applying else { return };
+        let is_assigned = self.tasks.get(channel).is_some_and(|task| task.item.is_some());
+        if item.is_none() && is_assigned && self.durable.good(channel).is_some() {
+            // It was to be taken away, and is wanted again.
+            self.state_mut(channel).applying = None;
+            self.persist(turn);
+            self.assess(turn, channel);
+            return;
+        }
         let failed = item.as_ref().and_then(|item| self.durable.failure_of(item)).cloned();
         if self.kind(channel, item.as_ref()) != Kind::Trial {
             self.switch_to(turn, channel, item, bytes);
@@ -302,19 +317,10 @@ impl Machine {
         let good = self.durable.good(channel).cloned();
         let good_in_force =
             good.as_ref().is_some_and(|good| self.is_active(channel, Some(good.item.manifest)));
-        let is_busy = self.job().is_some_and(|job| job.channel == *channel);
         let Some(task) = self.tasks.get_mut(channel) else { return };
         task.repair = false;
         task.stage = Stage::Settled;
         let Some(item) = task.item.clone() else { return };
-        if let Some(state) = self.durable.channels.get_mut(channel).filter(|_| good_in_force && !is_busy)
-            && state.applying.as_ref().is_some_and(|applying| applying.item.is_none())
-        {
-            // It was to be taken away, and still is in force.
-            state.applying = None;
-            self.persist(turn);
-        }
-        let Some(task) = self.tasks.get_mut(channel) else { return };
         if self.durable.failure_of(&item).is_some() {
             task.trouble = None;
             task.repair = good.is_some() && !good_in_force;

@@ -100,8 +100,12 @@ impl Machine {
         }
     }
 
-    /// Gives up what is kept for a quick way back. Says whether there was anything.
+    /// Gives up what is kept for a quick way back. Says whether there was anything. Not before the state is durable:
+    /// the disk may still name as good what is kept.
     fn make_room(&mut self, turn: &mut Turn) -> bool {
+        if self.saved != self.tickets {
+            return false;
+        }
         let mut found = false;
         for state in self.durable.channels.values_mut() {
             found |= state.previous.take().is_some();

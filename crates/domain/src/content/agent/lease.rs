@@ -4,9 +4,8 @@ use crate::content::DownloadWish;
 use crate::content::allowance::GRANT;
 use crate::time::{Span, Timestamp};
 
-/// Shortest time after which a wish that was not granted is said again; as much again is added at random. A
-/// quarter of the time for which presence keeps a place, so that two lost heartbeats lose none.
-pub(super) const ASK_AGAIN: Span = Span::from_secs(20);
+/// Longest time for which a grant is believed, whatever is said: ten times what presence grants.
+const MAX_GRANT: Span = GRANT.scaled(10, 1);
 
 /// What was granted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,9 +13,9 @@ pub(super) enum Lease {
     /// Nothing is wanted.
     #[default]
     None,
-    /// Asked for; said again then.
-    Wanted { again_at: Timestamp },
-    /// Granted until then; said again before.
+    /// Asked for. Presence says with each answer when to ask again.
+    Wanted,
+    /// Granted until then. Presence asks for a renewal at half of it; if that did not come, it is said again.
     Held { until: Timestamp, again_at: Timestamp },
 }
 
@@ -27,54 +26,35 @@ impl Lease {
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         match self {
-            Self::None => None,
-            Self::Wanted { again_at } => Some(*again_at),
+            Self::None | Self::Wanted => None,
             Self::Held { until, again_at } => Some((*until).min(*again_at)),
         }
     }
 
-    /// Follows what is needed and what time it is. Returns what to say now, if anything. `wait` is a random part of
-    /// [`ASK_AGAIN`].
-    pub(super) fn follow(&mut self, now: Timestamp, needed: bool, wait: Span) -> Option<DownloadWish> {
-        let asking = Self::Wanted { again_at: now + ASK_AGAIN + wait };
-        match *self {
-            Self::None if needed => {
-                *self = asking;
-                Some(DownloadWish::Wanted)
-            }
-            Self::None => None,
-            Self::Wanted { .. } if !needed => {
-                *self = Self::None;
-                Some(DownloadWish::Nothing)
-            }
-            Self::Held { .. } if !needed => {
-                *self = Self::None;
-                Some(DownloadWish::Done)
-            }
-            Self::Wanted { again_at } if now >= again_at => {
-                *self = asking;
-                Some(DownloadWish::Wanted)
-            }
-            Self::Held { until, .. } if now >= until => {
-                *self = asking;
-                Some(DownloadWish::Wanted)
-            }
+    /// Follows what is needed and what time it is. Returns what to say now, if anything.
+    pub(super) fn follow(&mut self, now: Timestamp, needed: bool) -> Option<DownloadWish> {
+        let (next, wish) = match *self {
+            Self::None if needed => (Self::Wanted, DownloadWish::Wanted),
+            Self::Wanted if !needed => (Self::None, DownloadWish::Nothing),
+            Self::Held { .. } if !needed => (Self::None, DownloadWish::Done),
+            Self::Held { until, .. } if now >= until => (Self::Wanted, DownloadWish::Wanted),
             Self::Held { until, again_at } if now >= again_at => {
-                *self = Self::Held { until, again_at: now + ASK_AGAIN + wait };
-                Some(DownloadWish::Held)
+                (Self::Held { until, again_at: until }, DownloadWish::Held)
             }
-            Self::Wanted { .. } | Self::Held { .. } => None,
-        }
+            Self::None | Self::Wanted | Self::Held { .. } => return None,
+        };
+        *self = next;
+        Some(wish)
     }
 
-    /// A heartbeat was answered. A grant is said to be held at once, so that all replicas know. Without one the
-    /// agent goes on until what it has is over: another replica may renew it.
+    /// A heartbeat was answered. A grant is said to be held from the next heartbeat on. Without one the agent goes
+    /// on until what it has is over.
     pub(super) fn answered(&mut self, now: Timestamp, granted_for: Option<Span>) -> Option<DownloadWish> {
-        let span = granted_for.filter(|span| *span > Span(0))?.min(GRANT.scaled(10, 1));
-        let held = Self::Held { until: now + span, again_at: now + span.scaled(1, 2) };
+        let span = granted_for.filter(|span| *span > Span(0))?.min(MAX_GRANT);
+        let held = Self::Held { until: now + span, again_at: now + span.scaled(3, 4) };
         match self {
             Self::None => None,
-            Self::Wanted { .. } => {
+            Self::Wanted => {
                 *self = held;
                 Some(DownloadWish::Held)
             }
@@ -88,8 +68,7 @@ impl Lease {
     /// The clock went back by `span`.
     pub(super) fn shift(&mut self, span: Span) {
         match self {
-            Self::None => {}
-            Self::Wanted { again_at } => *again_at = *again_at - span,
+            Self::None | Self::Wanted => {}
             Self::Held { until, again_at } => {
                 *until = *until - span;
                 *again_at = *again_at - span;
@@ -107,30 +86,30 @@ mod tests {
     fn it_asks_holds_renews_and_gives_back() {
         let mut lease = Lease::None;
         let at = |secs: u64| Timestamp(secs * 1_000);
-        assert_eq!(lease.follow(at(0), false, Span(0)), None);
-        assert_eq!(lease.answered(at(0), Some(GRANT)), None, "what nobody wanted is not taken");
-        assert_eq!(lease.follow(at(0), true, Span(0)), Some(Wanted));
-        assert_eq!(lease.follow(at(19), true, Span(0)), None);
-        assert_eq!(lease.answered(at(19), None), None);
-        assert_eq!(lease.follow(at(20), true, Span(5_000)), Some(Wanted));
-        assert_eq!(lease.next_deadline(), Some(at(45)));
-        assert_eq!(lease.answered(at(30), Some(GRANT)), Some(Held));
+        let grant = Some(Span::from_secs(60));
+        assert_eq!(lease.follow(at(0), false), None);
+        assert_eq!(lease.answered(at(0), grant), None, "what nobody wanted is not taken");
+        assert_eq!(lease.follow(at(0), true), Some(Wanted));
+        assert_eq!(lease.follow(at(900), true), None);
+        assert_eq!(lease.answered(at(900), None), None);
+        assert_eq!(lease.next_deadline(), None);
+        assert_eq!(lease.answered(at(1_000), grant), Some(Held));
         assert!(lease.is_held());
-        assert_eq!(lease.next_deadline(), Some(at(90)));
-        assert_eq!(lease.follow(at(90), true, Span(0)), Some(Held));
-        assert_eq!(lease.next_deadline(), Some(at(110)));
-        assert_eq!(lease.answered(at(100), None), None);
-        assert!(lease.is_held(), "another replica may renew it");
-        assert_eq!(lease.answered(at(101), Some(GRANT)), None);
-        assert_eq!(lease.next_deadline(), Some(at(161)));
-        assert_eq!(lease.follow(at(221), true, Span(0)), Some(Wanted), "its time is over");
+        assert_eq!(lease.answered(at(1_030), grant), None, "renewed in time");
+        assert_eq!(lease.next_deadline(), Some(at(1_075)));
+        assert_eq!(lease.follow(at(1_075), true), Some(Held), "not renewed in time");
+        assert_eq!(lease.follow(at(1_076), true), None);
+        assert_eq!(lease.answered(at(1_080), None), None);
+        assert!(lease.is_held(), "it lasts until its end");
+        assert_eq!(lease.next_deadline(), Some(at(1_090)));
+        assert_eq!(lease.follow(at(1_090), true), Some(Wanted), "its time is over");
         assert!(!lease.is_held());
-        assert_eq!(lease.follow(at(222), false, Span(0)), Some(Nothing));
-        assert_eq!(lease.follow(at(223), true, Span(0)), Some(Wanted));
-        assert_eq!(lease.answered(at(224), Some(Span(0))), None);
-        assert_eq!(lease.answered(at(224), Some(Span(u64::MAX))), Some(Held));
-        assert_eq!(lease.next_deadline(), Some(at(224 + 600)));
-        assert_eq!(lease.follow(at(225), false, Span(0)), Some(Done));
+        assert_eq!(lease.follow(at(1_091), false), Some(Nothing));
+        assert_eq!(lease.follow(at(1_092), true), Some(Wanted));
+        assert_eq!(lease.answered(at(1_093), Some(Span(0))), None);
+        assert_eq!(lease.answered(at(1_100), Some(Span(u64::MAX))), Some(Held));
+        assert_eq!(lease.next_deadline(), Some(at(1_100) + MAX_GRANT.scaled(3, 4)));
+        assert_eq!(lease.follow(at(1_101), false), Some(Done));
         assert_eq!(lease.next_deadline(), None);
     }
 }

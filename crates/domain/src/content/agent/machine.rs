@@ -255,8 +255,9 @@ impl Machine {
                 }
             }
         }
+        // What was begun of another content is of no use any more.
+        self.prune |= self.wanted.as_ref() != Some(&items);
         self.wanted = Some(items);
-        self.prune = true;
         self.admit(turn);
         let stale = self.job().is_some_and(|job| {
             job.target.as_ref().is_some_and(|target| !self.is_goal(&job.channel, target.manifest))
@@ -276,6 +277,7 @@ impl Machine {
                 Some(task) if task.item.as_ref() == Some(&item) => {}
                 Some(task)
                     if task.stage != Stage::Settled
+                        && !task.repair
                         && task.item.as_ref().is_some_and(|known| known.manifest == item.manifest) =>
                 {
                     task.item = Some(item);

@@ -2,10 +2,8 @@
 
 use super::io::Effect;
 use super::job::{Job, Step};
-use super::lease::ASK_AGAIN;
 use super::machine::{Machine, Turn};
 use super::task::{Next, PLAN_LASTS, Stage, Task};
-use crate::agent::backoff::spread;
 use crate::content::pace::phase;
 use crate::content::plan::ALLOWANCE_FREE_BYTES;
 use crate::content::{ChannelName, MAX_REPORTED_CHANNELS};
@@ -32,8 +30,10 @@ impl Machine {
     fn due(&self, channel: &ChannelName, task: &Task) -> Option<(Timestamp, Next)> {
         let state = self.durable.channels.get(channel);
         let name = channel.clone();
-        if state.is_some_and(|state| state.applying.is_some()) {
-            return Some((task.not_before, Next::Resume(name)));
+        if let Some((state, applying)) = state.and_then(|state| Some((state, state.applying.as_ref()?))) {
+            // What was to be taken away when the agent stopped may be wanted again.
+            let is_sure = applying.item.is_some() || state.good.is_none() || self.wanted.is_some();
+            return is_sure.then_some((task.not_before, Next::Resume(name)));
         }
         let Some(goal) = self.goal(channel) else {
             let is_left = state.is_some() || self.active.contains_key(channel);
@@ -129,8 +129,7 @@ impl Machine {
             .tasks
             .iter()
             .any(|(channel, task)| task.needs_allowance() && self.online && self.goal(channel).is_some());
-        let random = turn.random();
-        if let Some(wish) = self.lease.follow(turn.now, running || waiting, spread(ASK_AGAIN, random)) {
+        if let Some(wish) = self.lease.follow(turn.now, running || waiting) {
             turn.emit(Effect::Wish(wish));
         }
         if running && !self.lease.is_held() {
