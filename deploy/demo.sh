@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A fleet to try: musterd with its nats-server, three agents, and the policies of examples/. Ctrl-C stops all, in
-# order. Everything is kept in .demo (or $MUSTER_DEMO_DIR) until the next start. With --once it stops as soon as
+# A fleet to try: musterd with its nats-server, three agents, the policies and the content of examples/. Ctrl-C stops
+# all, in order. Everything is kept in .demo (or $MUSTER_DEMO_DIR) until the next start. With --once it stops as soon as
 # the policies are applied.
 set -euo pipefail
 # Each child leads a process group of its own: Ctrl-C reaches this script only, which stops them in order.
@@ -75,6 +75,8 @@ until_true "loading the catalogue" 60 ready
 export MUSTER_SERVER=$server
 say "demo: musterd is up at $server, NATS at $(sed -n 's/.*"\(nats:[^"]*\)".*/\1/p' "$dir/musterd/addresses.json")"
 
+# Groups of the examples follow this channel, so it comes first.
+"$bin/muster" content push definitions/ips examples/content/ --label first --promote stable >&2
 "$bin/muster" apply -f examples/ >&2
 for agent in "${agents[@]}"; do
   name=${agent%%:*}
@@ -82,8 +84,8 @@ for agent in "${agents[@]}"; do
   MUSTER_JOIN=$token "$bin/muster-agent" run --state-dir "$dir/agents/$name" --id "$name" --start-spread 0s 2>"$dir/$name.log" &
   pids+=($!)
 done
-"$bin/muster" wait --group / --agents "${#agents[@]}" --timeout 60s >&2
-say "demo: every agent runs its policies"
+"$bin/muster" wait --group / --agents "${#agents[@]}" --content --timeout 60s >&2
+say "demo: every agent runs its policies and holds its content"
 "$bin/muster" agent list >&2
 [ "$once" != --once ] || exit 0
 
@@ -96,6 +98,7 @@ Try, in another terminal:
   $muster watch                                    what happens, live
   $muster policy explain --group /servers/web      where each value comes from
   $muster settings set --group /workstations --mode push
+  $muster content show definitions/ips             a channel with its revisions
   cat $dir/agents/web/current/policies/firewall.json  what an agent was given
 Change a file of examples/ and follow it:
   $muster apply -f examples/ --dry-run && $muster apply -f examples/ && $muster wait --group /

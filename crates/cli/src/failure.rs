@@ -33,6 +33,15 @@ pub mod exit {
     pub const STOPPED: u8 = 130;
 }
 
+/// What `wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// That agents run the head of their group.
+    Head,
+    /// That they hold their content.
+    Content,
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -106,11 +115,21 @@ pub enum Failure {
     #[error("nothing was changed")]
     Declined,
     /// `wait` ran out of time.
-    #[error("{0}")]
-    TimedOut(String),
+    #[error("{cause}")]
+    TimedOut {
+        /// What did not happen.
+        cause: String,
+        /// What was waited for.
+        goal: Goal,
+    },
     /// An agent failed while `wait` was waiting.
-    #[error("{0}")]
-    AgentsFailed(String),
+    #[error("{cause}")]
+    AgentsFailed {
+        /// On which, and why.
+        cause: String,
+        /// What was waited for.
+        goal: Goal,
+    },
     /// Standard output or standard error cannot be written.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -136,8 +155,8 @@ impl Failure {
             Self::Manifests(_) | Self::Input(_) => exit::REFUSED,
             Self::Unreachable { .. } => exit::UNREACHABLE,
             Self::Status { status, .. } => status::exit_code(status.code()),
-            Self::TimedOut(_) => exit::TIMED_OUT,
-            Self::AgentsFailed(_) => exit::AGENTS_FAILED,
+            Self::TimedOut { .. } => exit::TIMED_OUT,
+            Self::AgentsFailed { .. } => exit::AGENTS_FAILED,
             Self::NotFound { .. } => exit::NOT_FOUND,
             Self::Refused { .. } => exit::REFUSED,
             Self::Tree(error) if matches!(**error, TreeError::Root { .. }) => exit::FAILED,
@@ -200,8 +219,8 @@ impl Failure {
             | Self::Unreachable { .. }
             | Self::Answer(_)
             | Self::Declined
-            | Self::TimedOut(_)
-            | Self::AgentsFailed(_)
+            | Self::TimedOut { .. }
+            | Self::AgentsFailed { .. }
             | Self::Output(_)
             | Self::Runtime(_) => Vec::new(),
         }
@@ -216,11 +235,16 @@ impl Failure {
                 crate::args::DEFAULT_SERVER
             )),
             Self::Status { status, url, .. } => status::way_out(status, url),
-            Self::AgentsFailed(_) => {
-                Some("muster agent list --progress failed, and muster agent show AGENT".to_owned())
-            }
-            Self::TimedOut(_) => {
-                Some("muster agent list --progress pending, or wait again with a longer --timeout".to_owned())
+            Self::AgentsFailed { goal, .. } => Some(match goal {
+                Goal::Head => "muster agent list --progress failed, and muster agent show AGENT".to_owned(),
+                Goal::Content => "muster content status CHANNEL, and muster agent show AGENT".to_owned(),
+            }),
+            Self::TimedOut { goal, .. } => {
+                let look = match goal {
+                    Goal::Head => "muster agent list --progress pending",
+                    Goal::Content => "muster content status CHANNEL",
+                };
+                Some(format!("{look}, or wait again with a longer --timeout"))
             }
             Self::NotFound { way_out, .. } | Self::Refused { way_out, .. } => Some(way_out.clone()),
             Self::Tree(_)

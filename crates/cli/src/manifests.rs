@@ -55,10 +55,9 @@ fn files(path: &Path, left_out: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, Failu
     let mut files = Vec::new();
     for entry in fs::read_dir(path).map_err(fail)? {
         let entry = entry.map_err(fail)?.path();
-        let ending = entry.extension().and_then(|ending| ending.to_str());
         if entry.is_dir() {
-            left_out.push(entry);
-        } else if ending.is_some_and(|ending| ENDINGS.contains(&ending)) {
+            left_out.extend(Some(entry).filter(|folder| may_hold_manifests(folder)));
+        } else if may_be_manifest(&entry) {
             files.push(entry);
         }
         if files.len() > MAX_FILES {
@@ -71,6 +70,17 @@ fn files(path: &Path, left_out: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, Failu
     }
     files.sort();
     Ok(files)
+}
+
+fn may_be_manifest(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| ENDINGS.contains(&ending))
+}
+
+/// Whether somebody may have meant a folder to be applied. A folder of something else goes without saying.
+fn may_hold_manifests(folder: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(folder) else { return true };
+    entries.any(|entry| entry.is_ok_and(|entry| may_be_manifest(&entry.path())))
 }
 
 /// Reads a file up to one byte more than the limit, so that the reader can tell that it is too large.
@@ -145,6 +155,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         fs::create_dir(path.join("below")).unwrap();
+        fs::write(path.join("below/c.yaml"), GROUP).unwrap();
+        fs::create_dir(path.join("content")).unwrap();
+        fs::write(path.join("content/http.rules"), "rule 1001").unwrap();
         fs::write(path.join("b.yml"), GROUP.replace("name: a", "name: b")).unwrap();
         fs::write(path.join("a.yaml"), GROUP).unwrap();
         fs::write(path.join("notes.txt"), "not a manifest").unwrap();

@@ -3,23 +3,33 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use domain::catalog::{Catalog, Group, Kind, Labels, Locks, Policy};
+use domain::catalog::{Catalog, Channel, Group, Kind, Labels, Locks, Policy};
 use domain::change::{Current, Operation, Plan, Refusal, Wanted, plan};
 use domain::compile::Compiled;
+use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::{Document, Pointer};
 use domain::schema::Schema;
 use domain::{Mode, SettingsOverlay};
 use wire::api::v1;
+use wire::api::v1::content_reference::Which;
 use wire::api::v1::resource::Resource;
 use wire::document::from_struct;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+
+/// The channel that `examples/content/` is pushed to before the manifests are applied.
+fn pushed() -> Operation {
+    Wanted::Channel(Channel::new(ChannelName::new("definitions/ips").expect("a name"))).into()
+}
 
 /// Everything in `examples/` and in one more manifest.
 fn wanted(extra: &str) -> Vec<Operation> {
     let mut texts = vec![extra.to_owned()];
     for entry in Path::new(FOLDER).read_dir().expect("examples/ is there") {
         let path = entry.expect("examples/ can be listed").path();
+        if path.is_dir() {
+            continue;
+        }
         texts.push(std::fs::read_to_string(path).expect("examples are texts"));
     }
     let read =
@@ -65,17 +75,29 @@ fn group(message: &v1::Group) -> Group {
                 .map(|_| if settings.mode() == v1::Mode::Push { Mode::Push } else { Mode::Pull }),
             heartbeat_interval: span(settings.heartbeat_interval),
             offline_after: span(settings.offline_after),
-            ..SettingsOverlay::default()
+            content_spread: span(settings.content_spread),
+            content_rate_limit: settings.content_rate_limit,
         },
         policies: message.policies.iter().map(|name| name.parse().expect("a name")).collect(),
-        content: std::collections::BTreeMap::new(),
+        content: message.content.iter().map(content).collect(),
         labels: Labels::new(message.labels.clone().into_iter().collect()).expect("labels"),
     }
 }
 
+fn content(reference: &v1::ContentReference) -> (ChannelName, ContentPointer) {
+    let pointer = match reference.which.clone().expect("set") {
+        Which::Stage(stage) => ContentPointer::Stage(StageName::new(stage).expect("a name")),
+        Which::Revision(number) => ContentPointer::Revision(ContentRevision(number)),
+    };
+    (ChannelName::new(&reference.channel).expect("a name"), pointer)
+}
+
 fn planned(extra: &str) -> Result<Plan, Refusal> {
     let (catalog, compiled, agents) = (Catalog::new(), Compiled::default(), BTreeMap::new());
-    plan(Current { catalog: &catalog, compiled: &compiled, agents: &agents }, wanted(extra))
+    plan(
+        Current { catalog: &catalog, compiled: &compiled, agents: &agents },
+        [vec![pushed()], wanted(extra)].concat(),
+    )
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `muster wait`.
 
+mod content;
+
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,23 +14,27 @@ use wire::api::v1::{
 use wire::manifest::duration;
 
 use super::{agent, parse_duration};
-use crate::failure::{Failure, counted};
+use crate::failure::{Failure, Goal, counted};
 use crate::session::Session;
 use crate::view::style::safe;
 
 /// How often the fleet is asked: often enough for a person, seldom enough for the server.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Pause for each agent that is looked at: a server lists no more than a thousand a second for one who waits.
+const PAUSE_FOR_EACH_AGENT: Duration = Duration::from_millis(1);
 /// Most agents that a failure names: enough to look into, little enough to read.
 const MAX_NAMED: usize = 5;
 
 /// Wait until every online agent of a group, and of those below it, runs the head
 ///
+/// With --content also until each of them holds the content that is assigned to it.
 /// Agents that are not online are not waited for: they catch up when they return. An agent that fails ends
 /// the wait at once.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   muster apply -f web.yaml && muster wait --group /servers/web --timeout 30s
   muster wait --group / --agents 3        # also until at least three agents are online
+  muster wait --group / --content --timeout 10m
 
 Exit codes: 0 all online agents run the head, 6 time ran out, 7 an agent failed")]
 pub(crate) struct Wait {
@@ -44,6 +50,9 @@ pub(crate) struct Wait {
     /// Wait until at least this many agents are online
     #[arg(long, value_name = "N", default_value_t = 0)]
     agents: u64,
+    /// Wait until their content is there too
+    #[arg(long)]
+    content: bool,
 }
 
 /// Whether the wait is over.
@@ -71,7 +80,7 @@ impl Wait {
             Some(revision) => revision,
             None => self.newest_revision(session).await?,
         };
-        let bar = bar(session.terminal.draws_progress(), &self.group);
+        let bar = bar(session.terminal.draws_progress(), &self.group, "at the head");
         let mut last = None;
         let verdict = loop {
             match self.status(session, min_revision, deadline).await? {
@@ -94,7 +103,38 @@ impl Wait {
             tokio::time::sleep(POLL_INTERVAL).await;
         };
         bar.finish_and_clear();
+        if verdict == Verdict::Reached && self.content {
+            self.wait_for_content(session, deadline).await?;
+        }
         self.end(session, verdict, last).await
+    }
+
+    async fn wait_for_content(&self, session: &Session<'_>, deadline: Instant) -> Result<(), Failure> {
+        let bar = bar(session.terminal.draws_progress(), &self.group, "with their content");
+        loop {
+            let survey = content::survey(&session.client, &self.group).await?;
+            bar.set_length(survey.online);
+            bar.set_position(survey.online.saturating_sub(survey.lacking.count));
+            if survey.failed.count > 0 {
+                let agents = online(survey.failed.count);
+                let cause = format!("content failed on {agents}: {}", survey.failed);
+                return Err(Failure::AgentsFailed { cause, goal: Goal::Content });
+            }
+            if survey.lacking.count == 0 {
+                bar.finish_and_clear();
+                return Ok(());
+            }
+            let pause =
+                POLL_INTERVAL + PAUSE_FOR_EACH_AGENT * u32::try_from(survey.online).unwrap_or(u32::MAX);
+            if Instant::now() + pause >= deadline {
+                let agents = counted(size(survey.lacking.count), "online agent does", "online agents do");
+                let after = duration::format(self.timeout);
+                let lacking = survey.lacking;
+                let cause = format!("after {after} {agents} not hold their content: {lacking}");
+                return Err(Failure::TimedOut { cause, goal: Goal::Content });
+            }
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// The revision of the newest change: what was applied before this command is waited for.
@@ -136,14 +176,15 @@ impl Wait {
         let status = last.unwrap_or_default();
         let counts = status.all.unwrap_or_default();
         match verdict {
-            Verdict::Reached => session.show(&status, |_, _| reached(&self.group, &counts)),
+            Verdict::Reached => session.show(&status, |_, _| reached(&self.group, &counts, self.content)),
             Verdict::Failed => {
                 let agents = self.name_agents(session, Progress::Failed).await?;
-                Err(Failure::AgentsFailed(format!("{} failed: {agents}", online(counts.online_failed))))
+                let cause = format!("{} failed: {agents}", online(counts.online_failed));
+                Err(Failure::AgentsFailed { cause, goal: Goal::Head })
             }
             Verdict::Waiting => {
                 let after = duration::format(self.timeout);
-                Err(Failure::TimedOut(match (counts.online_pending, counts.online) {
+                let cause = match (counts.online_pending, counts.online) {
                     (0, online) if online < self.agents => format!(
                         "after {after} {} of {} online; {} wanted",
                         counted_are(online),
@@ -155,7 +196,8 @@ impl Wait {
                         let agents = self.name_agents(session, Progress::Pending).await?;
                         format!("after {after} {} not at the head yet: {agents}", counted_are_online(pending))
                     }
-                }))
+                };
+                Err(Failure::TimedOut { cause, goal: Goal::Head })
             }
         }
     }
@@ -202,7 +244,7 @@ fn counted_are(agents: u64) -> String {
     counted(size(agents), "agent", "agents")
 }
 
-fn reached(group: &str, counts: &AgentCounts) -> String {
+fn reached(group: &str, counts: &AgentCounts, content: bool) -> String {
     let group = safe(group);
     let away = counts.total.saturating_sub(counts.online);
     let rest = match away {
@@ -212,19 +254,26 @@ fn reached(group: &str, counts: &AgentCounts) -> String {
     };
     match counts.online {
         0 => format!("no agent of {group} is online{rest}\n"),
-        1 => format!("the only online agent of {group} runs the head{rest}\n"),
-        online => format!("all {online} online agents of {group} run the head{rest}\n"),
+        1 => {
+            let holds = if content { " and holds its content" } else { "" };
+            format!("the only online agent of {group} runs the head{holds}{rest}\n")
+        }
+        online => {
+            let hold = if content { " and hold their content" } else { "" };
+            format!("all {online} online agents of {group} run the head{hold}{rest}\n")
+        }
     }
 }
 
-fn bar(visible: bool, group: &str) -> ProgressBar {
+fn bar(visible: bool, group: &str, what: &'static str) -> ProgressBar {
     let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style =
-        ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} online agents at the head, {elapsed}")
+        ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} online agents {msg}, {elapsed}")
             .expect("invariant: the template is valid");
     ProgressBar::with_draw_target(Some(0), target)
         .with_style(style.progress_chars("=> "))
         .with_prefix(safe(group).into_owned())
+        .with_message(what)
 }
 
 #[cfg(test)]
@@ -252,14 +301,19 @@ mod tests {
 
     #[test]
     fn the_end_is_told_in_words() {
-        let check = |total, online, expected: &str| {
+        let told = |total, online, content| {
             let counts = AgentCounts { total, online, ..AgentCounts::default() };
-            assert_eq!(reached("/a", &counts), format!("{expected}\n"));
+            reached("/a", &counts, content)
+        };
+        let check = |total, online, expected: &str| {
+            assert_eq!(told(total, online, false), format!("{expected}\n"));
         };
         check(3, 3, "all 3 online agents of /a run the head");
         check(1, 1, "the only online agent of /a runs the head");
         check(4, 2, "all 2 online agents of /a run the head; 2 agents that are not online will follow");
         check(1, 0, "no agent of /a is online; 1 agent that is not online will follow");
         check(0, 0, "no agent of /a is online");
+        assert_eq!(told(1, 1, true), "the only online agent of /a runs the head and holds its content\n");
+        assert_eq!(told(2, 2, true), "all 2 online agents of /a run the head and hold their content\n");
     }
 }

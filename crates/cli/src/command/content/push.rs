@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use domain::catalog::{Note, RevisionLabel};
 use domain::content::ChannelName;
 use ed25519_dalek::{SECRET_KEY_LENGTH, SigningKey};
 use wire::api::v1::{FinishUploadResponse, PromoteRequest, RevisionSelector, revision_selector::Which};
@@ -20,11 +21,6 @@ use crate::content::{cut, progress};
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::view;
-
-/// Longest label, as in `muster.api.v1.FinishUploadRequest.label`.
-const MAX_LABEL_BYTES: usize = 64;
-/// Longest note, as in `muster.api.v1.FinishUploadRequest.note`.
-const MAX_NOTE_BYTES: usize = 1024;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -60,20 +56,14 @@ pub(crate) struct Push {
 }
 
 fn parse_label(text: &str) -> Result<String, String> {
-    if text.len() > MAX_LABEL_BYTES {
-        return Err(format!("must be at most {MAX_LABEL_BYTES} bytes long"));
-    }
     if text.starts_with(['@', '#']) || (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())) {
         return Err("must not start with \"@\" or \"#\" or be a number: no command could name it".to_owned());
     }
-    Ok(text.to_owned())
+    RevisionLabel::new(text).map(|label| label.as_str().to_owned()).map_err(|error| error.to_string())
 }
 
 fn parse_note(text: &str) -> Result<String, String> {
-    if text.len() > MAX_NOTE_BYTES {
-        return Err(format!("must be at most {MAX_NOTE_BYTES} bytes long"));
-    }
-    Ok(text.to_owned())
+    Note::new(text).map(|note| note.as_str().to_owned()).map_err(|error| error.to_string())
 }
 
 impl Push {
