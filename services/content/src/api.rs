@@ -38,7 +38,6 @@ impl ContentService for Api {
         &self,
         request: Request<Streaming<v1::UploadChunksRequest>>,
     ) -> Result<Response<v1::UploadChunksResponse>, Status> {
-        let _call = self.0.call();
         upload::chunks(&self.0, request.into_inner()).await.map(Response::new)
     }
 

@@ -136,7 +136,7 @@ fn replica(config: &Config, context: &ServiceContext) -> Result<Replica, Service
         "the key that signs content"
     );
     let store = Store::new(context.nats.clone(), context.fleet.clone(), key, trust.keys.clone());
-    Ok(Replica::new(config.clone(), context.nats.clone(), store, trust, context.shutdown().clone()))
+    Ok(Replica::new(config.clone(), context.nats.clone(), store, trust, context.tasks.clone()))
 }
 
 fn spawn(replica: &Arc<Replica>, context: &ServiceContext) {

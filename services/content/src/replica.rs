@@ -4,7 +4,7 @@ use domain::catalog::Entry;
 use runtime::registry::AgentCounts;
 use runtime::serve::CALLS_GRACE;
 use runtime::store::Catalogue;
-use runtime::{Nats, Shutdown};
+use runtime::{Nats, Shutdown, Tasks};
 use tokio::sync::{Notify, Semaphore, watch};
 use wire::DecodeError;
 use wire::envelope::ContentTrust;
@@ -34,6 +34,7 @@ pub(crate) struct Replica {
     /// Calls that are being answered.
     calls: watch::Sender<usize>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) tasks: Tasks,
 }
 
 /// A call that is being answered, until it is dropped.
@@ -46,13 +47,7 @@ impl Drop for Call<'_> {
 }
 
 impl Replica {
-    pub(crate) fn new(
-        config: Config,
-        nats: Nats,
-        store: Store,
-        trust: ContentTrust,
-        shutdown: Shutdown,
-    ) -> Self {
+    pub(crate) fn new(config: Config, nats: Nats, store: Store, trust: ContentTrust, tasks: Tasks) -> Self {
         Self {
             config,
             trust,
@@ -65,7 +60,8 @@ impl Replica {
             board: Board::default(),
             wake: Notify::new(),
             calls: watch::Sender::new(0),
-            shutdown,
+            shutdown: tasks.shutdown().clone(),
+            tasks,
         }
     }
 

@@ -1,5 +1,7 @@
 //! The calls of an upload.
 
+use std::sync::Arc;
+
 use domain::catalog::Catalog;
 use tonic::{Request, Status, Streaming};
 use wire::agent::v1::Signature;
@@ -36,11 +38,22 @@ pub(super) async fn begin(
     })
 }
 
+/// Runs as a task of its own: when the caller's line is cut, the call is dropped, and what came until then is stored
+/// all the same.
 pub(super) async fn chunks(
-    replica: &Replica,
+    replica: &Arc<Replica>,
     requests: Streaming<v1::UploadChunksRequest>,
 ) -> Result<v1::UploadChunksResponse, Status> {
-    let taken = upload::take(replica, requests).await?;
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let service = Arc::clone(replica);
+    replica.tasks.spawn_finite("content intake", async move {
+        let _call = service.call();
+        let taken = upload::take(&service, requests).await;
+        // The caller may be gone.
+        drop(sender.send(taken));
+        Ok::<(), std::convert::Infallible>(())
+    });
+    let taken = receiver.await.map_err(|_| Status::internal("the upload was given up"))??;
     Ok(v1::UploadChunksResponse { chunks: taken.chunks, stored_bytes: taken.bytes })
 }
 

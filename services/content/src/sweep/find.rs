@@ -1,8 +1,10 @@
 //! What is stored and nothing needs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use domain::catalog::Catalog;
+use domain::catalog::{Catalog, StoredRevision};
 use domain::content::retention::{Piece, Referenced};
 use domain::content::{ContentIndex, Manifest};
 use domain::{Digest, Timestamp};
@@ -15,6 +17,8 @@ use crate::{Refused, refuse};
 
 /// Most that one round deletes: what fits into its time, and into a few megabytes.
 pub(super) const MAX_DOOMED: usize = 20_000;
+/// How long an upload takes to begin.
+const UPLOAD_BEGINS: Duration = Duration::from_secs(1);
 /// Manifests that are read at a time: each may take 2 MiB.
 const MANIFESTS_AT_A_TIME: usize = 4;
 
@@ -76,23 +80,15 @@ pub(super) async fn find(replica: &Replica, catalog: &Catalog, most: usize) -> R
 /// [`Refused`] if one of them cannot be read: then nobody knows what it names.
 async fn referenced(replica: &Replica, catalog: &Catalog, now: Timestamp) -> Result<Referenced, Refused> {
     let revisions = catalog.channels().flat_map(|channel| catalog.content_revisions(&channel.value.name));
-    let revisions = revisions.map(|revision| {
-        let what = format!("revision {} of channel {}", revision.value.number, revision.value.channel);
-        (revision.value.manifest, what)
-    });
+    let revisions = revisions.map(|revision| (revision.value.manifest, Some(Arc::clone(&revision.value))));
     let uploads = catalog.uploads().filter(|upload| upload.expires_at + EXPIRY_GRACE > now);
-    let uploads = uploads.map(|upload| (upload.manifest, format!("an upload to {}", upload.channel)));
-    let named: Vec<(Digest, String)> = revisions.chain(uploads).collect();
-    let read = named.into_iter().map(|(name, what)| async move {
-        let Some(manifest) = replica.store.read_manifest(&name).await? else {
-            let message = format!(
-                "the manifest of {what} is not stored, so nobody knows which chunks it needs and none are deleted: push \
-                 its content again, or retire it"
-            );
-            return Err(Refused(refuse::precondition("MANIFEST_LOST", message)));
-        };
+    let uploads = uploads.map(|upload| (upload.manifest, None));
+    let named: Vec<_> = revisions.chain(uploads).collect();
+    let read = named.into_iter().map(|(name, revision)| async move {
+        let manifest = replica.store.read_manifest(&name).await?;
+        let manifest = manifest.ok_or_else(|| unknown(revision.as_deref()))?;
         let index = replica.store.index(&name, &manifest).await?.index;
-        Ok((name, manifest, index))
+        Ok::<_, Refused>((name, manifest, index))
     });
     let mut read = stream::iter(read).buffer_unordered(MANIFESTS_AT_A_TIME);
     let mut referenced = Referenced::new();
@@ -103,6 +99,23 @@ async fn referenced(replica: &Replica, catalog: &Catalog, now: Timestamp) -> Res
         from.for_each(|from| referenced.held(from));
     }
     Ok(referenced)
+}
+
+/// What a revision or an upload needs is not known, because its manifest is not stored.
+fn unknown(revision: Option<&StoredRevision>) -> Refused {
+    Refused(match revision {
+        Some(StoredRevision { number, channel, .. }) => {
+            let message = format!(
+                "the manifest of revision {number} of channel {channel} is not stored, so nobody knows which chunks it \
+                 needs and none are deleted: push its content again, or retire it"
+            );
+            refuse::precondition("MANIFEST_LOST", message)
+        }
+        None => {
+            let message = "an upload begins just now: try again in a moment".to_owned();
+            refuse::later("UPLOAD_BEGINS", message, UPLOAD_BEGINS)
+        }
+    })
 }
 
 /// How many bytes these take.

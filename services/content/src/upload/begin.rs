@@ -73,9 +73,9 @@ pub(crate) async fn begin(replica: &Replica, manifest: Manifest, author: &Author
     let catalog = replica.catalogue.current();
     if let Some(sweep) = catalog.sweep().filter(|sweep| !sweep.done) {
         wait_for(replica, sweep).await?;
-        // It may have been planned before the upload was noted.
-        store.add_manifest(&name, &envelope).await?;
     }
+    // One that was planned before the upload was noted may have deleted it.
+    store.add_manifest(&name, &envelope).await?;
     let missing = missing(replica, &catalog, &manifest).await?;
     tracing::info!(
         channel = %manifest.channel(), manifest = %name, bytes = manifest.content_bytes(),

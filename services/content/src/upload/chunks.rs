@@ -32,6 +32,8 @@ const VERIFIED_AT_A_TIME: usize = 4;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Chunks of a batch, where they are small: what the broker holds of an open batch is bounded.
 const BATCH_CHUNKS: usize = 256;
+/// How long a batch waits for more: on a thin line each chunk is stored soon after it came.
+const BATCH_WAIT: Duration = Duration::from_millis(100);
 /// Batches that wait for their acknowledgement: while one is synced the next one travels.
 const BATCHES_AT_A_TIME: usize = 2;
 /// Longest pause between two chunks. A caller that is silent for longer begins again when it has more to say.
@@ -163,12 +165,17 @@ impl<'a> Writer<'a> {
         loop {
             tokio::select! {
                 Some(written) = self.writes.next() => self.note(written?),
-                chunk = chunks.next(), if self.writes.len() < BATCHES_AT_A_TIME => {
+                chunk = chunks.next(), if self.has_room() => {
                     let Some(chunk) = chunk else { return Ok(()) };
                     self.push(chunk?);
                 }
+                () = tokio::time::sleep(BATCH_WAIT), if !self.batch.is_empty() && self.has_room() => self.start(),
             }
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.writes.len() < BATCHES_AT_A_TIME
     }
 
     fn push(&mut self, (digest, stored): (Digest, Bytes)) {

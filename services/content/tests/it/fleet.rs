@@ -1,14 +1,19 @@
 //! What the tests share: a server, replicas, and a client that uploads as `muster` does.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use codec::chunk::{Chunk, Chunker};
 use content::Config;
-use domain::Digest;
+use domain::catalog::{Entry as Object, Group};
+use domain::content::retention::Piece;
+use domain::content::{ChannelName, ContentIndex, ContentPointer, Manifest};
+use domain::{Digest, GroupId, GroupPath, Timestamp};
+use runtime::content_keys::ContentKeys;
 use runtime::nats::{Connection, Nats};
 use runtime::nats_server::{NatsServer, Setup, find};
-use runtime::store::Log;
+use runtime::store::{ChangeInfo, Entry, Log};
 use runtime::{ContentKeyArgs, Listener, ServiceArgs, ServiceContext, Shutdown, Tasks};
 use tempfile::TempDir;
 use tonic::Status;
@@ -16,6 +21,7 @@ use tonic::service::RoutesBuilder;
 use tonic::transport::Channel;
 use wire::api::v1;
 use wire::api::v1::content_service_client::ContentServiceClient;
+use wire::subject::STREAM_CONTENT;
 
 /// Longest wait for any state. Reached only by a failure.
 const SOON: Duration = Duration::from_secs(60);
@@ -57,14 +63,16 @@ impl Fleet {
         let setup = Setup::new(find(None).await.unwrap(), dir.path().join("nats"));
         let server = NatsServer::start(setup).await.unwrap();
         let nats = Nats::connect(&Connection::service(vec![server.url()], "test")).await.unwrap();
-        let file = dir.path().join("content.key");
-        runtime::keys::load_or_create(&file).unwrap();
-        let keys = ContentKeyArgs { content_key: Some(file), ..ContentKeyArgs::default() };
-        Self { server, nats, keys, dir }
+        let mut fleet = Self { server, nats, keys: ContentKeyArgs::default(), dir };
+        fleet.keys.content_key = Some(fleet.key("content.key"));
+        fleet
     }
 
-    pub(crate) fn dir(&self) -> PathBuf {
-        self.dir.path().to_owned()
+    /// Makes a further key and gives its file.
+    pub(crate) fn key(&self, name: &str) -> PathBuf {
+        let file = self.dir.path().join(name);
+        runtime::keys::load_or_create(&file).unwrap();
+        file
     }
 
     /// Starts a replica and waits until it is ready.
@@ -88,8 +96,62 @@ impl Fleet {
         Replica { context, api: Client::connect(url).await.unwrap() }
     }
 
-    pub(crate) fn log(&self) -> Log {
-        Log::new(self.nats.clone())
+    /// Writes objects to the catalogue, as other services do.
+    pub(crate) async fn write(&self, objects: &[Object]) -> u64 {
+        let log = Log::new(self.nats.clone());
+        let entries = objects.iter().map(|object| Entry {
+            key: wire::catalog::store_key(&object.key()),
+            body: wire::catalog::encode(object).unwrap().into(),
+        });
+        let info = ChangeInfo {
+            id: runtime::ids::random_id().parse().unwrap(),
+            actor: "test".into(),
+            message: String::new(),
+            time: Timestamp(1),
+            trace_id: None,
+        };
+        let entries: Vec<Entry> = entries.collect();
+        loop {
+            let end = log.end().await.unwrap();
+            if let Ok(revision) = log.commit(&info, entries.clone(), end).await {
+                return revision.0;
+            }
+        }
+    }
+
+    /// A group that follows a stage of a channel.
+    pub(crate) async fn group(&self, id: &str, path: &str, channel: &str, pointer: ContentPointer) {
+        let mut group = Group::new(GroupId::new(id).unwrap(), GroupPath::new(path).unwrap());
+        group.content.insert(ChannelName::new(channel).unwrap(), pointer);
+        self.write(&[Object::Group(group.into())]).await;
+    }
+
+    /// All pieces that are stored.
+    pub(crate) async fn pieces(&self) -> BTreeSet<Piece> {
+        let page = self.nats.subjects(STREAM_CONTENT, "content.>", 0).await.unwrap();
+        assert_eq!(page.next, None);
+        page.subjects.iter().map(|subject| wire::piece::parse(subject).unwrap()).collect()
+    }
+
+    /// The place of the newest message of content: it stays when nothing is stored.
+    pub(crate) async fn content_end(&self) -> u64 {
+        self.nats.stream_state(STREAM_CONTENT).await.unwrap().unwrap().last_sequence
+    }
+
+    /// The manifest of a revision and its index, as agents read them.
+    pub(crate) async fn index(&self, revision: &v1::Revision) -> (Manifest, ContentIndex) {
+        let name = Digest(revision.manifest.as_slice().try_into().unwrap());
+        let keys = ContentKeys::load(&self.keys).unwrap().trust;
+        let get = async |piece| {
+            let subject = wire::piece::subject(&piece);
+            let message = self.nats.direct_get_last(STREAM_CONTENT, &subject).await.unwrap().unwrap();
+            wire::envelope::parse(&message.payload).unwrap()
+        };
+        let manifest = get(Piece::Manifest(name)).await;
+        let manifest = wire::content::open_manifest(&manifest, &name, &keys).unwrap();
+        let index = get(Piece::Index(name)).await;
+        let index = wire::content::open_index(&index, &name, &manifest, &keys.keys).unwrap();
+        (manifest, index)
     }
 }
 
@@ -223,4 +285,10 @@ pub(crate) async fn fetch(api: &mut Client, channel: &str, revision: u32) -> Res
         }
     }
     Ok(bytes)
+}
+
+/// The reason that programs read from a refusal.
+pub(crate) fn reason(status: &Status) -> String {
+    use tonic_types::StatusExt as _;
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
