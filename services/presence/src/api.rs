@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use domain::content::ChannelName;
 use domain::presence::{Filter, Progress};
 use domain::{AgentId, FleetId, Mode, Revision};
 use futures::{Stream, StreamExt as _};
@@ -80,6 +81,18 @@ impl PresenceService for Api {
         let id = AgentId::new(&name).map_err(|error| status::invalid("name", error))?;
         let found = self.ask(|answer| Query::Agent(id, answer)).await?;
         found.map(Response::new).ok_or_else(|| status::not_found("agent", &name))
+    }
+
+    async fn get_content_status(
+        &self,
+        request: Request<api::GetContentStatusRequest>,
+    ) -> Result<Response<api::ContentStatus>, Status> {
+        let request = request.into_inner();
+        let channel =
+            ChannelName::new(&request.channel).map_err(|error| status::invalid("channel", error))?;
+        let place = place(&request.group, true, "group")?;
+        let found = self.ask(|answer| Query::Content(channel, place, answer)).await?;
+        Ok(Response::new(*found.map_err(|group| no_group(&group))?))
     }
 
     async fn list_agents(

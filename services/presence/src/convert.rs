@@ -3,6 +3,7 @@
 use domain::presence::{Beat, ItemReport, Remembered, Report, State, Status};
 use domain::{Cursor, Revision, Timestamp};
 use wire::agent::v1::{self, Heartbeat, StatusReport};
+use wire::heartbeat::{content_status, read_content_status};
 use wire::snapshot::{mode_message, read_mode};
 use wire::store::v1::PresenceRecord;
 
@@ -34,6 +35,8 @@ fn report(status: StatusReport) -> Report {
             last_refusal: status.last_refusal.into(),
             repairs: status.repairs,
         },
+        // Checked by `wire` as well.
+        content: status.content.into_iter().filter_map(|one| read_content_status(one).ok()).collect(),
     }
 }
 
@@ -52,6 +55,7 @@ fn heartbeat(beat: Beat) -> Heartbeat {
         assignment_epoch: beat.assignment.epoch.0,
         assignment_revision: beat.assignment.revision.0,
         status: beat.report.map(status_report),
+        download: v1::DownloadWish::Unspecified.into(),
     }
 }
 
@@ -74,6 +78,7 @@ fn status_report(report: Report) -> StatusReport {
         last_refusal: report.status.last_refusal.into(),
         repairs: report.status.repairs,
         hostname: report.hostname.into(),
+        content: report.content.iter().map(|status| content_status(status, usize::MAX)).collect(),
     }
 }
 
@@ -132,7 +137,7 @@ mod tests {
             last_refusal: "old".into(),
             repairs: 3,
         };
-        let report = Report { version: "1.0".into(), mode: Some(Mode::Push), hostname: "h".into(), status };
+        let report = Report { version: "1.0".into(), mode: Some(Mode::Push), hostname: "h".into(), status, content: Vec::new() };
         let beat = Beat {
             session: 1,
             sequence: 2,

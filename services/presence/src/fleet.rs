@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use wire::agent::v1::{self, HeartbeatReply};
 use wire::subject::{is_inbox_of, parse_heartbeat};
 
+use crate::census::Telling;
 use crate::checkpoint::Round;
 use crate::clock::Clock;
 use crate::events::{Chunk, Event};
@@ -70,6 +71,7 @@ pub(crate) struct Fleet {
     /// Everything that was said up to this moment has been heard.
     judged_until: Timestamp,
     round: Round,
+    telling: Telling,
 }
 
 impl Fleet {
@@ -89,6 +91,7 @@ impl Fleet {
             full_batches: Vec::new(),
             judged_until: now,
             round: Round::new(checkpoint_interval, now),
+            telling: Telling::default(),
         }
     }
 
@@ -231,6 +234,12 @@ impl Fleet {
         }
     }
 
+    /// How many agents hold which content, when it is time to tell.
+    pub(crate) fn census(&mut self, now: Timestamp) -> Option<Bytes> {
+        let due = self.telling.is_due(now, self.machine.content_changes());
+        due.then(|| wire::content::encode_census(&self.machine.census(self.sharing.replica())).into())
+    }
+
     /// A checkpoint of everything, for the stop.
     pub(crate) fn last_chunks(&self) -> Vec<Chunk> {
         Round::new(domain::Span(1), self.clock.now()).rest(&self.machine, self.clock.now())
@@ -250,7 +259,7 @@ impl Fleet {
                         self.refused.events += 1;
                     }
                 }
-                Effect::Applied { .. } | Effect::Failed { .. } => {}
+                Effect::Applied { .. } | Effect::Failed { .. } | Effect::ContentFailed { .. } => {}
             }
         }
     }

@@ -11,6 +11,7 @@
 
 mod api;
 mod cache;
+mod census;
 mod checkpoint;
 mod clock;
 mod convert;

@@ -1,7 +1,9 @@
 //! What operators see: values of `domain` as messages of the API.
 
+use domain::content::{ChannelName, ContentRevision, ContentStatus, SourceBytes};
 use domain::presence::{
-    AgentView, Counts, Effect, GroupHead, GroupView, ItemReport, Presence, Progress, State, Summary,
+    AgentView, ContentFailure, ContentSummary, Counts, Effect, GroupHead, GroupView, ItemReport, Presence,
+    Progress, RevisionCounts, State, Summary,
 };
 use domain::{AgentId, GroupId, GroupPath, Mode, Span, Timestamp};
 use wire::api::v1 as api;
@@ -9,6 +11,8 @@ use wire::api::v1::watch_event::Event;
 
 /// Groups in the answer to one call; more are only in the sums.
 const MAX_GROUPS: usize = 1_000;
+/// Revisions of a channel in the answer to one call: as many as a channel keeps.
+const MAX_REVISIONS: usize = 1_000;
 
 pub(crate) fn agent(view: &AgentView<'_>) -> api::Agent {
     let labels = view.labels.into_iter().flatten();
@@ -36,6 +40,56 @@ pub(crate) fn agent(view: &AgentView<'_>) -> api::Agent {
         repairs,
         labels: labels.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         duplicate_suspected: view.duplicate_suspected,
+        content: view.content.iter().map(|status| content(status)).collect(),
+    }
+}
+
+fn content(status: &ContentStatus) -> api::AgentContent {
+    api::AgentContent {
+        channel: status.channel.to_string(),
+        active: status.active.0,
+        wanted: status.wanted.0,
+        state: status.state.to_string(),
+        percent: status.percent.into(),
+        bytes: Some(bytes(&status.bytes)),
+        reason: status.reason.to_string(),
+    }
+}
+
+fn bytes(bytes: &SourceBytes) -> api::ContentBytes {
+    let SourceBytes { patch, chunk, full, held } = *bytes;
+    api::ContentBytes { patch, chunk, full, held }
+}
+
+/// How far a channel has got.
+pub(crate) fn content_status(channel: &ChannelName, summary: &ContentSummary<'_>) -> api::ContentStatus {
+    let revisions = summary.revisions.iter().rev().take(MAX_REVISIONS);
+    api::ContentStatus {
+        channel: channel.to_string(),
+        agents: summary.agents,
+        current: summary.current,
+        waiting: summary.waiting,
+        downloading: summary.downloading,
+        applying: summary.applying,
+        failed: summary.failed,
+        revisions: revisions.map(|(revision, counts)| revision_status(*revision, *counts)).collect(),
+        bytes: Some(bytes(&summary.bytes)),
+        expected_finish: summary.expected_finish.map(timestamp),
+        time: None,
+        failures: summary.failures.iter().map(failure).collect(),
+    }
+}
+
+fn revision_status(revision: ContentRevision, counts: RevisionCounts) -> api::ContentRevisionStatus {
+    let RevisionCounts { active, wanted, downloading, failed } = counts;
+    api::ContentRevisionStatus { revision: revision.0, active, wanted, downloading, failed }
+}
+
+fn failure(failure: &ContentFailure<'_>) -> api::ContentFailure {
+    api::ContentFailure {
+        agent: failure.agent.to_owned(),
+        revision: failure.revision.0,
+        reason: failure.reason.to_owned(),
     }
 }
 
@@ -157,6 +211,15 @@ pub(crate) fn event(effect: &Effect, fleet: &Presence) -> (api::WatchEvent, Agen
         }
         Effect::Failed { agent, group, cursor: _, items, at } => {
             let item = items.first().map(item);
+            (agent, at, Event::Failed(api::ItemFailed { agent: agent.to_string(), group: path(group), item }))
+        }
+        Effect::ContentFailed { agent, group, status, at } => {
+            let item = Some(api::Item {
+                kind: format!("content {}", status.channel),
+                state: status.state.to_string(),
+                revision: status.revision.0,
+                reason: status.reason.to_string(),
+            });
             (agent, at, Event::Failed(api::ItemFailed { agent: agent.to_string(), group: path(group), item }))
         }
     };

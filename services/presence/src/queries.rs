@@ -1,6 +1,7 @@
 //! Questions of the API to the fleet's task.
 
 use domain::AgentId;
+use domain::content::ChannelName;
 use domain::presence::{Filter, Scope};
 use tokio::sync::oneshot;
 use wire::api::v1 as api;
@@ -49,6 +50,7 @@ pub(crate) enum Query {
     Agent(AgentId, oneshot::Sender<Option<api::Agent>>),
     List(Box<Wanted>, (Option<AgentId>, usize), oneshot::Sender<Result<Part, NoGroup>>),
     Status(Place, oneshot::Sender<Result<Box<api::FleetStatus>, NoGroup>>),
+    Content(ChannelName, Place, oneshot::Sender<Result<Box<api::ContentStatus>, NoGroup>>),
     Watch(Box<Wanted>, oneshot::Sender<Result<Watching, Unwatched>>),
 }
 
@@ -63,6 +65,7 @@ impl Fleet {
                 drop(answer.send(self.list(*wanted, after, limit)))
             }
             Query::Status(place, answer) => drop(answer.send(self.status(&place))),
+            Query::Content(channel, place, answer) => drop(answer.send(self.content(&channel, &place))),
             Query::Watch(wanted, answer) => {
                 let watching = self.filter(*wanted).map_err(Unwatched::NoGroup);
                 let watching =
@@ -93,6 +96,12 @@ impl Fleet {
         let time = Some(present::timestamp(self.clock.now()));
         let status = present::status(&self.machine.summary(&scope));
         Ok(Box::new(api::FleetStatus { group, revision, time, ..status }))
+    }
+
+    fn content(&self, channel: &ChannelName, place: &Place) -> Result<Box<api::ContentStatus>, NoGroup> {
+        let summary = self.machine.content(channel, &self.scope(place)?);
+        let time = Some(present::timestamp(self.clock.now()));
+        Ok(Box::new(api::ContentStatus { time, ..present::content_status(channel, &summary) }))
     }
 
     fn filter(&self, wanted: Wanted) -> Result<Filter, NoGroup> {

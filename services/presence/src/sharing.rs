@@ -75,6 +75,11 @@ impl Sharing {
         Self { replica, batch, peers: BTreeMap::new(), sent_at: Timestamp(0), heard_at: now }
     }
 
+    /// Random id of this replica.
+    pub(crate) fn replica(&self) -> u64 {
+        self.replica
+    }
+
     /// Adds a heartbeat to the next batch. Returns a batch that has to go out first, if it was full.
     pub(crate) fn push(&mut self, agent: &AgentId, heard: Timestamp, heartbeat: &[u8]) -> Option<Bytes> {
         if self.peers.is_empty() || self.batch.push(agent, heard, heartbeat) {

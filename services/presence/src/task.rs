@@ -275,6 +275,11 @@ impl Server {
                     tracing::debug!(%error, "heartbeats could not be shared");
                 }
             }
+            if let Some(census) = self.fleet.census(now)
+                && let Err(error) = self.nats.client().publish(pattern::CENSUS, census).await
+            {
+                tracing::debug!(%error, "the census of content could not be told");
+            }
         } else {
             self.fleet.full_batches.clear();
         }

@@ -192,7 +192,7 @@ pub fn report(n: u64) -> Result<Report> {
     let items = items.collect::<Result<Vec<_>>>()?;
     let status = Status { seen: Cursor::new(1, 9), items, ..Status::default() };
     let hostname = format!("host-{n:07}").into_boxed_str();
-    Ok(Report { version: "1.0.0".into(), mode: Some(Mode::Push), hostname, status })
+    Ok(Report { version: "1.0.0".into(), mode: Some(Mode::Push), hostname, status, content: Vec::new() })
 }
 
 /// Presence of `count` agents that have all been heard once, with labels and a full status.

@@ -16,7 +16,7 @@ async fn what_cannot_be_read_is_answered_with_the_reason() {
     let mut agent = fleet.agent("a").await;
     for (payload, reason) in [
         (Bytes::from_static(&[0xff; 9]), "is not a valid protobuf message"),
-        (Bytes::from(vec![0; MAX_HEARTBEAT_BYTES + 1]), "is 65537 bytes long"),
+        (Bytes::from(vec![0; MAX_HEARTBEAT_BYTES + 1]), "is 131073 bytes long"),
         (Bytes::from_static(&[0x3a, 4, 0x1a, 2, 0x0a, 0]), "field kind must not be empty"),
     ] {
         agent.send(payload, "_INBOX_a.bad".into()).await;
