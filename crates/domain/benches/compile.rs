@@ -1,4 +1,4 @@
-//! A change of the root's policy in a fleet of 10,000 groups: plan, compile, validate.
+//! Changes in a fleet of 10,000 groups: plan, compile, validate.
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panic")]
 
 use std::collections::BTreeMap;
@@ -6,12 +6,16 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use domain::catalog::{Catalog, Entry, Group, Kind, Locks, ObjectKey, Policy, root_id};
+use domain::catalog::{
+    Catalog, Channel, Entry, Group, Kind, Locks, Note, ObjectKey, Policy, RevisionLabel, StoredRevision,
+    root_id,
+};
 use domain::change::{Current, Operation, Wanted, plan};
 use domain::compile::Compiled;
+use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::Document;
 use domain::schema::Schema;
-use domain::{GroupId, GroupPath, KindName, PolicyName, Revision};
+use domain::{Digest, GroupId, GroupPath, KindName, PolicyName, Revision, Timestamp};
 use serde_json::{Value, json};
 
 /// 100 groups of 100, all below the root.
@@ -101,9 +105,58 @@ fn root_change(c: &mut Criterion) {
     assert!(compiled.effective(&root_id()).is_some());
 }
 
+/// Ninety revisions of a channel. The inner groups of one outer group follow it in one fleet, all of them in the
+/// other.
+fn promote(c: &mut Criterion) {
+    let agents = BTreeMap::new();
+    let channel = ChannelName::new("definitions/ips").unwrap();
+    let stage = StageName::new("stable").unwrap();
+    let revision = |number: u32| {
+        Entry::Content(Arc::new(StoredRevision {
+            channel: channel.clone(),
+            number: ContentRevision(number),
+            manifest: Digest::of(&number.to_be_bytes()),
+            manifest_bytes: 100_000,
+            content_bytes: 100_000_000,
+            digest: Digest::default(),
+            files: 10,
+            created_at: Timestamp(0),
+            label: RevisionLabel::default(),
+            note: Note::default(),
+            pinned: false,
+        }))
+    };
+    for (name, followers) in [("100_followers", 1), ("10000_followers", OUTER)] {
+        let mut catalog = fleet(true);
+        let last = Channel { last_revision: ContentRevision(90), ..Channel::new(channel.clone()) };
+        let last = last.promoted(&stage, ContentRevision(89));
+        let mut entries: Vec<Entry> = (1..=90).map(revision).collect();
+        entries.push(Entry::Channel(Arc::new(last.clone())));
+        for group in catalog.groups().filter(|group| group.value.path.segments().count() == 2) {
+            let mut group = (*group.value).clone();
+            let outer: usize = group.id.as_str().split('-').nth(1).unwrap().parse().unwrap();
+            if outer < followers {
+                group.content.insert(channel.clone(), ContentPointer::Stage(stage.clone()));
+                entries.push(Entry::Group(Arc::new(group)));
+            }
+        }
+        catalog.fold(entries, Revision(2));
+        let (compiled, _) = Compiled::full(&catalog);
+        let current = Current { catalog: &catalog, compiled: &compiled, agents: &agents };
+        let wanted = Wanted::Channel(last.promoted(&stage, ContentRevision(90)));
+        c.bench_function(&format!("compile/promote/10000_groups/{name}"), |b| {
+            b.iter(|| {
+                let plan = plan(current, vec![wanted.clone().into()]).unwrap();
+                assert_eq!(plan.touched.len(), followers * INNER);
+                black_box(plan)
+            });
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10);
-    targets = root_change
+    targets = root_change, promote
 }
 criterion_main!(benches);
