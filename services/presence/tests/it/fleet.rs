@@ -65,7 +65,6 @@ impl Fleet {
             agent_servers: vec![],
             fleet: FleetId::new("main").unwrap(),
             director_key: None,
-            content_keys: runtime::content_keys::ContentKeyArgs::default(),
             content_keys: runtime::ContentKeyArgs::default(),
             stream_replicas: 1,
         };
