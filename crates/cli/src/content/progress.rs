@@ -1,15 +1,33 @@
 //! How far cutting, sending and fetching got: bars on a terminal, nothing elsewhere.
 
+use std::ops::Deref;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// A bar that goes away with what it shows, also when that is stopped.
+pub(crate) struct Bar(ProgressBar);
+
+impl Deref for Bar {
+    type Target = ProgressBar;
+
+    fn deref(&self) -> &ProgressBar {
+        &self.0
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// A bar that counts bytes.
-pub(crate) fn bytes(visible: bool, what: &'static str, total: u64) -> ProgressBar {
+pub(crate) fn bytes(visible: bool, what: &'static str, total: u64) -> Bar {
     let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template(
         "{prefix:8} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
     )
     .expect("invariant: the template is valid");
-    ProgressBar::with_draw_target(Some(total), target)
-        .with_style(style.progress_chars("=> "))
-        .with_prefix(what)
+    let bar = ProgressBar::with_draw_target(Some(total), target);
+    Bar(bar.with_style(style.progress_chars("=> ")).with_prefix(what))
 }

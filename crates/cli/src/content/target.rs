@@ -1,6 +1,7 @@
 //! Where a fetch writes: a folder, or one file. What is there already is kept when it is right; a file gets its name
 //! when all of it is there and has its digest; nothing is written outside the place that was named.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
 use std::ops::Range;
@@ -83,6 +84,8 @@ pub(crate) struct Target {
     wanted: Vec<bool>,
     entries: Vec<Entry>,
     root: PathBuf,
+    /// The folder, if it is one that is fetched into.
+    folder: Option<PathBuf>,
     drafts: PathBuf,
     open: Option<(usize, File)>,
 }
@@ -137,7 +140,8 @@ impl Target {
         }
         let chunk_starts: Vec<u64> = manifest.placed_chunks().map(|(start, _)| start).collect();
         let wanted = vec![true; chunk_starts.len()];
-        Ok(Self { manifest, chunk_starts, wanted, entries, root, drafts, open: None })
+        let folder = matches!(place, Place::Folder(_)).then(|| root.clone());
+        Ok(Self { manifest, chunk_starts, wanted, entries, root, folder, drafts, open: None })
     }
 
     pub(crate) fn manifest(&self) -> &Manifest {
@@ -174,8 +178,9 @@ impl Target {
         Ok(())
     }
 
-    /// Gives the last files their names, checks the whole, and clears away the drafts.
-    pub(crate) fn finish(mut self, bar: &ProgressBar) -> Result<(), TargetError> {
+    /// Gives the last files their names, checks the whole, and clears away the drafts. The answer is a file in the same
+    /// folder that is not of this content, if there is one: whoever reads the folder would take it for a part.
+    pub(crate) fn finish(mut self, bar: &ProgressBar) -> Result<Option<PathBuf>, TargetError> {
         for at in 0..self.entries.len() {
             if !self.entries[at].done {
                 self.complete(at)?;
@@ -194,8 +199,20 @@ impl Target {
         }
         match fs::remove_dir_all(&self.drafts) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", &self.drafts)(error)),
-            Ok(()) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => Ok(self.stranger()),
         }
+    }
+
+    /// A file in the folders of the content that is not of it.
+    fn stranger(&self) -> Option<PathBuf> {
+        let places: BTreeSet<&Path> = self.entries.iter().map(|entry| entry.place.as_path()).collect();
+        // One file under a name of its own has no folder.
+        let root = self.folder.as_deref()?;
+        let within = places.iter().flat_map(|place| place.ancestors().skip(1));
+        let folders: BTreeSet<&Path> = within.filter(|folder| folder.starts_with(root)).collect();
+        let mut files = folders.into_iter().flat_map(fs::read_dir).flatten().flatten();
+        let is_file = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| !kind.is_dir());
+        files.find(|entry| is_file(entry) && !places.contains(entry.path().as_path())).map(|it| it.path())
     }
 
     /// Files that have bytes in a chunk.

@@ -103,7 +103,7 @@ impl Upload {
         loop {
             let bar = progress::bytes(session.terminal.draws_progress(), "sending", 0);
             let outcome = self.attempt(progress, &bar, &mut left).await;
-            bar.finish_and_clear();
+            drop(bar);
             let why = match &outcome {
                 Err(Failure::Status { status, .. }) => passing(status),
                 Ok(_) | Err(_) => None,

@@ -274,7 +274,7 @@ fn a_content_that_is_there_already_is_not_sent() {
     push(&server, &content, &[]).assert(exit::OK, already, "");
     assert_eq!(server.asked(), ["BeginUpload"]);
 
-    let promoted = "updated  Channel  definitions/ips  canary: 6 -> 7\n\n\
+    let promoted = "\nupdated  Channel  definitions/ips  canary: 6 -> 7\n\n\
          revision 12: 1 group gets a new snapshot; 3 agents are in it\n";
     push(&server, &content, &["--promote", "canary"]).assert(exit::OK, &format!("{already}{promoted}"), "");
     let json = push(&server, &content, &["--promote", "canary", "-o", "json"]).json();

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use clap::Args;
 use domain::Digest;
 use domain::content::Manifest;
+use indicatif::ProgressBar;
 use tonic::Streaming;
 use wire::api::v1::fetch_response::Piece;
 use wire::api::v1::revision_selector::Which;
@@ -44,7 +47,7 @@ pub(crate) struct Fetch {
     /// Replace files that are there and are something else
     #[arg(long)]
     force: bool,
-    /// Take only the content with this manifest (its SHA-256 in hex, as `content show` prints it)
+    /// Take only the content with this manifest (its SHA-256, as `content show` prints it)
     #[arg(long, value_name = "DIGEST", value_parser = parse_digest)]
     manifest: Option<Digest>,
     /// Also check signatures, with the trust root in this file (an agent keeps it in its state directory)
@@ -52,16 +55,15 @@ pub(crate) struct Fetch {
     trust_root: Option<PathBuf>,
 }
 
+/// A digest in hexadecimal digits, or in base64 as the JSON form of messages has it.
 fn parse_digest(text: &str) -> Result<Digest, String> {
-    let wrong = || "must be 64 hexadecimal digits".to_owned();
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
-    let mut digest = [0; 32];
-    for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong())?;
-    }
-    Ok(Digest(digest))
+    let bytes = match text.len() {
+        64 => hex::decode(text).ok(),
+        44 => BASE64_STANDARD.decode(text).ok(),
+        _ => None,
+    };
+    let digest = bytes.and_then(|bytes| bytes.try_into().ok());
+    digest.map(Digest).ok_or_else(|| "must be 64 hexadecimal digits, or base64".to_owned())
 }
 
 /// A download under way.
@@ -100,7 +102,9 @@ impl Fetch {
         let missing = target.missing();
         let target = download.run(session, target).await?;
         let manifest = target.manifest().clone();
-        finish(session, target).await?;
+        if let Some(other) = finish(session, target).await? {
+            session.notice(&format!("note: {} and other files there were left alone", other.display()))?;
+        }
         let revision = download.revision;
         let fetched = view::content::Fetched {
             place: match &place {
@@ -190,20 +194,19 @@ async fn survey(
     force: bool,
 ) -> Result<Target, Failure> {
     let bar = progress::bytes(session.terminal.draws_progress(), "looking", manifest.content_bytes());
-    let (place, watched) = (place.clone(), bar.clone());
+    let (place, watched) = (place.clone(), ProgressBar::clone(&bar));
     let looking = tokio::task::spawn_blocking(move || Target::survey(&place, manifest, force, &watched));
     let target = looking.await.expect("invariant: looking at files does not panic");
-    bar.finish_and_clear();
     Ok(target?)
 }
 
-async fn finish(session: &Session<'_>, target: Target) -> Result<(), Failure> {
+/// Some file in the same folder that is not of this content, if there is one.
+async fn finish(session: &Session<'_>, target: Target) -> Result<Option<PathBuf>, Failure> {
     let bytes = target.manifest().content_bytes();
     let bar = progress::bytes(session.terminal.draws_progress(), "checking", bytes);
-    let watched = bar.clone();
+    let watched = ProgressBar::clone(&bar);
     let checking = tokio::task::spawn_blocking(move || target.finish(&watched));
     let checked = checking.await.expect("invariant: reading files does not panic");
-    bar.finish_and_clear();
     Ok(checked?)
 }
 
@@ -248,23 +251,16 @@ impl Download {
         let mut tries = Tries::default();
         while let Some(run) = target.next_run() {
             let Err(failure) = self.fetch(&mut target, run, &bar).await else { continue };
-            let why = match &failure {
-                Failure::Status { status, .. } => passing(status),
-                _ => None,
-            };
-            let Some(why) = why else {
-                bar.finish_and_clear();
-                return Err(failure);
-            };
+            let why = if let Failure::Status { status, .. } = &failure { passing(status) } else { None };
+            let Some(why) = why else { return Err(failure) };
             let Some(pause) = tries.after(target.missing()) else {
-                bar.finish_and_clear();
+                drop(bar);
                 session.notice("What was fetched is kept; the same command goes on from there.")?;
                 return Err(self.client.refusal(tonic::Status::unavailable(why)));
             };
             bar.suspend(|| session.notice(&format!("note: {why}; trying again")))?;
             tokio::time::sleep(pause).await;
         }
-        bar.finish_and_clear();
         Ok(target)
     }
 
@@ -272,7 +268,7 @@ impl Download {
         &mut self,
         target: &mut Target,
         run: std::ops::Range<usize>,
-        bar: &indicatif::ProgressBar,
+        bar: &ProgressBar,
     ) -> Result<(), Failure> {
         let client = self.client.clone();
         let refusal = |status| client.refusal(status);
@@ -323,10 +319,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digests_are_64_hexadecimal_digits() {
+    fn digests_are_64_hexadecimal_digits_or_base64() {
         let digest = Digest::of(b"x");
         assert_eq!(parse_digest(&digest.to_string()), Ok(digest));
-        for text in ["", "7bb9", &"g".repeat(64), &"é".repeat(32), &"+1".repeat(32)] {
+        assert_eq!(parse_digest(&BASE64_STANDARD.encode(digest.0)), Ok(digest));
+        let long = BASE64_STANDARD.encode([7; 33]);
+        for text in ["", "7bb9", &"g".repeat(64), &"é".repeat(32), &"+1".repeat(32), &long, &"A".repeat(44)]
+        {
             assert!(parse_digest(text).is_err(), "{text}");
         }
     }

@@ -9,6 +9,7 @@ use clap::Args;
 use domain::catalog::{Note, RevisionLabel};
 use domain::content::ChannelName;
 use ed25519_dalek::{SECRET_KEY_LENGTH, SigningKey};
+use indicatif::ProgressBar;
 use wire::api::v1::{FinishUploadResponse, PromoteRequest, RevisionSelector, revision_selector::Which};
 
 use super::revision::parse_stage;
@@ -83,10 +84,10 @@ impl Push {
         }
         let (files, bytes) = (tree.files.len(), tree.bytes);
         let bar = progress::bytes(session.terminal.draws_progress(), "reading", bytes);
-        let watched = bar.clone();
+        let watched = ProgressBar::clone(&bar);
         let cutting = tokio::task::spawn_blocking(move || cut::cut(&tree, &watched).map(|cut| (tree, cut)));
         let cut = cutting.await.expect("invariant: cutting does not panic");
-        bar.finish_and_clear();
+        drop(bar);
         let (tree, cut) = cut?;
         let chunks = cut.chunks.len();
         let upload = Upload {
@@ -107,9 +108,10 @@ impl Push {
         session.show(&finished, |it, style| {
             let pushed = view::content::Pushed { files, bytes, chunks, sent };
             let mut shown = view::content::push(it, &pushed, style);
-            shown += &promoted
-                .map(|change| view::content::changed(&change, view::content::Verb::Stage, style))
-                .unwrap_or_default();
+            if let Some(change) = &promoted {
+                let changed = view::content::changed(change, view::content::Verb::Stage, style);
+                shown += &format!("\n{changed}");
+            }
             shown
         })
     }

@@ -50,7 +50,7 @@ impl Content {
             }
         }
         assert_eq!(target.missing(), 0);
-        target.finish(&ProgressBar::hidden()).map(|()| fetched)
+        target.finish(&ProgressBar::hidden()).map(|_| fetched)
     }
 
     fn assert_at(&self, root: &Path) {
@@ -114,6 +114,11 @@ fn what_is_right_is_kept_and_what_is_not_is_refused_or_replaced() {
     fs::remove_file(root.join("d/b")).unwrap();
     assert_eq!(content.fetch(&root, 99).unwrap(), [2]);
     content.assert_at(&root);
+    let stranger = || content.survey(&root, false).unwrap().finish(&ProgressBar::hidden()).unwrap();
+    fs::create_dir(root.join("mine")).unwrap();
+    assert_eq!(stranger(), None);
+    fs::write(root.join("d/old"), "old").unwrap();
+    assert_eq!(stranger(), Some(root.join("d/old")));
 
     fs::write(root.join("z"), "mine").unwrap();
     let error = content.fetch(&root, 99).unwrap_err().to_string();
