@@ -115,6 +115,7 @@ const BATCH_BEATS_FIELD: u32 = 2;
 const BEAT_AGENT_FIELD: u32 = 1;
 const BEAT_RECEIVED_AT_FIELD: u32 = 2;
 const BEAT_HEARTBEAT_FIELD: u32 = 3;
+const BEAT_GRANTED_BY_FIELD: u32 = 4;
 
 fn put_bytes(out: &mut BytesMut, field: u32, bytes: &[u8]) {
     encode_key(field, WireType::LengthDelimited, out);
@@ -137,13 +138,20 @@ impl BatchWriter {
         Self { replica, beats: 0, body: BytesMut::new() }
     }
 
-    /// Adds a heartbeat: its bytes as they came, after [`read`] accepted them. False if the batch has no room
-    /// for it; then it is unchanged.
+    /// Adds a heartbeat: its bytes as they came, after [`read`] accepted them, and by which replica the agent
+    /// holds a slot for a full download. False if the batch has no room for it; then it is unchanged.
     #[must_use]
-    pub fn push(&mut self, agent: &AgentId, received_at: Timestamp, heartbeat: &[u8]) -> bool {
+    pub fn push(
+        &mut self,
+        agent: &AgentId,
+        received_at: Timestamp,
+        heartbeat: &[u8],
+        granted_by: Option<u64>,
+    ) -> bool {
         let id = agent.as_str().as_bytes();
         let lens = [id.len(), heartbeat.len()].map(|len| 1 + encoded_len_varint(len as u64) + len);
-        let len = lens.iter().sum::<usize>() + 1 + encoded_len_varint(received_at.0);
+        let granted = granted_by.map_or(0, |_| 1 + size_of::<u64>());
+        let len = lens.iter().sum::<usize>() + 1 + encoded_len_varint(received_at.0) + granted;
         if self.beats == MAX_BATCH_BEATS || self.body.len() + len + BATCH_SPARE_BYTES > MAX_BATCH_BYTES {
             return false;
         }
@@ -153,6 +161,10 @@ impl BatchWriter {
         encode_key(BEAT_RECEIVED_AT_FIELD, WireType::Varint, &mut self.body);
         encode_varint(received_at.0, &mut self.body);
         put_bytes(&mut self.body, BEAT_HEARTBEAT_FIELD, heartbeat);
+        if let Some(replica) = granted_by {
+            encode_key(BEAT_GRANTED_BY_FIELD, WireType::SixtyFourBit, &mut self.body);
+            self.body.put_u64_le(replica);
+        }
         self.beats += 1;
         true
     }
@@ -272,7 +284,8 @@ mod tests {
         let heartbeat = Heartbeat { session: 7, sequence: 300, revision: u64::MAX, ..Heartbeat::default() };
         let mut batch = BatchWriter::new(9);
         for received_at in [1, u64::MAX] {
-            assert!(batch.push(&agent, Timestamp(received_at), &heartbeat.encode_to_vec()));
+            let granted_by = Some(received_at).filter(|id| *id > 1);
+            assert!(batch.push(&agent, Timestamp(received_at), &heartbeat.encode_to_vec(), granted_by));
         }
         let bytes = batch.finish(Timestamp(5));
         assert!(batch.is_empty());
@@ -281,6 +294,7 @@ mod tests {
         for (beat, received_at_ms) in read.beats.iter().zip([1, u64::MAX]) {
             assert_eq!(beat.agent, agent.as_str());
             assert_eq!((beat.received_at_ms, beat.heartbeat.as_ref()), (received_at_ms, Some(&heartbeat)));
+            assert_eq!(beat.granted_by, if received_at_ms > 1 { received_at_ms } else { 0 });
         }
         let origin = read_batch_origin(&bytes).unwrap();
         assert_eq!(origin, BatchOrigin { replica: 9, sent_at_ms: 5 });
@@ -297,7 +311,7 @@ mod tests {
             encode_varint(fill as u64, &mut bytes);
             bytes.resize(bytes.len() + fill, 0);
             let mut batch = BatchWriter::new(1);
-            while batch.push(&agent, Timestamp(1 << 40), &bytes) {}
+            while batch.push(&agent, Timestamp(1 << 40), &bytes, Some(1)) {}
             assert_eq!(batch.len(), expected);
             assert_eq!(read_batch(&batch.finish(Timestamp(1))).unwrap().beats.len(), expected);
         }

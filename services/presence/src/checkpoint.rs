@@ -16,10 +16,9 @@ use wire::store::v1::{PresenceCheckpoint, PresenceRecord};
 use crate::convert;
 use crate::events::Chunk;
 
-/// Agents in a chunk: some 200 KiB of ordinary statuses, written in a millisecond.
+/// Agents in a chunk at most: some 500 KiB of ordinary statuses, written in some milliseconds.
 const CHUNK_AGENTS: usize = 2_048;
-/// Largest chunk: what any broker takes, with room for headers. Beyond it statuses are left out; agents are
-/// asked for theirs after a restart.
+/// Largest chunk: what any broker takes, with room for headers. Where statuses are long, a chunk has fewer agents.
 const MAX_CHUNK_BYTES: usize = MAX_BATCH_BYTES - 4_096;
 
 /// Where the round of chunks stands.
@@ -29,12 +28,19 @@ pub(crate) struct Round {
     number: u32,
     after: Option<String>,
     due: Timestamp,
+    /// Agents that the next chunk has, if they fit.
+    agents: usize,
 }
 
 impl Round {
     /// The first chunk is due one interval from now: before that nothing was heard that is worth it.
     pub(crate) fn new(interval: Span, now: Timestamp) -> Self {
-        Self { interval, number: 0, after: None, due: now + interval }
+        Self { interval, number: 0, after: None, due: now + interval, agents: CHUNK_AGENTS }
+    }
+
+    /// Time in which all chunks are written once.
+    pub(crate) fn interval(&self) -> Span {
+        self.interval
     }
 
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
@@ -48,11 +54,19 @@ impl Round {
 
     /// The next chunk of this round.
     pub(crate) fn next(&mut self, fleet: &Presence, now: Timestamp) -> Chunk {
-        let chunks = u32::try_from(fleet.len().div_ceil(CHUNK_AGENTS).max(1)).unwrap_or(u32::MAX);
-        let (part, next) = fleet.remember(self.after.as_deref(), CHUNK_AGENTS);
-        let bytes = encode(part, (self.number, chunks), now);
+        let chunks = u32::try_from(fleet.len().div_ceil(self.agents).max(1)).unwrap_or(u32::MAX);
+        let (part, next) = fleet.remember(self.after.as_deref(), self.agents);
+        let next = next.map(str::to_owned);
+        let agents = part.into_iter().map(|(agent, remembered)| convert::record(agent, remembered)).collect();
+        let checkpoint = PresenceCheckpoint { taken_at_ms: now.0, chunk: self.number, chunks, agents };
+        let Encoded { bytes, up_to } = encode(checkpoint);
+        if up_to.is_some() {
+            self.agents = (self.agents / 2).max(1);
+        } else if bytes.len() < MAX_CHUNK_BYTES / 4 {
+            self.agents = (self.agents * 2).min(CHUNK_AGENTS);
+        }
         let chunk = Chunk { number: self.number, bytes };
-        self.after = next.map(str::to_owned);
+        self.after = up_to.or(next);
         self.number = if self.after.is_some() { self.number + 1 } else { 0 };
         self.due = now + Span(self.interval.0 / u64::from(chunks));
         chunk
@@ -69,17 +83,22 @@ impl Round {
     }
 }
 
-fn encode(part: Vec<(&str, Remembered)>, (chunk, chunks): (u32, u32), now: Timestamp) -> Bytes {
-    let agents = part.into_iter().map(|(agent, remembered)| convert::record(agent, remembered)).collect();
-    let mut chunk = PresenceCheckpoint { taken_at_ms: now.0, chunk, chunks, agents };
-    let bytes = wire::encode(&chunk);
-    if bytes.len() <= MAX_CHUNK_BYTES {
-        return bytes;
+/// A chunk that any broker takes.
+struct Encoded {
+    bytes: Bytes,
+    /// The last agent in it, if those after it had no room.
+    up_to: Option<String>,
+}
+
+fn encode(mut checkpoint: PresenceCheckpoint) -> Encoded {
+    let (mut bytes, mut up_to) = (wire::encode(&checkpoint), None);
+    // One agent always has room.
+    while bytes.len() > MAX_CHUNK_BYTES && checkpoint.agents.len() > 1 {
+        checkpoint.agents.truncate(checkpoint.agents.len() / 2);
+        up_to = checkpoint.agents.last().map(|record| record.agent.clone());
+        bytes = wire::encode(&checkpoint);
     }
-    for heartbeat in chunk.agents.iter_mut().filter_map(|record| record.heartbeat.as_mut()) {
-        heartbeat.status = None;
-    }
-    wire::encode(&chunk)
+    Encoded { bytes, up_to }
 }
 
 /// Chunks as they are read at the start.
@@ -89,6 +108,11 @@ pub(crate) struct Loaded(Vec<PresenceCheckpoint>);
 impl Loaded {
     pub(crate) fn add(&mut self, chunk: PresenceCheckpoint) {
         self.0.push(chunk);
+    }
+
+    /// When the newest one was taken.
+    pub(crate) fn taken_at(&self) -> Option<Timestamp> {
+        self.0.iter().map(|chunk| Timestamp(chunk.taken_at_ms)).max()
     }
 
     /// Hands everything to the machine, the newest record of each agent first. Returns how many there were.
@@ -108,13 +132,31 @@ impl Loaded {
 
 #[cfg(test)]
 mod tests {
-    use domain::presence::{Beat, Enrolment, Labels, State};
-    use domain::{AgentId, Cursor, GroupId};
+    use domain::content::{ChannelName, ContentRevision, ContentStatus, SourceBytes};
+    use domain::presence::{Beat, Enrolment, ItemState, Labels, Report, Scope, State, Status};
+    use domain::{AgentId, Cursor, GroupId, Revision};
 
     use super::*;
 
     const START: Timestamp = Timestamp(1_700_000_000_000);
     const MINUTE: Span = Span::from_secs(60);
+
+    /// What an agent says of so many channels.
+    fn report(channels: usize) -> Report {
+        let status = |n| ContentStatus {
+            channel: ChannelName::new(format!("channel-{n:03}")).unwrap(),
+            active: ContentRevision(1),
+            wanted: ContentRevision(1),
+            revision: Revision(7),
+            state: ItemState::Healthy,
+            percent: 100,
+            bytes: SourceBytes::default(),
+            reason: "".into(),
+        };
+        let content = (0..channels).map(status).collect();
+        let status = Status::default();
+        Report { version: "1".into(), mode: None, hostname: "".into(), status, content }
+    }
 
     fn fleet(agents: usize, heard: bool) -> Presence {
         let mut fleet = Presence::new(START);
@@ -156,10 +198,41 @@ mod tests {
 
         let mut new = fleet(agents, false);
         assert_eq!(loaded.restore(&mut new), agents + CHUNK_AGENTS);
-        assert_eq!(
-            new.summary(&domain::presence::Scope::Fleet).all.states[State::Online as usize],
-            agents as u64
-        );
+        assert_eq!(new.summary(&Scope::Fleet).all.states[State::Online as usize], agents as u64);
         assert_eq!(new.agent("agent-00007").unwrap().cursor, Cursor::new(1, 7));
+    }
+    #[test]
+    fn long_statuses_make_smaller_chunks_and_are_kept() {
+        let agents = CHUNK_AGENTS;
+        let (mut old, mut new) = (fleet(agents, true), fleet(agents, false));
+        for n in 0..agents {
+            let report = Some(report(64));
+            let beat = Beat {
+                session: 1,
+                sequence: 2,
+                cursor: Cursor::new(1, n as u64),
+                assignment: Cursor::new(1, 1),
+                report,
+            };
+            old.heartbeat(START, &format!("agent-{n:05}"), beat);
+        }
+        let mut round = Round::new(MINUTE, START);
+        let mut loaded = Loaded::default();
+        let mut numbers = Vec::new();
+        loop {
+            let chunk = round.next(&old, START + MINUTE);
+            assert!(chunk.bytes.len() <= MAX_CHUNK_BYTES);
+            loaded.add(wire::heartbeat::read_checkpoint(&chunk.bytes).unwrap());
+            numbers.push(chunk.number);
+            if round.after.is_none() {
+                break;
+            }
+        }
+        assert!(numbers.len() > 4 && numbers.into_iter().eq(0..u32::try_from(loaded.0.len()).unwrap()));
+        assert_eq!(loaded.taken_at(), Some(START + MINUTE));
+        assert_eq!(loaded.restore(&mut new), agents);
+        for n in [0, agents / 2, agents - 1] {
+            assert_eq!(new.agent(&format!("agent-{n:05}")).unwrap().content.len(), 64);
+        }
     }
 }

@@ -137,7 +137,13 @@ mod tests {
             last_refusal: "old".into(),
             repairs: 3,
         };
-        let report = Report { version: "1.0".into(), mode: Some(Mode::Push), hostname: "h".into(), status, content: Vec::new() };
+        let report = Report {
+            version: "1.0".into(),
+            mode: Some(Mode::Push),
+            hostname: "h".into(),
+            status,
+            content: Vec::new(),
+        };
         let beat = Beat {
             session: 1,
             sequence: 2,

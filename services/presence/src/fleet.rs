@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 
 use async_nats::Subject;
 use bytes::Bytes;
+use domain::content::DownloadWish;
+use domain::content::allowance::{Allowance, Decision, Terms};
 use domain::presence::{Answer, Effect, Presence, Standing};
-use domain::{AgentId, GroupId, Revision, Timestamp};
+use domain::{AgentId, GroupId, Revision, Span, Timestamp};
 use runtime::nats::Message;
 use tokio::sync::{mpsc, watch};
-use wire::agent::v1::{self, HeartbeatReply};
+use wire::agent::v1::{self, Heartbeat, HeartbeatReply};
+use wire::heartbeat::read_download_wish;
 use wire::subject::{is_inbox_of, parse_heartbeat};
 
 use crate::census::Telling;
@@ -59,6 +62,8 @@ pub(crate) struct Fleet {
     pub(crate) machine: Presence,
     pub(crate) clock: Clock,
     pub(crate) sharing: Sharing,
+    terms: Terms,
+    allowance: Allowance,
     pub(crate) watchers: Watchers,
     pub(crate) newcomers: Newcomers,
     pub(crate) refused: Refused,
@@ -75,13 +80,15 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) fn new(replica: u64, checkpoint_interval: domain::Span, out: Outlets) -> Self {
+    pub(crate) fn new(replica: u64, checkpoint_interval: Span, terms: Terms, out: Outlets) -> Self {
         let clock = Clock::start();
         let now = clock.now();
         Self {
             machine: Presence::new(now),
             clock,
             sharing: Sharing::new(replica, now),
+            terms,
+            allowance: Allowance::new(replica, terms),
             watchers: Watchers::default(),
             newcomers: Newcomers::default(),
             refused: Refused::default(),
@@ -103,12 +110,23 @@ impl Fleet {
         let _ = self.sharing.was_deaf(now);
     }
 
+    /// Heartbeats are answered from now on. If other replicas are there, or one was when the last checkpoint was
+    /// due, there are full downloads that it granted and that are not known here.
+    pub(crate) fn begin(&mut self, last_checkpoint: Option<Timestamp>) {
+        let now = self.clock.now();
+        let recent = |at| now < at + self.round.interval() + self.terms.grant;
+        if self.sharing.has_peers() || last_checkpoint.is_some_and(recent) {
+            self.allowance.distrust(now);
+        }
+    }
+
     /// The time. Notices when nothing was heard for so long that deadlines have to start again.
     pub(crate) fn hear_now(&mut self) -> Timestamp {
         let now = self.clock.now();
         if self.sharing.was_deaf(now) {
             tracing::warn!("nothing was heard for a while: deadlines start again");
             self.machine.resume(now);
+            self.allowance.distrust(now);
         }
         now
     }
@@ -130,21 +148,37 @@ impl Fleet {
                 return message.reply.map(|to| refusal(to, &error, now));
             }
         };
-        let beat = convert::beat(heartbeat);
         let Some(to) = message.reply.clone() else {
-            self.machine.observe(now, agent.as_str(), beat);
-            self.share(&agent, now, &message.payload);
+            let wish = read_download_wish(heartbeat.download);
+            if self.machine.observe(now, agent.as_str(), convert::beat(heartbeat)) {
+                self.allowance.observe(now, &agent, wish, None);
+            }
+            self.share(&agent, now, (&message.payload, None));
             return None;
         };
-        let answer = self.machine.heartbeat(now, agent.as_str(), beat);
-        if answer.standing == Standing::Enrolled {
-            self.share(&agent, now, &message.payload);
-        }
+        let (answer, decision) = self.hear(&agent, heartbeat, (&message.payload, now));
         // The record of an agent that just joined may be on its way.
         if answer.standing == Standing::Unknown && self.newcomers.wait(&agent, message, now) {
             return None;
         }
-        self.answer(agent, to, (&answer, now))
+        self.answer(agent, to, &answer, reply(&answer, &decision, now))
+    }
+
+    /// Takes a heartbeat that is to be answered, and tells the other replicas.
+    fn hear(
+        &mut self,
+        agent: &AgentId,
+        heartbeat: Heartbeat,
+        (payload, now): (&[u8], Timestamp),
+    ) -> (Answer, Decision) {
+        let wish = read_download_wish(heartbeat.download);
+        let answer = self.machine.heartbeat(now, agent.as_str(), convert::beat(heartbeat));
+        let mut decision = Decision::default();
+        if answer.standing == Standing::Enrolled {
+            decision = self.allowance.ask(now, agent, wish);
+            self.share(agent, now, (payload, decision.granted_by));
+        }
+        (answer, decision)
     }
 
     /// The answer to a heartbeat that has waited for its sender to become known, whether it did or not.
@@ -155,15 +189,17 @@ impl Fleet {
         now: Timestamp,
     ) -> Option<Reply> {
         let heartbeat = wire::heartbeat::read(&message.payload).ok()?;
-        let answer = self.machine.heartbeat(now, agent.as_str(), convert::beat(heartbeat));
-        if answer.standing == Standing::Enrolled {
-            self.share(&agent, now, &message.payload);
-        }
-        self.answer(agent, message.reply?, (&answer, now))
+        let (answer, decision) = self.hear(&agent, heartbeat, (&message.payload, now));
+        self.answer(agent, message.reply?, &answer, reply(&answer, &decision, now))
     }
 
-    fn answer(&mut self, agent: AgentId, to: Subject, (answer, now): (&Answer, Timestamp)) -> Option<Reply> {
-        let reply = reply(answer, now);
+    fn answer(
+        &mut self,
+        agent: AgentId,
+        to: Subject,
+        answer: &Answer,
+        reply: HeartbeatReply,
+    ) -> Option<Reply> {
         if !answer.offer_snapshot && !answer.offer_assignment {
             return Some(Reply { to, bytes: wire::encode(&reply) });
         }
@@ -182,7 +218,7 @@ impl Fleet {
     }
 
     /// Notes a heartbeat for the other replicas.
-    fn share(&mut self, agent: &AgentId, heard: Timestamp, heartbeat: &[u8]) {
+    fn share(&mut self, agent: &AgentId, heard: Timestamp, heartbeat: (&[u8], Option<u64>)) {
         if let Some(full) = self.sharing.push(agent, heard, heartbeat) {
             self.full_batches.push(full);
         }
@@ -202,6 +238,7 @@ impl Fleet {
             }
             Origin::Other(skew) => skew,
         };
+        self.allowance.heard_replica(now, origin.replica);
         let Ok(batch) = wire::heartbeat::read_batch(payload) else {
             self.refused.batches += 1;
             return;
@@ -209,7 +246,14 @@ impl Fleet {
         for beat in batch.beats {
             let Some(heartbeat) = beat.heartbeat else { continue };
             let heard = skew.local(Timestamp(beat.received_at_ms));
-            self.machine.observe(heard, &beat.agent, convert::beat(heartbeat));
+            let wish = read_download_wish(heartbeat.download);
+            let news = self.machine.observe(heard, &beat.agent, convert::beat(heartbeat));
+            // Few agents want anything, and nobody holds anything, most of the time.
+            let concerns = news && (wish != DownloadWish::Nothing || !self.allowance.is_idle());
+            if concerns && let Ok(agent) = AgentId::new(&beat.agent) {
+                let granted_by = Some(beat.granted_by).filter(|replica| *replica != 0);
+                self.allowance.observe(now, &agent, wish, granted_by);
+            }
         }
     }
 
@@ -242,7 +286,7 @@ impl Fleet {
 
     /// A checkpoint of everything, for the stop.
     pub(crate) fn last_chunks(&self) -> Vec<Chunk> {
-        Round::new(domain::Span(1), self.clock.now()).rest(&self.machine, self.clock.now())
+        Round::new(Span(1), self.clock.now()).rest(&self.machine, self.clock.now())
     }
 
     /// Hands on what happened: to the store, and to those who watch.
@@ -265,15 +309,22 @@ impl Fleet {
     }
 }
 
-fn reply(answer: &Answer, now: Timestamp) -> HeartbeatReply {
+fn reply(answer: &Answer, decision: &Decision, now: Timestamp) -> HeartbeatReply {
     let standing = match answer.standing {
         Standing::Enrolled => v1::Standing::Ok,
         Standing::Unknown => v1::Standing::Unknown,
         Standing::Deleted => v1::Standing::Deleted,
     };
+    let again = match *decision {
+        Decision { granted: None, again: Some(again), .. } => {
+            again.0 + Span::from(runtime::ids::jitter(again.into())).0
+        }
+        Decision { again, .. } => again.map_or(u64::MAX, |again| again.0),
+    };
     HeartbeatReply {
         server_time_ms: now.0,
-        next_heartbeat_ms: answer.next_in.0,
+        next_heartbeat_ms: answer.next_in.0.min(again),
+        download_granted_ms: decision.granted.map_or(0, |span| span.0),
         head_epoch: answer.head.epoch.0,
         head_revision: answer.head.revision.0,
         want_status: answer.want_status,

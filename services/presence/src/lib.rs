@@ -32,6 +32,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use clap::Args;
+use domain::content::allowance::{GRANT, MAX_CAP, Terms};
 use domain::{Revision, Span};
 use runtime::{ServiceArgs, ServiceContext, ServiceError, Shutdown};
 use tokio::sync::{mpsc, watch};
@@ -55,6 +56,15 @@ pub struct Config {
     /// Memory for snapshots that pull agents ask for, in MiB.
     #[arg(long, env = "MUSTER_SNAPSHOT_CACHE_MIB", value_name = "MIB", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub snapshot_cache_mib: u16,
+
+    /// How many agents may download whole contents at the same time, in the whole fleet; more wait for their turn.
+    /// Patches and small downloads do not count. 0: any number. The same for all replicas.
+    #[arg(long, env = "MUSTER_MAX_FULL_DOWNLOADS", value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_CAP)))]
+    pub max_full_downloads: u32,
+
+    /// How long such a download may go on before its agent has to ask again. The same for all replicas.
+    #[arg(skip = Duration::from(GRANT))]
+    pub download_grant: Duration,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -81,7 +91,8 @@ pub async fn start(
     let (queries, queries_in) = mpsc::channel(queries::MAX_WAITING);
     let (compiled, compiled_seen) = watch::channel(Revision(0));
     let out = Outlets { offers, events, chunks, compiled };
-    let fleet = Fleet::new(runtime::ids::random_u64(), Span::from(config.checkpoint_interval), out);
+    let terms = Terms { cap: config.max_full_downloads, grant: Span::from(config.download_grant) };
+    let fleet = Fleet::new(runtime::ids::random_u64(), Span::from(config.checkpoint_interval), terms, out);
 
     let api = api::Api::new(context.fleet.clone(), queries, compiled_seen, context.shutdown().clone());
     routes.add_service(PresenceServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES));

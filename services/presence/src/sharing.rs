@@ -80,15 +80,26 @@ impl Sharing {
         self.replica
     }
 
-    /// Adds a heartbeat to the next batch. Returns a batch that has to go out first, if it was full.
-    pub(crate) fn push(&mut self, agent: &AgentId, heard: Timestamp, heartbeat: &[u8]) -> Option<Bytes> {
-        if self.peers.is_empty() || self.batch.push(agent, heard, heartbeat) {
+    /// Adds a heartbeat to the next batch, with the replica of whose share of full downloads the agent holds a
+    /// slot. Returns a batch that has to go out first, if it was full.
+    pub(crate) fn push(
+        &mut self,
+        agent: &AgentId,
+        heard: Timestamp,
+        (heartbeat, granted_by): (&[u8], Option<u64>),
+    ) -> Option<Bytes> {
+        if self.peers.is_empty() || self.batch.push(agent, heard, heartbeat, granted_by) {
             return None;
         }
         let full = self.finish(heard);
         // An empty batch takes any heartbeat that was accepted.
-        let _ = self.batch.push(agent, heard, heartbeat);
+        let _ = self.batch.push(agent, heard, heartbeat, granted_by);
         Some(full)
+    }
+
+    /// Whether other replicas live.
+    pub(crate) fn has_peers(&self) -> bool {
+        !self.peers.is_empty()
     }
 
     /// The batch that is due now, if one is.
@@ -149,17 +160,17 @@ mod tests {
         let agent = AgentId::new("a").unwrap();
         let mut sharing = Sharing::new(5, NOW);
         assert!(sharing.due(NOW).is_some(), "the first sign goes out at once");
-        assert_eq!(sharing.push(&agent, NOW, &[]), None);
+        assert_eq!(sharing.push(&agent, NOW, (&[], None)), None);
         assert_eq!(sharing.due(NOW + SHARE_EVERY), None, "nobody to share with");
         sharing.heard_batch(from(7, NOW), NOW);
         assert!(sharing.due(NOW).is_some(), "a new one is greeted at once");
-        assert_eq!(sharing.push(&agent, NOW, &[16, 1]), None);
+        assert_eq!(sharing.push(&agent, NOW, (&[16, 1], None)), None);
         let batch = sharing.due(NOW + SHARE_EVERY).expect("shared in time");
         assert_eq!(wire::heartbeat::read_batch(&batch).unwrap().beats.len(), 1);
         assert_eq!(sharing.due(NOW + SHARE_EVERY + Span(1)), None);
         assert!(sharing.due(NOW + SHARE_EVERY + SIGN_EVERY).is_some(), "signs go on");
         sharing.due(NOW + GONE_AFTER);
-        assert_eq!(sharing.push(&agent, NOW, &[16, 1]), None);
+        assert_eq!(sharing.push(&agent, NOW, (&[16, 1], None)), None);
         assert_eq!(wire::heartbeat::read_batch(&sharing.finish(NOW)).unwrap().beats, []);
     }
 
@@ -168,7 +179,8 @@ mod tests {
         let agent = AgentId::new("a").unwrap();
         let mut sharing = Sharing::new(5, NOW);
         sharing.heard_batch(from(7, NOW), NOW);
-        let full = (0..).find_map(|_| sharing.push(&agent, NOW, &[16, 1])).expect("a batch has a bound");
+        let full =
+            (0..).find_map(|_| sharing.push(&agent, NOW, (&[16, 1], None))).expect("a batch has a bound");
         let beats = wire::heartbeat::read_batch(&full).unwrap().beats.len();
         assert_eq!(beats, wire::heartbeat::MAX_BATCH_BEATS);
         assert_eq!(wire::heartbeat::read_batch(&sharing.finish(NOW)).unwrap().beats.len(), 1);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::Subscriber;
 use bytes::Bytes;
+use domain::Timestamp;
 use futures::{FutureExt as _, StreamExt as _};
 use runtime::nats::{Follow, Followed, From, Message};
 use runtime::{Condition, Nats, Shutdown};
@@ -62,13 +63,14 @@ pub(crate) async fn run(
         beats: subscribed.map_err(|source| FleetError::Subscribe { pattern: pattern::BEATS, source })?,
         queries,
     };
-    tokio::select! {
+    let before = tokio::select! {
         loaded = load(&nats, &mut fleet, &mut inlets, &ready) => loaded?,
         () = shutdown.requested() => return Ok(()),
-    }
+    };
     let mut server =
         Server { nats, fleet, taken: 0, reported: Refused::default(), report_at: Instant::now() };
     server.introduce(&mut inlets).await?;
+    server.fleet.begin(before);
     let subscribed = server.nats.queue_subscribe(pattern::HEARTBEATS, QUEUE_PRESENCE).await;
     let mut heartbeats =
         subscribed.map_err(|source| FleetError::Subscribe { pattern: pattern::HEARTBEATS, source })?;
@@ -80,13 +82,13 @@ pub(crate) async fn run(
 }
 
 /// Reads the registry, the heads, and what was known before a restart. An agent that beat before this were
-/// done would be told that it is unknown.
+/// done would be told that it is unknown. Returns when the last checkpoint was taken.
 async fn load(
     nats: &Nats,
     fleet: &mut Fleet,
     inlets: &mut Inlets,
     ready: &Condition,
-) -> Result<(), FleetError> {
+) -> Result<Option<Timestamp>, FleetError> {
     ready.set_not_ready("is reading the registry");
     loop {
         let event = inlets.registry.next().await.ok_or(FleetError::Closed("records of agents"))?;
@@ -126,9 +128,10 @@ async fn load(
     }
     // Deadlines count from now on, not from the start of the loading.
     fleet.listen();
+    let taken_at = loaded.taken_at();
     let records = loaded.restore(&mut fleet.machine);
     tracing::info!(agents = fleet.machine.len(), records, "the fleet is loaded");
-    Ok(())
+    Ok(taken_at)
 }
 
 /// Something for the fleet. `None` inside: the connection was closed for good.

@@ -1,115 +1,189 @@
-//! The fleet's allowance for full downloads, as one replica of presence grants its share of it from memory.
+//! The fleet's allowance for full downloads, as each replica of presence grants its share of it from memory.
 //!
-//! Agents ask in their heartbeats, and any replica may hear any beat; replicas share what they heard. Each grants
-//! new slots up to its share of the cap, and none while all slots that it knows of, its own and those that agents
-//! say they hold from others, make the cap. A slot lasts for [`GRANT`] and is renewed by whoever hears its holder,
-//! so a replica that stops takes no download down with it.
+//! Agents ask in their heartbeats; any replica may hear any beat, and tells the others what it heard and
+//! answered. A slot belongs to the replica that granted it first, lasts for a time, and is renewed by whoever
+//! hears its holder: a replica that stops takes no download down with it.
 //!
-//! Who waits is remembered in the order of first asking. A free slot is kept for those who wait longest: an agent
-//! is granted one when fewer agents wait before it than slots are free. One that does not ask for [`WAITS_FOR`]
-//! loses its place, so that agents which went away hold up nobody.
+//! **The slots never exceed the cap.** A replica grants a new one only if the cap holds even when every other
+//! replica has used up its share, or holds the more slots that are known to be its. A replica that fell
+//! silent counts until every slot that it may have granted unheard has ended; one that cannot know what
+//! others granted grants nothing for as long.
+//!
+//! **Who waits longest goes first.** A free slot is kept for those at the head of the queue; they ask every
+//! second or two, those further back ever more rarely. So ten thousand waiting agents cause about 200 beats a
+//! second, a million less than a thousand. One that does not come when it should loses its place: agents that
+//! went away hold up nobody for long.
+
+mod slots;
+#[cfg(test)]
+mod tests;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use slots::{Slot, Slots};
+use waiting::Waiting;
 
 use super::DownloadWish;
 use crate::id::AgentId;
 use crate::time::{Span, Timestamp};
 
-/// How long a slot is granted. An agent that dies keeps it for this long; one that lives renews it at half of it.
-pub const GRANT: Span = Span::from_secs(120);
-/// How long a waiting agent keeps its place without asking again: three times the longest time after which the
-/// content machine asks again.
-pub const WAITS_FOR: Span = Span::from_secs(120);
-/// Most agents whose place is remembered, about 10 MB. Those beyond are remembered once others have gone.
-pub const MAX_WAITING: usize = 65_536;
+/// How long a slot lasts unless it is renewed, which its holder does at half of it. An agent that dies keeps
+/// its slot for this long; one whose heartbeats are lost for half of it has to ask again.
+pub const GRANT: Span = Span::from_secs(60);
+/// How much longer than its grant a slot counts, and a silent replica. Up to half of it a late holder may
+/// renew; the other half is for the others to hear of that, or for the time since a last sign of life.
+const SLACK: Span = Span::from_secs(6);
 /// Most slots: beyond, nothing is limited any more.
 pub const MAX_CAP: u32 = 65_536;
+/// Most other replicas that are reckoned with; a deployment has a handful.
+const MAX_PEERS: usize = 64;
+/// Most slots of other replicas that are known: those of two caps, while shares move from one to another.
+const MAX_SLOTS: usize = 2 * MAX_CAP as usize;
+/// Pause before the first in the queue asks again, and up to as much more for being spread: about as long is
+/// a freed slot idle.
+const HEAD_PAUSE: Span = Span(1_000);
+/// By how much later each further one asks again. With [`HEAD_PAUSE`] it bounds the beats of any queue: of
+/// `n` that wait, `33 ln(1 + n / 50)` ask in a second.
+const PAUSE_A_PLACE: Span = Span(20);
 
-/// Slots and who waits for them.
+/// The rules of an allowance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Most slots of the whole fleet at the same time; 0: no limit. More than [`MAX_CAP`] counts as that.
+    pub cap: u32,
+    /// How long a slot lasts unless it is renewed: the same for all replicas.
+    pub grant: Span,
+}
+
+/// What an agent is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// For how long it may download from now on.
+    pub granted: Option<Span>,
+    /// When it should beat again because of this: to renew its slot in time, or, at the earliest, to ask
+    /// again. Those who ask again are to be spread over as much again.
+    pub again: Option<Span>,
+    /// Replica whose slot it holds.
+    pub granted_by: Option<u64>,
+}
+
+/// Slots, who waits for them, and who else grants.
 #[derive(Debug, Clone)]
 pub struct Allowance {
-    cap: u32,
-    /// Granted by this replica.
-    own: Slots,
-    /// Held by agents that have them from others.
-    foreign: Slots,
+    replica: u64,
+    terms: Terms,
+    /// Nothing new is granted before.
+    grants_from: Timestamp,
+    slots: Slots,
+    peers: BTreeMap<u64, Peer>,
     waiting: Waiting,
 }
 
 impl Allowance {
-    /// No slots taken. `cap` is the fleet's; more than [`MAX_CAP`] counts as that, 0 as 1.
+    /// No slots taken, nobody waits, no other replica known.
     #[must_use]
-    pub fn new(cap: u32) -> Self {
+    pub fn new(replica: u64, terms: Terms) -> Self {
         Self {
-            cap: cap.clamp(1, MAX_CAP),
-            own: Slots::default(),
-            foreign: Slots::default(),
+            replica,
+            terms: Terms { cap: terms.cap.min(MAX_CAP), ..terms },
+            grants_from: Timestamp(0),
+            slots: Slots::default(),
+            peers: BTreeMap::new(),
             waiting: Waiting::default(),
         }
     }
 
-    /// An agent's heartbeat is to be answered: for how long may it download from now? `live_replicas` counts this
-    /// one; 0 counts as 1. A wish for nothing frees what the agent had.
-    pub fn ask(
-        &mut self,
-        now: Timestamp,
-        agent: &AgentId,
-        wish: DownloadWish,
-        live_replicas: u32,
-    ) -> Option<Span> {
-        self.expire(now);
+    /// Slots may have been granted up to `now` that this replica does not know of: it grants none until each
+    /// of them has ended or was renewed and heard of.
+    pub fn distrust(&mut self, now: Timestamp) {
+        self.grants_from = now + self.terms.grant + SLACK;
+    }
+
+    /// Another replica showed that it lives.
+    pub fn heard_replica(&mut self, now: Timestamp, replica: u64) {
+        let room = self.peers.len() < MAX_PEERS;
+        match self.peers.get_mut(&replica) {
+            Some(peer) => peer.heard = now,
+            None if room => drop(self.peers.insert(replica, Peer { since: now, heard: now })),
+            None => {}
+        }
+    }
+
+    /// An agent's heartbeat is to be answered. A wish for nothing gives back what the agent had.
+    pub fn ask(&mut self, now: Timestamp, agent: &AgentId, wish: DownloadWish) -> Decision {
         match wish {
             DownloadWish::Nothing | DownloadWish::Done => {
                 self.forget(agent);
-                None
+                Decision::default()
             }
+            DownloadWish::Wanted | DownloadWish::Held if self.terms.cap == 0 => self.granted(None),
             DownloadWish::Held => {
-                self.renew(now, agent);
-                Some(GRANT)
-            }
-            DownloadWish::Wanted => {
-                self.foreign.remove(agent);
-                let grants = self.own.contains(agent) || {
-                    self.waiting.ask(now, agent);
-                    let free = self.free(live_replicas);
-                    self.waiting.is_among(now, agent, free)
-                };
-                if !grants {
-                    return None;
+                self.expire(now);
+                // One that is not known was granted by a replica that is no more, or has just ended.
+                let known = self.holder(now, agent);
+                let owner = known.or_else(|| (self.slots.len() < self.cap()).then_some(self.replica));
+                match owner {
+                    Some(owner) => self.grant(now, agent, owner),
+                    None => Decision { again: Some(HEAD_PAUSE), ..Decision::default() },
                 }
-                self.waiting.remove(agent);
-                self.own.put(agent, now + GRANT);
-                Some(GRANT)
             }
-        }
-    }
-
-    /// Another replica heard an agent's heartbeat, and answers it.
-    pub fn observe(&mut self, now: Timestamp, agent: &AgentId, wish: DownloadWish) {
-        self.expire(now);
-        match wish {
-            DownloadWish::Nothing | DownloadWish::Done => self.forget(agent),
-            DownloadWish::Held => self.renew(now, agent),
             DownloadWish::Wanted => {
-                // It holds none, whatever was granted here: who answers it decides.
-                self.own.remove(agent);
-                self.foreign.remove(agent);
-                self.waiting.ask(now, agent);
+                self.expire(now);
+                self.withdraw(agent);
+                let again = self.queue(now, agent);
+                let free = if now < self.grants_from { 0 } else { self.free(now) };
+                if self.waiting.is_among(now, agent, free) {
+                    return self.grant(now, agent, self.replica);
+                }
+                Decision { again: Some(again), ..Decision::default() }
             }
         }
     }
 
-    /// An agent is no more.
-    pub fn forget(&mut self, agent: &AgentId) {
-        self.own.remove(agent);
-        self.foreign.remove(agent);
-        self.waiting.remove(agent);
+    /// Another replica heard an agent's heartbeat, and answered that it holds a slot of `granted_by`. Only what
+    /// is newer than all that was heard of the agent may be told.
+    pub fn observe(&mut self, now: Timestamp, agent: &AgentId, wish: DownloadWish, granted_by: Option<u64>) {
+        if self.terms.cap == 0 {
+            return;
+        }
+        match (wish, granted_by) {
+            (DownloadWish::Nothing | DownloadWish::Done, _) => self.forget(agent),
+            (DownloadWish::Wanted | DownloadWish::Held, Some(owner)) => {
+                self.expire(now);
+                if self.slots.len() < MAX_SLOTS {
+                    self.keep(now, agent, owner);
+                }
+            }
+            // What it was granted may be on its way to it. If that is lost, it asks here one day.
+            (DownloadWish::Wanted, None) if self.slots.get(agent).is_none() => {
+                self.queue(now, agent);
+            }
+            // It goes on until its time is over.
+            (DownloadWish::Wanted | DownloadWish::Held, None) => {}
+        }
     }
 
-    /// Slots that this replica granted and that last.
+    /// An agent is no more, or wants nothing more.
+    pub fn forget(&mut self, agent: &AgentId) {
+        if !self.slots.is_empty() {
+            self.slots.remove(agent);
+        }
+        if !self.waiting.is_empty() {
+            self.waiting.remove(agent);
+        }
+    }
+
+    /// Whether nobody holds or awaits anything.
     #[must_use]
-    pub fn granted(&self) -> usize {
-        self.own.len()
+    pub fn is_idle(&self) -> bool {
+        self.slots.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Slots that are known, of all replicas.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// Agents that wait.
@@ -118,304 +192,86 @@ impl Allowance {
         self.waiting.len()
     }
 
-    fn expire(&mut self, now: Timestamp) {
-        self.own.expire(now);
-        self.foreign.expire(now);
-    }
-
-    fn renew(&mut self, now: Timestamp, agent: &AgentId) {
-        self.waiting.remove(agent);
-        if self.own.contains(agent) {
-            self.own.put(agent, now + GRANT);
-        } else if self.foreign.contains(agent) || self.foreign.len() < self.cap() {
-            self.foreign.put(agent, now + GRANT);
-        }
+    /// Whose slot an agent holds, if it is in time to renew it.
+    fn holder(&self, now: Timestamp, agent: &AgentId) -> Option<u64> {
+        let slot = self.slots.get(agent)?;
+        (now + SLACK.scaled(1, 2) < slot.until).then_some(slot.owner)
     }
 
     fn cap(&self) -> usize {
-        usize::try_from(self.cap).unwrap_or(usize::MAX)
+        usize::try_from(self.terms.cap).unwrap_or(usize::MAX)
     }
 
-    fn free(&self, live_replicas: u32) -> usize {
-        let share = usize::try_from((self.cap / live_replicas.max(1)).max(1)).unwrap_or(usize::MAX);
-        let of_share = share.saturating_sub(self.own.len());
-        of_share.min(self.cap().saturating_sub(self.own.len() + self.foreign.len()))
-    }
-}
-
-/// Slots with their ends.
-#[derive(Debug, Clone, Default)]
-struct Slots {
-    until: BTreeMap<AgentId, Timestamp>,
-    ends: BTreeSet<(Timestamp, AgentId)>,
-}
-
-impl Slots {
-    fn len(&self) -> usize {
-        self.until.len()
+    fn granted(&self, owner: Option<u64>) -> Decision {
+        let grant = self.terms.grant;
+        Decision { granted: Some(grant), again: Some(grant.scaled(1, 2)), granted_by: owner }
     }
 
-    fn contains(&self, agent: &AgentId) -> bool {
-        self.until.contains_key(agent)
+    fn grant(&mut self, now: Timestamp, agent: &AgentId, owner: u64) -> Decision {
+        self.keep(now, agent, owner);
+        self.granted(Some(owner))
     }
 
-    fn put(&mut self, agent: &AgentId, until: Timestamp) {
-        self.remove(agent);
-        self.until.insert(agent.clone(), until);
-        self.ends.insert((until, agent.clone()));
+    fn keep(&mut self, now: Timestamp, agent: &AgentId, owner: u64) {
+        let place = self.waiting.remove(agent).or_else(|| self.slots.get(agent)?.place);
+        self.slots.put(agent, Slot { owner, until: now + self.terms.grant + SLACK, place });
     }
 
-    fn remove(&mut self, agent: &AgentId) {
-        if let Some((agent, until)) = self.until.remove_entry(agent) {
-            self.ends.remove(&(until, agent));
-        }
-    }
-
+    /// Forgets replicas and slots whose time is over. While a replica is silent it may have renewed a slot
+    /// unheard, so until then no slot ends.
     fn expire(&mut self, now: Timestamp) {
-        while self.ends.first().is_some_and(|(until, _)| *until <= now) {
-            if let Some((_, agent)) = self.ends.pop_first() {
-                self.until.remove(&agent);
-            }
+        let gone_since = now - self.terms.grant - SLACK;
+        self.peers.retain(|_, peer| peer.heard > gone_since);
+        if self.peers.values().all(|peer| now.since(peer.heard) < SLACK.scaled(1, 2)) {
+            self.slots.expire(now);
         }
+    }
+
+    /// An agent has no slot, whatever it was granted: it did not get the answer, or had none for a while. It
+    /// waits where it waited before.
+    fn withdraw(&mut self, agent: &AgentId) {
+        if let Some(place) = self.slots.remove(agent).and_then(|slot| slot.place) {
+            self.waiting.put_back(agent, place);
+        }
+    }
+
+    /// Lets an agent wait, or wait on. Returns when it is to ask again at the earliest.
+    fn queue(&mut self, now: Timestamp, agent: &AgentId) -> Span {
+        let pause = |place: u64| Span(HEAD_PAUSE.0.saturating_add(PAUSE_A_PLACE.scaled(place, 1).0));
+        self.waiting.ask(now, agent, pause)
+    }
+
+    /// How many slots this replica may grant whatever the others do meanwhile.
+    fn free(&self, now: Timestamp) -> usize {
+        // A replica that has just come makes the shares of the others smaller, and they may not know yet.
+        let is_new = |peer: &Peer| now.since(peer.since) < SLACK.scaled(1, 2);
+        let mut all = BTreeSet::from([self.replica]);
+        let mut known = all.clone();
+        for (id, peer) in &self.peers {
+            all.insert(*id);
+            known.extend((!is_new(peer)).then_some(*id));
+        }
+        let others = self.peers.iter().map(|(id, peer)| {
+            let share = self.share(*id, if is_new(peer) { &all } else { &known });
+            share.max(self.slots.of(*id))
+        });
+        let rest = self.slots.owners().filter(|owner| !self.peers.contains_key(owner));
+        let taken = others.sum::<usize>() + rest.map(|owner| self.slots.of(owner)).sum::<usize>();
+        self.cap().saturating_sub(taken)
+    }
+
+    /// The share of one of some replicas. Shares differ by one at most: what cannot be divided goes to the
+    /// first ones.
+    fn share(&self, replica: u64, replicas: &BTreeSet<u64>) -> usize {
+        let before = replicas.range(..replica).count();
+        self.cap() / replicas.len() + usize::from(before < self.cap() % replicas.len())
     }
 }
 
-/// Waiting agents in the order of first asking.
-#[derive(Debug, Clone, Default)]
-struct Waiting {
-    places: BTreeMap<AgentId, u64>,
-    order: BTreeMap<u64, (AgentId, Timestamp)>,
-    last: u64,
-}
-
-impl Waiting {
-    fn len(&self) -> usize {
-        self.places.len()
-    }
-
-    fn ask(&mut self, now: Timestamp, agent: &AgentId) {
-        if let Some((_, heard)) = self.places.get(agent).and_then(|place| self.order.get_mut(place)) {
-            let is_late = now.since(*heard) > WAITS_FOR;
-            *heard = now;
-            if !is_late {
-                return;
-            }
-            self.remove(agent);
-        }
-        if self.len() >= MAX_WAITING {
-            self.expire_first(now);
-        }
-        if self.len() < MAX_WAITING {
-            self.last += 1;
-            self.places.insert(agent.clone(), self.last);
-            self.order.insert(self.last, (agent.clone(), now));
-        }
-    }
-
-    fn remove(&mut self, agent: &AgentId) {
-        if let Some(place) = self.places.remove(agent) {
-            self.order.remove(&place);
-        }
-    }
-
-    /// Whether the agent is one of the first `count` that wait.
-    fn is_among(&mut self, now: Timestamp, agent: &AgentId, count: usize) -> bool {
-        let Some(own) = self.places.get(agent).copied() else { return false };
-        let mut ahead = 0;
-        let mut gone = Vec::new();
-        for (_, (other, heard)) in self.order.range(..own) {
-            if ahead >= count {
-                break;
-            }
-            if now.since(*heard) > WAITS_FOR { gone.push(other.clone()) } else { ahead += 1 }
-        }
-        gone.iter().for_each(|other| self.remove(other));
-        ahead < count
-    }
-
-    /// Makes room by dropping the one that waits longest, if it went away.
-    fn expire_first(&mut self, now: Timestamp) {
-        let first = self.order.first_key_value().filter(|(_, (_, heard))| now.since(*heard) > WAITS_FOR);
-        if let Some(agent) = first.map(|(_, (agent, _))| agent.clone()) {
-            self.remove(&agent);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use DownloadWish::{Done, Held, Nothing, Wanted};
-
-    fn agent(number: usize) -> AgentId {
-        AgentId::new(format!("agent-{number}")).unwrap()
-    }
-
-    #[test]
-    fn slots_are_granted_held_and_given_back() {
-        let mut allowance = Allowance::new(2);
-        let mut now = Timestamp(1_000);
-        let ask = |allowance: &mut Allowance, now, number, wish| allowance.ask(now, &agent(number), wish, 1);
-        assert_eq!(ask(&mut allowance, now, 1, Wanted), Some(GRANT));
-        assert_eq!(ask(&mut allowance, now, 1, Wanted), Some(GRANT), "the reply may have been lost");
-        assert_eq!(ask(&mut allowance, now, 2, Wanted), Some(GRANT));
-        assert_eq!(ask(&mut allowance, now, 3, Wanted), None);
-        assert_eq!(ask(&mut allowance, now, 4, Wanted), None);
-        now = now + GRANT.scaled(1, 2);
-        assert_eq!(ask(&mut allowance, now, 1, Held), Some(GRANT));
-        now = now + GRANT.scaled(1, 2);
-        assert_eq!(ask(&mut allowance, now, 4, Wanted), None, "2 has lost its slot, but 3 waits longer");
-        assert_eq!(ask(&mut allowance, now, 3, Wanted), Some(GRANT));
-        assert_eq!(ask(&mut allowance, now, 4, Wanted), None);
-        assert_eq!(ask(&mut allowance, now, 1, Done), None);
-        assert_eq!(ask(&mut allowance, now, 4, Wanted), Some(GRANT));
-        assert_eq!(ask(&mut allowance, now, 3, Nothing), None);
-        assert_eq!((allowance.granted(), allowance.waiting()), (1, 0));
-    }
-
-    #[test]
-    fn who_went_away_holds_up_nobody() {
-        let mut allowance = Allowance::new(1);
-        let mut now = Timestamp(1_000);
-        assert!(allowance.ask(now, &agent(0), Wanted, 1).is_some());
-        for number in 1..50 {
-            assert_eq!(allowance.ask(now, &agent(number), Wanted, 1), None);
-        }
-        now = now + WAITS_FOR;
-        assert_eq!(allowance.ask(now, &agent(50), Wanted, 1), None, "0 is gone, but 1 may still ask");
-        now = now + Span(1);
-        assert!(allowance.ask(now, &agent(50), Wanted, 1).is_some());
-        assert_eq!(allowance.waiting(), 0);
-    }
-
-    #[test]
-    fn any_replica_renews_and_none_grants_twice() {
-        let (mut one, mut two) = (Allowance::new(4), Allowance::new(4));
-        let now = Timestamp(1_000);
-        for number in 0..2 {
-            assert!(one.ask(now, &agent(number), Wanted, 2).is_some());
-            two.observe(now, &agent(number), Wanted);
-            two.observe(now, &agent(number), Held);
-        }
-        assert_eq!(one.ask(now, &agent(2), Wanted, 2), None, "its share is two");
-        let later = now + GRANT.scaled(1, 2);
-        assert!(two.ask(later, &agent(0), Held, 2).is_some(), "who holds a slot from another goes on");
-        one.observe(later, &agent(0), Held);
-        let end = now + GRANT;
-        // The other replica is no more: its slots still count.
-        assert!(two.ask(end, &agent(10), Wanted, 1).is_some());
-        assert!(two.ask(end, &agent(11), Wanted, 1).is_some());
-        assert!(two.ask(end, &agent(12), Wanted, 1).is_some());
-        assert_eq!(two.ask(end, &agent(13), Wanted, 1), None, "0 still downloads under a slot of the other");
-    }
-
-    #[test]
-    fn memory_is_bounded() {
-        let mut allowance = Allowance::new(1);
-        let now = Timestamp(1_000);
-        for number in 0..MAX_WAITING + 100 {
-            allowance.ask(now, &agent(number), Wanted, 1);
-            allowance.observe(now, &agent(MAX_WAITING + 100 + number), Held);
-        }
-        assert_eq!(allowance.waiting(), MAX_WAITING);
-        assert_eq!(allowance.foreign.len(), 1);
-        let later = now + WAITS_FOR + Span(1);
-        allowance.observe(later, &agent(usize::MAX), Wanted);
-        assert_eq!(allowance.waiting(), MAX_WAITING, "the place of one that went away");
-    }
-
-    #[derive(Debug, Clone)]
-    enum Op {
-        Ask(usize, DownloadWish),
-        Observe(usize, DownloadWish),
-        Pass(u64),
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        let wish = || prop_oneof![4 => Just(Wanted), 2 => Just(Held), 1 => Just(Done), 1 => Just(Nothing)];
-        prop_oneof![
-            6 => (0usize..12, wish()).prop_map(|(number, wish)| Op::Ask(number, wish)),
-            2 => (0usize..12, wish()).prop_map(|(number, wish)| Op::Observe(number, wish)),
-            2 => (0u64..100_000).prop_map(Op::Pass),
-        ]
-    }
-
-    proptest! {
-        /// The slots of one replica never exceed its share; whoever is granted a new one waited longest of all
-        /// that still ask.
-        #[test]
-        fn shares_and_order_hold(
-            ops in prop::collection::vec(op(), 1..120),
-            cap in 1u32..6,
-            replicas in 1u32..3,
-        ) {
-            let mut allowance = Allowance::new(cap);
-            let mut now = Timestamp(1_000_000);
-            // The model: who asks, since when (a counter) and when last.
-            let mut waits: BTreeMap<usize, (usize, Timestamp)> = BTreeMap::new();
-            let share = usize::try_from((cap / replicas).max(1)).unwrap();
-            for (turn, op) in ops.into_iter().enumerate() {
-                match op {
-                    Op::Pass(ms) => now = now + Span(ms),
-                    Op::Observe(number, wish) => {
-                        allowance.observe(now, &agent(number), wish);
-                        waits.retain(|_, (_, heard)| now.since(*heard) <= WAITS_FOR);
-                        if wish == Wanted {
-                            waits.entry(number).or_insert((turn, now)).1 = now;
-                        } else {
-                            waits.remove(&number);
-                        }
-                    }
-                    Op::Ask(number, wish) => {
-                        allowance.expire(now);
-                        waits.retain(|_, (_, heard)| now.since(*heard) <= WAITS_FOR);
-                        let had = allowance.granted();
-                        let granted = allowance.ask(now, &agent(number), wish, replicas);
-                        if wish != Wanted {
-                            prop_assert_eq!(granted.is_some(), wish == Held);
-                            waits.remove(&number);
-                        } else if granted.is_none() {
-                            waits.entry(number).or_insert((turn, now)).1 = now;
-                        } else {
-                            let since = waits.remove(&number).map_or(turn, |(since, _)| since);
-                            let longer = waits.values().filter(|(other, _)| *other < since);
-                            // The reply to an earlier grant may have been lost: it is granted again.
-                            let again = allowance.granted() == had;
-                            prop_assert!(again || longer.count() < share - had, "{} went before others", number);
-                        }
-                    }
-                }
-                prop_assert!(allowance.granted() <= share);
-                prop_assert!(allowance.waiting() <= 12);
-            }
-        }
-
-        /// Whoever keeps asking gets a slot.
-        #[test]
-        fn nobody_starves(agents in 1usize..40, cap in 1u32..5, order in any::<u64>()) {
-            let mut allowance = Allowance::new(cap);
-            let (mut now, mut served, mut holds) = (Timestamp(1_000), BTreeSet::new(), BTreeMap::new());
-            for turn in 0..200 {
-                now = now + Span::from_secs(40);
-                for step in 0..agents {
-                    let number = (step + usize::try_from(order % 1_000).unwrap() * turn) % agents;
-                    let wish = match holds.get(&number) {
-                        None => Wanted,
-                        Some(since) if turn - since < 3 => Held,
-                        Some(_) => Done,
-                    };
-                    let granted = allowance.ask(now, &agent(number), wish, 1);
-                    if wish == Done {
-                        holds.remove(&number);
-                    } else if granted.is_some() && wish == Wanted {
-                        holds.insert(number, turn);
-                        served.insert(number);
-                    }
-                }
-            }
-            prop_assert_eq!(served.len(), agents);
-        }
-    }
+/// Another replica.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    since: Timestamp,
+    /// When it was last heard.
+    heard: Timestamp,
 }

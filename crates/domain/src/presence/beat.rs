@@ -68,12 +68,11 @@ impl Presence {
 
     /// A sign of life that nobody here has to answer: a report between heartbeats, or a heartbeat that
     /// another replica heard at `heard`. If that is later than the latest time seen, it is the time now; the
-    /// caller sees to it that other replicas' clocks do not run ahead.
-    pub fn observe(&mut self, heard: Timestamp, id: &str, beat: Beat) {
+    /// caller sees to it that other replicas' clocks do not run ahead. False if it is older than what is known,
+    /// or of an agent that is not enrolled.
+    pub fn observe(&mut self, heard: Timestamp, id: &str, beat: Beat) -> bool {
         self.now = self.now.max(heard);
-        if let Some(at) = self.enrolled_sender(id) {
-            self.hear(at, heard, beat);
-        }
+        self.enrolled_sender(id).is_some_and(|at| self.hear(at, heard, beat))
     }
 
     fn enrolled_sender(&mut self, id: &str) -> Option<u32> {
@@ -113,10 +112,11 @@ impl Presence {
         }
     }
 
-    fn hear(&mut self, at: u32, heard: Timestamp, beat: Beat) {
+    /// False if it is outdated: then nothing changes.
+    fn hear(&mut self, at: u32, heard: Timestamp, beat: Beat) -> bool {
         if self.is_outdated(at, heard, &beat) {
             self.counters.outdated += 1;
-            return;
+            return false;
         }
         self.settle(at, heard);
         let before = self.groups.tally(self.table.get(at));
@@ -141,6 +141,7 @@ impl Presence {
         // that is gone now moves it earlier.
         self.rearm(at);
         self.tell_progress(at, was, heard);
+        true
     }
 
     /// Older than what is known: of this session with a lower number, or of another one that was heard

@@ -482,6 +482,10 @@ pub struct Beat {
     /// The heartbeat.
     #[prost(message, optional, tag = "3")]
     pub heartbeat: ::core::option::Option<Heartbeat>,
+    /// The replica of whose share of the allowance for full downloads the agent holds a slot, as of the answer;
+    /// 0: it was granted none.
+    #[prost(fixed64, tag = "4")]
+    pub granted_by: u64,
 }
 impl ::prost::Name for Beat {
     const NAME: &'static str = "Beat";
@@ -839,7 +843,7 @@ pub struct ContentHolders {
     /// Agents that have it in force.
     #[prost(uint64, tag = "3")]
     pub active: u64,
-    /// Agents that are fetching it.
+    /// Agents that still have to fetch it, or are doing so; offline ones are left out.
     #[prost(uint64, tag = "4")]
     pub fetching: u64,
 }
