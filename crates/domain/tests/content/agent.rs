@@ -36,6 +36,8 @@ pub(crate) struct Agent {
     /// Counts its lives: what was under way in an earlier life never arrives.
     pub(crate) life: u64,
     pub(crate) running: Option<Running>,
+    /// What was looked at last.
+    surveyed: Option<Digest>,
     /// Counts what ran.
     pub(crate) runs: u64,
     pub(crate) online: bool,
@@ -68,6 +70,7 @@ impl Agent {
             disk: Disk::default(),
             life: 0,
             running: None,
+            surveyed: None,
             runs: 0,
             online: true,
             wish: DownloadWish::Nothing,
@@ -103,7 +106,9 @@ impl Agent {
         // What it could not write down it may try again.
         let failed = &self.disk.durable.failed;
         self.given_up.retain(|(channel, revision, manifest)| {
-            failed.iter().any(|it| it.channel == *channel && it.revision == *revision && it.manifest == *manifest)
+            failed
+                .iter()
+                .any(|it| it.channel == *channel && it.revision == *revision && it.manifest == *manifest)
         });
     }
 
@@ -117,7 +122,8 @@ impl Agent {
             Input::Allowance { granted_for: Some(span) } => self.granted_until = now + *span,
             _ => {}
         }
-        let effects = self.machine.as_mut().map_or_else(Vec::new, |machine| machine.handle(now, random, input));
+        let effects =
+            self.machine.as_mut().map_or_else(Vec::new, |machine| machine.handle(now, random, input));
         self.log.extend(effects.iter().cloned());
         effects
     }
@@ -126,7 +132,8 @@ impl Agent {
         let mut told = BTreeMap::new();
         for item in items {
             let known = self.told.get(&item.channel).filter(|(known, ..)| known.manifest == item.manifest);
-            let (since, least) = known.map_or((now, spread), |(_, since, least)| (*since, spread.min(*least)));
+            let (since, least) =
+                known.map_or((now, spread), |(_, since, least)| (*since, spread.min(*least)));
             told.insert(item.channel.clone(), (item.clone(), since, least));
         }
         self.began.retain(|manifest| told.values().any(|(item, ..)| item.manifest == *manifest));
@@ -151,13 +158,18 @@ impl Agent {
     pub(crate) fn act(&mut self, now: Timestamp, effect: Effect) -> Option<Input> {
         let written = || if self.disk.full { Err(Reason::new("No space left on device")) } else { Ok(()) };
         match effect {
-            Effect::Survey { item, remote } => self.begin(Running::Survey { item, remote }),
+            Effect::Survey { item, remote } => {
+                self.surveyed = Some(item.manifest);
+                self.begin(Running::Survey { item, remote });
+            }
             Effect::Fetch { item, plan } => {
                 self.watch_fetch(now, &item, &plan);
                 self.begin(Running::Fetch { item, plan, next: 0, fetched: 0, stopping: false });
             }
             Effect::StopFetch => {
-                let Some(Running::Fetch { stopping, .. }) = &mut self.running else { panic!("no fetch to stop") };
+                let Some(Running::Fetch { stopping, .. }) = &mut self.running else {
+                    panic!("no fetch to stop")
+                };
                 *stopping = true;
             }
             Effect::Persist { ticket } => {
@@ -206,12 +218,17 @@ impl Agent {
 
     fn watch_fetch(&mut self, now: Timestamp, item: &ContentItem, plan: &Plan) {
         let is_repair = self.good(&item.channel) == Some(item.manifest);
-        assert!(self.is_told(item.manifest) || is_repair, "{}: {item:?} is fetched and not assigned", self.id);
+        assert!(
+            self.is_told(item.manifest) || is_repair,
+            "{}: {item:?} is fetched and not assigned",
+            self.id
+        );
         assert!(
             is_repair || !self.given_up.contains(&assigned(item)),
             "{}: {item:?} is fetched again although it failed",
             self.id
         );
+        assert_eq!(self.surveyed, Some(item.manifest), "{}: {item:?} was not looked at last", self.id);
         if plan.pieces.is_empty() {
             return;
         }
@@ -231,7 +248,11 @@ impl Agent {
     fn watch_switch(&mut self, channel: &ChannelName, to: Option<&ContentItem>) {
         let Some(item) = to else {
             let good = self.good(channel);
-            assert!(!self.told.contains_key(channel) || good.is_none(), "{}: {channel} is taken away", self.id);
+            assert!(
+                !self.told.contains_key(channel) || good.is_none(),
+                "{}: {channel} is taken away",
+                self.id
+            );
             return;
         };
         if self.good(channel) == Some(item.manifest) {
@@ -241,7 +262,12 @@ impl Agent {
         assert!(self.is_told(item.manifest), "{}: {item:?} is switched on and not assigned", self.id);
         let state = self.disk.durable.channels.get(channel);
         let on_trial = state.and_then(|state| state.applying.as_ref()).and_then(|it| it.item.as_ref());
-        assert_eq!(on_trial.map(|it| it.manifest), Some(item.manifest), "{}: what is tried is durable", self.id);
+        assert_eq!(
+            on_trial.map(|it| it.manifest),
+            Some(item.manifest),
+            "{}: what is tried is durable",
+            self.id
+        );
         assert!(!self.given_up.contains(&assigned(item)), "{}: {item:?} is tried again", self.id);
     }
 
@@ -265,7 +291,8 @@ impl Agent {
         for item in self.disk.active.values().chain(named) {
             assert!(keep.contains(&item.manifest), "{}: {item:?} is needed and pruned", self.id);
         }
-        let wanted = self.told.values().map(|(item, ..)| item).filter(|item| !self.given_up.contains(&assigned(item)));
+        let wanted =
+            self.told.values().map(|(item, ..)| item).filter(|item| !self.given_up.contains(&assigned(item)));
         for item in wanted {
             let stays = drafts.contains(&item.manifest) || keep.contains(&item.manifest);
             assert!(stays, "{}: what was begun of {item:?} is pruned", self.id);
@@ -289,7 +316,8 @@ impl Agent {
             }
             Running::Fetch { item, plan, next, mut fetched, stopping } => {
                 let name = channel.clone();
-                let done = |fetched, result| Some(Input::Fetched { channel: name, manifest, fetched, result });
+                let done =
+                    |fetched, result| Some(Input::Fetched { channel: name, manifest, fetched, result });
                 let Some(piece) = plan.pieces.get(next) else {
                     if content.nature == Nature::Broken {
                         return done(fetched, Err(Failure { reason: Reason::new("broken"), retry: false }));

@@ -38,7 +38,11 @@ pub(crate) fn converged(world: &World) {
             if nature == Nature::Good {
                 assert_eq!(active, Some(item), "{id}: {status:?}");
                 assert_eq!(good, Some(item), "{id}");
-                assert_eq!((status.state, status.percent, &*status.reason), (ItemState::Healthy, 100, ""), "{id}");
+                assert_eq!(
+                    (status.state, status.percent, &*status.reason),
+                    (ItemState::Healthy, 100, ""),
+                    "{id}"
+                );
             } else {
                 assert_ne!(active.map(|it| it.manifest), Some(item.manifest), "{id}: {nature:?} is in force");
                 assert_eq!(status.state, ItemState::Failed, "{id}: {status:?}");
@@ -47,7 +51,11 @@ pub(crate) fn converged(world: &World) {
         }
         let previous = durable.channels.values().filter_map(|state| state.previous.as_ref());
         let kept: Vec<Digest> = disk.active.values().chain(previous).map(|item| item.manifest).collect();
-        assert!(disk.trees.iter().all(|tree| kept.contains(tree)), "{id}: contents lie about: {:?}", disk.trees);
+        assert!(
+            disk.trees.iter().all(|tree| kept.contains(tree)),
+            "{id}: contents lie about: {:?}",
+            disk.trees
+        );
         assert!(disk.drafts.keys().all(|draft| disk.trees.contains(draft)), "{id}: drafts lie about");
     }
 }

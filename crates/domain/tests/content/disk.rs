@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use domain::Digest;
+use domain::Revision;
 use domain::content::agent::{Durable, Space};
 use domain::content::plan::{Plan, Road};
 use domain::content::{ChannelName, ContentItem, ContentRevision};
-use domain::Revision;
 
 /// Length of a piece of a content.
 pub(crate) const PIECE: u64 = 128 * 1024;
@@ -91,7 +91,11 @@ impl Disk {
             let fetch_bytes = pieces.len() as u64 * length;
             Plan { road, pieces, frames: Vec::new(), fetch_bytes, held_bytes: 0 }
         };
-        let all = if self.damaged.contains(&content.manifest) { 0..content.pieces.min(2) } else { 0..content.pieces };
+        let all = if self.damaged.contains(&content.manifest) {
+            0..content.pieces.min(2)
+        } else {
+            0..content.pieces
+        };
         let chunks = if self.is_whole(&content.manifest) {
             made(Road::Chunks, Vec::new(), PIECE)
         } else {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::content::plan::{Held, Plan, Road, plan};
 use domain::content::{
-    ChannelName, ChunkEntry, ContentIndex, Delta, DeltaFrame, DeltaPart, FilePath, Manifest, ManifestFile, OldRun,
+    ChannelName, ChunkEntry, ContentIndex, Delta, DeltaFrame, DeltaPart, FilePath, Manifest, ManifestFile,
+    OldRun,
 };
 use domain::{Digest, FleetId};
 use proptest::prelude::*;
@@ -17,7 +18,7 @@ fn encode(run: &[u8], prefix: &[u8]) -> Vec<u8> {
     let (mut stored, mut at, mut plain) = (Vec::new(), 0, 0);
     let flush = |stored: &mut Vec<u8>, bytes: &[u8]| {
         for part in bytes.chunks(255) {
-            stored.extend([0, u8::try_from(part.len()).unwrap()]);
+            stored.extend([0, u8::try_from(part.len()).expect("it fits")]);
             stored.extend(part);
         }
     };
@@ -33,8 +34,8 @@ fn encode(run: &[u8], prefix: &[u8]) -> Vec<u8> {
         flush(&mut stored, &run[plain..at]);
         let same = run[at..].iter().zip(&prefix[from..]).take(255).take_while(|(a, b)| a == b).count();
         stored.push(1);
-        stored.extend(u16::try_from(from).unwrap().to_be_bytes());
-        stored.push(u8::try_from(same).unwrap());
+        stored.extend(u16::try_from(from).expect("it fits").to_be_bytes());
+        stored.push(u8::try_from(same).expect("it fits"));
         at += same;
         plain = at;
     }
@@ -68,14 +69,21 @@ struct Cuts {
     reach: usize,
 }
 
+/// A delta as stored.
+struct Stored {
+    parts: Vec<Vec<u8>>,
+    /// The content it starts from.
+    old: Vec<u8>,
+}
+
 /// A content as the server offers it.
 struct Store {
     content: Vec<u8>,
     manifest: Manifest,
     index: ContentIndex,
     chunks: BTreeMap<Digest, Vec<u8>>,
-    /// Parts of each delta, and the old content it starts from.
-    deltas: BTreeMap<Option<Digest>, (Vec<Vec<u8>>, Vec<u8>)>,
+    /// Deltas by where they start.
+    deltas: BTreeMap<Option<Digest>, Stored>,
 }
 
 fn pieces(bytes: &[u8], lengths: &[usize]) -> Vec<Vec<u8>> {
@@ -109,7 +117,7 @@ fn delta(old: Option<(Digest, &[u8])>, new: &[u8], cuts: &Cuts) -> (Delta, Vec<V
         }
         prefix.extend(&new[at - new_bytes..at]);
         let frame = encode(&run, &prefix);
-        let number = |it: usize| u32::try_from(it).unwrap();
+        let number = |it: usize| u32::try_from(it).expect("it fits");
         let old_run = |(from, to): &(usize, usize)| OldRun { offset: *from as u64, bytes: number(to - from) };
         frames.push(DeltaFrame {
             bytes: number(run.len()),
@@ -121,41 +129,51 @@ fn delta(old: Option<(Digest, &[u8])>, new: &[u8], cuts: &Cuts) -> (Delta, Vec<V
         at += run.len();
     }
     let parts = pieces(&stored, &[cuts.part]);
-    let part = |bytes: &Vec<u8>| DeltaPart { bytes: u32::try_from(bytes.len()).unwrap(), digest: Digest::of(bytes) };
+    let part = |bytes: &Vec<u8>| DeltaPart {
+        bytes: u32::try_from(bytes.len()).expect("it fits"),
+        digest: Digest::of(bytes),
+    };
     let named = parts.iter().map(part).collect();
-    (Delta::new(old.map(|(digest, _)| digest), frames, named).unwrap(), parts)
+    (Delta::new(old.map(|(digest, _)| digest), frames, named).expect("it keeps the rules"), parts)
 }
 
 /// What a chunk is as stored: one byte in three is saved.
 fn stored_length(bytes: usize) -> u32 {
-    u32::try_from(bytes - bytes / 3).unwrap()
+    u32::try_from(bytes - bytes / 3).expect("it fits")
 }
 
 fn store(olds: &[Vec<u8>], content: &[u8], cuts: &Cuts, with_full: bool) -> Store {
     let chunks = pieces(content, &cuts.chunk);
-    let entry = |bytes: &Vec<u8>| ChunkEntry { digest: Digest::of(bytes), bytes: u32::try_from(bytes.len()).unwrap() };
+    let entry = |bytes: &Vec<u8>| ChunkEntry {
+        digest: Digest::of(bytes),
+        bytes: u32::try_from(bytes.len()).expect("it fits"),
+    };
     let file = ManifestFile {
-        path: FilePath::new("data").unwrap(),
+        path: FilePath::new("data").expect("a valid name"),
         bytes: content.len() as u64,
         digest: Digest::of(content),
         executable: false,
     };
-    let (fleet, channel) = (FleetId::new("main").unwrap(), ChannelName::new("rules").unwrap());
+    let (fleet, channel) =
+        (FleetId::new("main").expect("a valid name"), ChannelName::new("rules").expect("a valid name"));
     let entries = chunks.iter().map(entry).collect();
-    let manifest = Manifest::new(fleet.clone(), channel, vec![file], entries, Digest::of(content)).unwrap();
+    let manifest = Manifest::new(fleet.clone(), channel, vec![file], entries, Digest::of(content))
+        .expect("it keeps the rules");
     let mut deltas = BTreeMap::new();
     let mut listed = Vec::new();
     let named = olds.iter().map(|old| Some((Digest::of(old), old.as_slice())));
     for old in named.chain(with_full.then_some(None)) {
         let (delta, parts) = delta(old, content, cuts);
         let from = delta.from();
-        if deltas.insert(from, (parts, old.map_or(Vec::new(), |(_, old)| old.to_vec()))).is_none() {
+        let old = old.map_or(Vec::new(), |(_, old)| old.to_vec());
+        if deltas.insert(from, Stored { parts, old }).is_none() {
             listed.push(delta);
         }
     }
     listed.sort_by_key(Delta::from);
     let stored = chunks.iter().map(|chunk| stored_length(chunk.len())).collect();
-    let index = ContentIndex::new(fleet, Digest::of(b"manifest"), stored, listed).unwrap();
+    let index =
+        ContentIndex::new(fleet, Digest::of(b"manifest"), stored, listed).expect("it keeps the rules");
     let chunks = chunks.into_iter().map(|chunk| (Digest::of(&chunk), chunk)).collect();
     Store { content: content.to_vec(), manifest, index, chunks, deltas }
 }
@@ -171,7 +189,7 @@ impl Agent {
     /// Fetches the first `count` pieces of a plan.
     fn fetch(&mut self, store: &Store, plan: &Plan, count: usize) {
         for number in plan.pieces.iter().take(count) {
-            let at = usize::try_from(*number).unwrap();
+            let at = usize::try_from(*number).expect("it fits");
             let from = match plan.road {
                 Road::Chunks => {
                     let chunk = store.manifest.chunks()[at];
@@ -182,7 +200,7 @@ impl Agent {
                 Road::Patch { from } => Some(from),
                 Road::Full => None,
             };
-            let part = &store.deltas[&from].0[at];
+            let part = &store.deltas[&from].parts[at];
             assert!(self.held.parts.entry(from).or_default().insert(*number), "a part is fetched twice");
             self.fetched += part.len() as u64;
         }
@@ -191,8 +209,10 @@ impl Agent {
     /// Builds the content as the plan says, as far as `until` bytes.
     fn build(&self, store: &Store, plan: &Plan, until: u64) -> Vec<u8> {
         let mut draft: Vec<Option<u8>> = vec![None; store.content.len()];
-        for (at, chunk) in store.manifest.placed_chunks().filter(|(_, it)| self.held.chunks.contains(&it.digest)) {
-            let at = usize::try_from(at).unwrap();
+        for (at, chunk) in
+            store.manifest.placed_chunks().filter(|(_, it)| self.held.chunks.contains(&it.digest))
+        {
+            let at = usize::try_from(at).expect("it fits");
             let bytes = &store.chunks[&chunk.digest];
             draft[at..at + bytes.len()].iter_mut().zip(bytes).for_each(|(to, byte)| *to = Some(*byte));
         }
@@ -202,16 +222,16 @@ impl Agent {
             Road::Full => None,
         };
         assert!(from.is_none_or(|from| self.held.contents.contains(&from)), "a patch from what is held");
-        let (parts, old) = &store.deltas[&from];
+        let Stored { parts, old } = &store.deltas[&from];
         let on_disk = &self.held.parts.get(&from).cloned().unwrap_or_default();
-        let delta = store.index.delta(from).unwrap();
+        let delta = store.index.delta(from).expect("the index names it");
         for (number, placed) in (0u32..).zip(delta.placed_frames()) {
             if !plan.frames.contains(&number) || placed.offset >= until {
                 continue;
             }
             let run = |offset: u64, bytes: u32| {
-                let offset = usize::try_from(offset).unwrap();
-                offset..offset + usize::try_from(bytes).unwrap()
+                let offset = usize::try_from(offset).expect("it fits");
+                offset..offset + usize::try_from(bytes).expect("it fits")
             };
             let mut prefix: Vec<u8> = Vec::new();
             placed.frame.old.iter().for_each(|it| prefix.extend(&old[run(it.offset, it.bytes)]));
@@ -228,7 +248,10 @@ impl Agent {
                 start += part.len();
             }
             let decoded = decode(&stored, &prefix);
-            draft[run(placed.offset, placed.frame.bytes)].iter_mut().zip(decoded).for_each(|(to, byte)| *to = Some(byte));
+            draft[run(placed.offset, placed.frame.bytes)]
+                .iter_mut()
+                .zip(decoded)
+                .for_each(|(to, byte)| *to = Some(byte));
         }
         draft.into_iter().map_while(|byte| byte).collect()
     }
@@ -240,7 +263,7 @@ impl Agent {
             Road::Patch { from } => Some(from),
             Road::Full => None,
         };
-        let delta = store.index.delta(from).unwrap();
+        let delta = store.index.delta(from).expect("the index names it");
         let on_disk = self.held.parts.get(&from).cloned().unwrap_or_default();
         let mut start = 0;
         let mut first_missing = u64::MAX;
@@ -250,15 +273,18 @@ impl Agent {
             }
             start += u64::from(part.bytes);
         }
-        let mut frames = (0u32..).zip(delta.placed_frames()).filter(|(number, _)| plan.frames.contains(number));
-        let stuck = frames.find(|(_, it)| it.stored_offset + u64::from(it.frame.stored_bytes) > first_missing);
+        let mut frames =
+            (0u32..).zip(delta.placed_frames()).filter(|(number, _)| plan.frames.contains(number));
+        let stuck =
+            frames.find(|(_, it)| it.stored_offset + u64::from(it.frame.stored_bytes) > first_missing);
         stuck.map_or(u64::MAX, |(_, placed)| placed.offset)
     }
 
     /// Chunks that a draft of this length covers as a whole are held from now on.
     fn keep_draft(&mut self, store: &Store, draft: &[u8]) {
         for (at, chunk) in store.manifest.placed_chunks() {
-            let run = usize::try_from(at).unwrap()..usize::try_from(at + u64::from(chunk.bytes)).unwrap();
+            let run = usize::try_from(at).expect("it fits")
+                ..usize::try_from(at + u64::from(chunk.bytes)).expect("it fits");
             if draft.get(run).is_some_and(|bytes| Digest::of(bytes) == chunk.digest) {
                 self.held.chunks.insert(chunk.digest);
             }
@@ -293,20 +319,10 @@ fn case() -> impl Strategy<Value = Case> {
     let cuts = (prop::collection::vec(5usize..40, 1..4), 20usize..90, 8usize..50, 0usize..120);
     let cuts = cuts.prop_map(|(chunk, frame, part, reach)| Cuts { chunk, frame, part, reach });
     let held = (any::<[bool; 2]>(), any::<u64>(), any::<u64>(), prop::collection::vec(any::<u8>(), 4));
-    (bytes(400), prop::collection::vec(edit, 0..4), cuts, any::<bool>(), held, 0usize..30, 0u64..500).prop_map(
-        |(base, edits, cuts, with_full, (holds_old, chunks, parts, draft), stop_after, decoded)| Case {
-            base,
-            edits,
-            cuts,
-            with_full,
-            holds_old,
-            chunks,
-            parts,
-            draft,
-            stop_after,
-            decoded,
-        },
-    )
+    (bytes(400), prop::collection::vec(edit, 0..4), cuts, any::<bool>(), held, 0usize..30, 0u64..500)
+        .prop_map(|(base, edits, cuts, with_full, (holds_old, chunks, parts, draft), stop_after, decoded)| {
+            Case { base, edits, cuts, with_full, holds_old, chunks, parts, draft, stop_after, decoded }
+        })
 }
 
 fn edited(base: &[u8], edits: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
@@ -335,9 +351,9 @@ fn set_up(case: &Case) -> (Store, Agent) {
     let bit = |bits: u64, at: usize| bits >> (at % 64) & 1 == 1;
     let chunks = store.manifest.chunks().iter().enumerate().filter(|(at, _)| bit(case.chunks, *at));
     agent.held.chunks = chunks.map(|(_, chunk)| chunk.digest).collect();
-    for (number, (from, (parts, _))) in store.deltas.iter().enumerate() {
-        let some = case.parts & case.parts.rotate_left(u32::try_from(number).unwrap() * 7 + 3);
-        let held = (0..parts.len()).filter(|at| bit(some, *at)).map(|at| u32::try_from(at).unwrap());
+    for (number, (from, Stored { parts, .. })) in store.deltas.iter().enumerate() {
+        let some = case.parts & case.parts.rotate_left(u32::try_from(number).expect("it fits") * 7 + 3);
+        let held = (0..parts.len()).filter(|at| bit(some, *at)).map(|at| u32::try_from(at).expect("it fits"));
         agent.held.parts.insert(*from, held.collect());
     }
     if case.draft[0] < 60 {

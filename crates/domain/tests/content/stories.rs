@@ -16,7 +16,7 @@ const LARGE: u32 = 30;
 const LONG: Span = Span::from_secs(120);
 
 fn channel(name: &str) -> ChannelName {
-    ChannelName::new(name).unwrap()
+    ChannelName::new(name).expect("a valid name")
 }
 
 /// A world of one agent and these contents: channel, number, pieces, nature.
@@ -63,7 +63,7 @@ impl World {
     }
 
     /// Passes time until the agent downloads, so many seconds into it.
-    fn into_download(&mut self, secs: u64) {
+    fn until_download(&mut self, secs: u64) {
         for _ in 0..1_000 {
             self.pass(Span(100));
             if let Some(Running::Fetch { .. }) = &self.agents[0].running {
@@ -122,7 +122,12 @@ fn progress_is_told_in_steps_of_ten() {
     let received: Vec<u8> = told.clone().filter(|it| it.0 == ItemState::Received).map(|it| it.1).collect();
     assert_eq!(received, [0, 10, 20, 30, 50, 60, 70, 80, 90]);
     let rest: Vec<_> = told.filter(|it| it.0 != ItemState::Received).collect();
-    let expected = [(ItemState::Offered, 0), (ItemState::Verified, 100), (ItemState::Applied, 100), (ItemState::Healthy, 100)];
+    let expected = [
+        (ItemState::Offered, 0),
+        (ItemState::Verified, 100),
+        (ItemState::Applied, 100),
+        (ItemState::Healthy, 100),
+    ];
     assert!(expected.iter().all(|step| rest.contains(step)), "{rest:?}");
 }
 
@@ -177,7 +182,7 @@ fn what_kills_the_agent_is_given_up() {
     world.follow("rules", 2);
     let took = world.took(Span::from_secs(600));
     let runs = took.matches("run 2").count();
-    assert!(runs <= usize::try_from(MAX_STARTS).unwrap(), "{took}");
+    assert!(runs <= usize::try_from(MAX_STARTS).expect("it fits"), "{took}");
     world.stands("rules", 1, ItemState::Failed);
     let reason = &world.status("rules").reason;
     assert_eq!(reason.as_ref(), "the agent stopped 3 times while it was switching this on");
@@ -193,7 +198,8 @@ fn the_way_back_needs_no_network_and_no_turn() {
     world.agents[0].online = false;
     world.input(0, Input::Online(false));
     let took = world.follow("rules", 1);
-    let expected = "prune to 2+1, look for 1, fetch 0 of 1, persist, switch to 1, run 1, check 1, persist, prune to 2+0";
+    let expected =
+        "prune to 2+1, look for 1, fetch 0 of 1, persist, switch to 1, run 1, check 1, persist, prune to 2+0";
     assert_eq!(took, expected);
     world.stands("rules", 1, ItemState::Healthy);
 }
@@ -202,7 +208,7 @@ fn the_way_back_needs_no_network_and_no_turn() {
 fn another_assignment_ends_the_download() {
     let mut world = world(&[("rules", 1, LARGE, Nature::Good), ("rules", 2, SMALL, Nature::Good)]);
     world.give("rules", 1);
-    world.into_download(3);
+    world.until_download(3);
     let took = world.follow("rules", 2);
     assert!(took.starts_with("stop, wish Done, prune to 0+1, look for 2"), "{took}");
     assert!(!took.contains("switch to 1"), "{took}");
@@ -219,7 +225,7 @@ fn a_channel_that_nothing_assigns_goes_away() {
     assert!(world.agents[0].reported.is_empty() && world.agents[0].disk.trees.is_empty());
 
     world.give("rules", 2);
-    world.into_download(3);
+    world.until_download(3);
     let took = world.follow("rules", 0);
     assert_eq!(took, "stop, wish Done, prune to 0+0, persist, prune to 0+0", "and so does what was begun");
     assert!(world.agents[0].reported.is_empty() && world.agents[0].disk.drafts.is_empty());
@@ -277,13 +283,19 @@ fn a_full_download_waits_for_its_allowance() {
     assert_eq!(most, 1, "one at a time");
     for agent in &world.agents {
         assert_eq!(agent.reported[0].state, ItemState::Healthy);
-        let wishes: Vec<DownloadWish> = agent.log.iter().filter_map(|effect| match effect {
-            Effect::Wish(wish) => Some(*wish),
-            _ => None,
-        }).collect();
+        let wishes: Vec<DownloadWish> = agent
+            .log
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Wish(wish) => Some(*wish),
+                _ => None,
+            })
+            .collect();
         assert_eq!(wishes, [DownloadWish::Wanted, DownloadWish::Held, DownloadWish::Done]);
         let waited = agent.log.iter().any(|effect| match effect {
-            Effect::Report(statuses) => statuses[0].reason.starts_with("waits for an allowance to download 3932160 bytes"),
+            Effect::Report(statuses) => {
+                statuses[0].reason.starts_with("waits for an allowance to download 3932160 bytes")
+            }
             _ => false,
         });
         assert!(waited || agent.id.as_str() == "agent-0" || most == 1);
@@ -294,7 +306,7 @@ fn a_full_download_waits_for_its_allowance() {
 fn an_allowance_that_ends_stops_the_download() {
     let mut world = world(&[("rules", 1, LARGE, Nature::Good)]);
     world.give("rules", 1);
-    world.into_download(2);
+    world.until_download(2);
     // Presence is not heard any more.
     world.agents[0].online = false;
     world.agents[0].disk.full = false;
@@ -317,7 +329,7 @@ fn a_patch_goes_before_a_full_download() {
     world.contents.push(next);
     world.follow("lists", 1);
     world.give("models", 1);
-    world.into_download(3);
+    world.until_download(3);
     let took = world.follow("lists", 2);
     let order = ["stop", "look for 2", "ask for 2", "fetch 2 of 2", "check 2", "ask for 1", "check 1"];
     let places: Vec<_> = order.iter().map(|step| took.find(step)).collect();
@@ -335,7 +347,8 @@ fn damaged_files_are_built_again() {
     let manifest = world.contents[0].manifest;
     world.agents[0].disk.damaged.insert(manifest);
     let took = world.took(LONG);
-    let expected = "look for 1, ask for 1, persist, fetch 2 of 1, persist, switch to 1, run 1, persist, prune to 1+0";
+    let expected =
+        "look for 1, ask for 1, persist, fetch 2 of 1, persist, switch to 1, run 1, persist, prune to 1+0";
     assert_eq!(took, expected);
     world.stands("rules", 1, ItemState::Healthy);
     assert_eq!(world.took(LONG), "");
@@ -394,7 +407,7 @@ fn without_a_connection_it_waits() {
 fn nothing_happens_after_a_stop() {
     let mut world = world(&[("rules", 1, LARGE, Nature::Good)]);
     world.give("rules", 1);
-    world.into_download(3);
+    world.until_download(3);
     world.input(0, Input::Stop);
     assert_eq!(world.took(LONG), "stop");
 }

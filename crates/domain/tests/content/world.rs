@@ -33,21 +33,47 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(crate) const NONE: Self = Self { fails: 0, dies: 0, full: 0, offline: 0, damage: 0, clock: 0 };
-    pub(crate) const MANY: Self = Self { fails: 30, dies: 10, full: 100, offline: 150, damage: 100, clock: 20 };
+    pub(crate) const MANY: Self =
+        Self { fails: 30, dies: 10, full: 100, offline: 150, damage: 100, clock: 20 };
 }
 
 enum Event {
-    Input { at: usize, life: u64, input: Input },
-    Tick { at: usize, due: Timestamp },
+    Input {
+        at: usize,
+        life: u64,
+        input: Input,
+    },
+    Tick {
+        at: usize,
+        due: Timestamp,
+    },
     /// The next step of what runs.
-    Step { at: usize, run: u64, life: u64 },
-    Starts { at: usize },
-    Beat { at: usize },
+    Step {
+        at: usize,
+        run: u64,
+        life: u64,
+    },
+    Starts {
+        at: usize,
+    },
+    Beat {
+        at: usize,
+    },
     /// The answer to a heartbeat.
-    Answer { at: usize, life: u64, granted_for: Option<Span> },
+    Answer {
+        at: usize,
+        life: u64,
+        granted_for: Option<Span>,
+    },
     /// A heartbeat that presence asked for, unless another was sent since.
-    Again { at: usize, beat: u64 },
-    Told { at: usize, life: u64 },
+    Again {
+        at: usize,
+        beat: u64,
+    },
+    Told {
+        at: usize,
+        life: u64,
+    },
     Change,
 }
 
@@ -220,7 +246,9 @@ impl World {
     fn step(&mut self, at: usize) {
         let (now, fails) = (self.agents_now(), self.random.chance(self.faults.fails));
         let manifest = match &self.agents[at].running {
-            Some(Running::Survey { item, .. } | Running::Fetch { item, .. } | Running::Health(item)) => item.manifest,
+            Some(Running::Survey { item, .. } | Running::Fetch { item, .. } | Running::Health(item)) => {
+                item.manifest
+            }
             Some(Running::Handler { item: Some(item), .. }) => item.manifest,
             Some(Running::Handler { channel, item: None }) => {
                 let any = self.contents.iter().find(|content| content.channel == *channel);
@@ -274,8 +302,14 @@ impl World {
                 }
             }
         }
-        if let Some(due) = self.agents[at].machine.as_ref().and_then(domain::content::agent::Machine::next_deadline) {
-            assert!(due > self.agents_now(), "agent-{at} wants to be called again at once: {:?}", self.agents[at].machine);
+        if let Some(due) =
+            self.agents[at].machine.as_ref().and_then(domain::content::agent::Machine::next_deadline)
+        {
+            assert!(
+                due > self.agents_now(),
+                "agent-{at} wants to be called again at once: {:?}",
+                self.agents[at].machine
+            );
             let wait = due.since(self.agents_now());
             self.push(wait, Event::Tick { at, due });
         }
@@ -336,7 +370,8 @@ impl World {
             }
         };
         if self.random.chance(100) {
-            self.pace = Pace { spread: Span(self.random.below(120_000)), rate_limit: Some(1 + self.random.below(9)) };
+            self.pace =
+                Pace { spread: Span(self.random.below(120_000)), rate_limit: Some(1 + self.random.below(9)) };
         }
         self.assign(&channel, content.as_ref());
     }

@@ -131,7 +131,7 @@ pub enum Effect {
         /// Whether the network may be used. If not, and the manifest is not on disk: a failure, at once.
         remote: bool,
     },
-    /// Fetch what the plan says and build the content beside all others, also beside the one in force where that
+    /// Fetch what the plan of the last survey says, which was for this content, and build the content beside all others, also beside the one in force where that
     /// has the same manifest. What arrived stays, whatever happens. Answer: `Fetched`.
     Fetch {
         /// The content.

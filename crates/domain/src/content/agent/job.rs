@@ -68,6 +68,8 @@ impl Machine {
         let Some(job) = self.job().filter(|job| job.is_of(channel, manifest)) else { return };
         let Step::Survey { remote } = job.step else { return };
         self.work = None;
+        // What is fetched is what was looked at last.
+        self.tasks.values_mut().for_each(super::task::Task::make_stale);
         if !self.is_goal(channel, manifest) {
             return;
         }

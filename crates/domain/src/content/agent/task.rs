@@ -25,7 +25,7 @@ pub(super) enum Stage {
         plan: Arc<Plan>,
         /// When it was made.
         at: Timestamp,
-        /// Something was fetched since.
+        /// Something else was looked at or fetched since.
         stale: bool,
     },
 }
@@ -91,7 +91,7 @@ impl Task {
         u8::try_from(tenths.min(9) * 10).unwrap_or(90)
     }
 
-    /// What was fetched by another task may have shortened the way.
+    /// The plan is to be made again before it is carried out.
     pub(super) fn make_stale(&mut self) {
         if let Stage::Planned { stale, .. } = &mut self.stage {
             *stale = true;
