@@ -18,6 +18,11 @@ pub(crate) struct Tries {
 }
 
 impl Tries {
+    /// Whether the last try failed after one that brought something: worth a word, the next ones are not.
+    pub(crate) fn is_first(&self) -> bool {
+        self.failed == 1
+    }
+
     /// How long to pause before the next try, `left` being what is still to be done; nothing if it is not worth
     /// another one. Each try that brings something starts the count again.
     pub(crate) fn after(&mut self, left: u64) -> Option<Duration> {

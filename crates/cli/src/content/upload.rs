@@ -115,9 +115,11 @@ impl Upload {
                 }
                 return Err(self.client.refusal(Status::unavailable(why)));
             };
-            let chunks = counted(self.cut.chunks.len(), "chunk", "chunks");
-            let sent = progress.sent().chunks;
-            session.notice(&format!("note: {why}; {sent} of {chunks} sent; trying again"))?;
+            if tries.is_first() {
+                let chunks = counted(self.cut.chunks.len(), "chunk", "chunks");
+                let sent = progress.sent().chunks;
+                session.notice(&format!("note: {why}; {sent} of {chunks} sent; trying again"))?;
+            }
             tokio::time::sleep(pause).await;
         }
     }

@@ -225,7 +225,9 @@ impl Download {
             let Some((why, pause)) = passing(&status).zip(tries.after(1)) else {
                 return Err(self.client.refusal(status));
             };
-            session.notice(&format!("note: {why}; trying again"))?;
+            if tries.is_first() {
+                session.notice(&format!("note: {why}; trying again"))?;
+            }
             tokio::time::sleep(pause).await;
         }
     }
@@ -258,7 +260,9 @@ impl Download {
                 session.notice("What was fetched is kept; the same command goes on from there.")?;
                 return Err(self.client.refusal(tonic::Status::unavailable(why)));
             };
-            bar.suspend(|| session.notice(&format!("note: {why}; trying again")))?;
+            if tries.is_first() {
+                bar.suspend(|| session.notice(&format!("note: {why}; trying again")))?;
+            }
             tokio::time::sleep(pause).await;
         }
         Ok(target)
