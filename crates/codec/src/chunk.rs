@@ -83,3 +83,81 @@ impl<R: Read> Iterator for Chunker<R> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use domain::content::manifest::{MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_CONTENT_BYTES};
+
+    use super::*;
+    use crate::made::{Chance, edited, text};
+
+    fn cut(bytes: &[u8]) -> Vec<Chunk> {
+        Chunker::new(bytes, bytes.len() as u64).collect::<io::Result<_>>().unwrap()
+    }
+
+    #[test]
+    fn chunks_are_all_of_it_and_have_their_sizes() {
+        let bytes = text(&mut Chance(1), 9 << 20);
+        let chunks = cut(&bytes);
+        let joined: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.bytes.clone()).collect();
+        assert_eq!(joined, bytes);
+        let sizes = sizes(bytes.len() as u64);
+        for chunk in &chunks[..chunks.len() - 1] {
+            let entry = chunk.entry();
+            assert!((sizes.min..=sizes.max).contains(&entry.bytes), "{}", entry.bytes);
+            assert_eq!(entry.digest, Digest::of(&chunk.bytes));
+        }
+        let average = bytes.len() / chunks.len();
+        assert!((60_000..100_000).contains(&average), "{average}");
+        assert!(cut(&[]).is_empty());
+    }
+
+    #[test]
+    fn an_edit_touches_the_chunks_around_it() {
+        let old = text(&mut Chance(2), 9 << 20);
+        let new = edited(&mut Chance(3), &old, 4);
+        let held: BTreeSet<Digest> = cut(&old).iter().map(|chunk| chunk.digest).collect();
+        let missing = cut(&new).iter().filter(|chunk| !held.contains(&chunk.digest)).count();
+        assert!((1..=15).contains(&missing), "{missing}");
+    }
+
+    /// Pinned: other sizes or another algorithm would share nothing with what is stored.
+    #[test]
+    fn boundaries_are_what_they_were() {
+        let chunks = cut(&text(&mut Chance(4), 1 << 20));
+        let lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.bytes.len()).collect();
+        let expected = [
+            46_665, 84_828, 54_155, 118_146, 67_029, 89_576, 70_481, 84_563, 68_936, 140_452, 103_710,
+            70_545, 49_490,
+        ];
+        assert_eq!(lengths, expected);
+    }
+
+    #[test]
+    fn the_longest_content_has_few_enough_chunks() {
+        for bytes in [1, 64 << 20, 896 << 20, (896 << 20) + 65_536, 1 << 30, 2 << 30, MAX_CONTENT_BYTES] {
+            let sizes = sizes(bytes);
+            let most = bytes / u64::from(sizes.average);
+            assert!(most * 5 / 4 <= MAX_CHUNKS as u64, "{bytes}: {most}");
+            assert!(sizes.max <= MAX_CHUNK_BYTES && sizes.min.is_multiple_of(2));
+        }
+        assert_eq!(sizes(896 << 20).average, AVERAGE_BYTES);
+        assert_eq!(sizes(MAX_CONTENT_BYTES).average, 4 * AVERAGE_BYTES);
+    }
+
+    #[test]
+    fn what_cannot_be_read_ends_it() {
+        struct Broken(usize);
+        impl Read for Broken {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(into.len()).ok_or_else(|| io::Error::other("broken"))?;
+                Ok(into.len())
+            }
+        }
+        let mut chunker = Chunker::new(Broken(1 << 20), 8 << 20);
+        let error = chunker.find_map(Result::err).unwrap();
+        assert_eq!(error.to_string(), "broken");
+    }
+}

@@ -2,19 +2,27 @@
 
 use std::io;
 
-use domain::content::index::{MAX_FRAME_BYTES, MAX_PREFIX_BYTES};
-use domain::content::{DeltaFrame, OldRun};
+use domain::content::DeltaFrame;
+use domain::content::index::MAX_FRAME_BYTES;
 use zstd_safe::{CCtx, CParameter, DCtx};
 
 use crate::Source;
+use crate::align::Pieces;
 use crate::frame::{FrameError, decompress_with};
 
 /// Level of compression: what it costs and saves stands in `docs/decisions/0008-content-codec.md`.
 pub const LEVEL: i32 = 19;
-/// Longest run of the new content in one frame.
-const FRAME_BYTES: u64 = 8 << 20;
-/// Most old content in a prefix.
-const OLD_BYTES: u64 = 24 << 20;
+/// Longest run of the new content in one frame. Longer ones take more memory and compress no better.
+const FRAME_BYTES: u64 = 4 << 20;
+/// How much of the new content the prefix of a delta from nothing has.
+const NEW_BYTES: u64 = 12 << 20;
+/// A prefix with this much old content needs nothing of the new one: what is near in the old content serves better.
+const ENOUGH_BYTES: u64 = 8 << 20;
+/// How far zstd may look back: all of the longest prefix and the longest frame, rounded up to a power of two. The
+/// decoder takes no memory for it, for it works in one step.
+const MAX_WINDOW_LOG: u32 = 26;
+/// zstd's own lower bound.
+const MIN_WINDOW_LOG: u32 = 10;
 
 /// Why a delta could not be made or undone.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +48,8 @@ pub enum DeltaError {
 
 /// Makes the frames that rebuild `new` from `old`, or from nothing, and gives each to `each` in order.
 ///
-/// Keeps one core busy for seconds a frame. An error that `each` returns ends it early.
+/// Keeps one core busy for a second or more a frame, and takes about 140 MiB of memory whatever the length of the
+/// contents. An error that `each` returns ends it early.
 ///
 /// # Errors
 /// [`DeltaError`]
@@ -49,21 +58,24 @@ pub fn encode(
     new: &dyn Source,
     each: &mut dyn FnMut(DeltaFrame, &[u8]) -> io::Result<()>,
 ) -> Result<(), DeltaError> {
+    let mut from = old.map(|old| Ok::<_, io::Error>((old, Pieces::of(old)?))).transpose()?;
+    let (mut raw, mut prefix) = (Vec::new(), Vec::new());
     let mut at = 0;
     while at < new.len() {
         let bytes = FRAME_BYTES.min(new.len() - at);
-        let runs = old.map(|old| runs(old, at)).unwrap_or_default();
-        let in_old: u64 = runs.iter().map(|run| u64::from(run.bytes)).sum();
-        let new_bytes = at.min(MAX_PREFIX_BYTES - in_old);
-        let mut prefix = Vec::new();
-        for run in &runs {
-            if let Some(old) = old {
-                append(old, run.offset, run.bytes.into(), &mut prefix)?;
+        raw.clear();
+        append(new, at, bytes, &mut raw)?;
+        prefix.clear();
+        let mut runs = Vec::new();
+        if let Some((old, pieces)) = &mut from {
+            runs = pieces.runs(at, &raw);
+            for run in &runs {
+                append(*old, run.offset, run.bytes.into(), &mut prefix)?;
             }
         }
+        let wanted = if runs.is_empty() { NEW_BYTES } else { ENOUGH_BYTES };
+        let new_bytes = at.min(wanted.saturating_sub(prefix.len() as u64));
         append(new, at - new_bytes, new_bytes, &mut prefix)?;
-        let mut raw = Vec::new();
-        append(new, at, bytes, &mut raw)?;
         let stored = compress(&raw, &prefix)?;
         let frame = DeltaFrame {
             bytes: length(bytes),
@@ -81,12 +93,6 @@ fn length(bytes: u64) -> u32 {
     u32::try_from(bytes).expect("invariant: frames and prefixes are bounded")
 }
 
-fn runs(old: &dyn Source, at: u64) -> Vec<OldRun> {
-    let bytes = OLD_BYTES.min(old.len());
-    let offset = at.saturating_sub(OLD_BYTES / 3).min(old.len() - bytes);
-    if bytes == 0 { Vec::new() } else { vec![OldRun { offset, bytes: length(bytes) }] }
-}
-
 /// Adds `bytes` of the source, from `offset` on.
 fn append(source: &dyn Source, offset: u64, bytes: u64, to: &mut Vec<u8>) -> io::Result<()> {
     let start = to.len();
@@ -98,8 +104,14 @@ fn compress(raw: &[u8], prefix: &[u8]) -> Result<Vec<u8>, DeltaError> {
     let mut stored = Vec::with_capacity(zstd_safe::compress_bound(raw.len()));
     let refused = |code| DeltaError::Compress(zstd_safe::get_error_name(code));
     let mut context = CCtx::try_create().ok_or(DeltaError::Compress("no memory"))?;
-    let window = (raw.len() + prefix.len()).next_power_of_two().trailing_zeros().clamp(10, 27);
-    for parameter in [CParameter::CompressionLevel(LEVEL), CParameter::WindowLog(window)] {
+    let window = (raw.len() + prefix.len()).next_power_of_two().ilog2();
+    let parameters = [
+        CParameter::CompressionLevel(LEVEL),
+        CParameter::WindowLog(window.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG)),
+        // The search tree of the level forgets what lies far back; this finds it all the same.
+        CParameter::EnableLongDistanceMatching(true),
+    ];
+    for parameter in parameters {
         context.set_parameter(parameter).map_err(refused)?;
     }
     context.ref_prefix(prefix).map_err(refused)?;
@@ -123,3 +135,6 @@ pub fn decode(frame: &DeltaFrame, stored: &[u8], prefix: &[u8]) -> Result<Vec<u8
     context.ref_prefix(prefix).map_err(|code| FrameError::Damaged(zstd_safe::get_error_name(code)))?;
     Ok(decompress_with(&mut context, stored, bytes)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,12 @@
 //! All of it is synchronous and some of it keeps a core busy for seconds: call it from a thread that may block.
 #![warn(missing_docs)]
 
+mod align;
 pub mod chunk;
 pub mod delta;
 pub mod frame;
+#[cfg(test)]
+mod made;
 pub mod part;
 pub mod source;
 
