@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use domain::KindName;
+use domain::content::{ChannelName, ContentRevision};
+use domain::{Digest, KindName};
 
 use crate::command::CommandHandler;
-use crate::handler::{Handler, PolicyChange};
+use crate::handler::{ContentChange, Handler, HeldRevision, PolicyChange};
 
 fn handler(config: &str) -> Result<CommandHandler, String> {
     let table: toml::Table = config.parse().unwrap();
@@ -83,7 +84,57 @@ fn configuration_is_checked_by_kind_and_key() {
         let error = handler(config).unwrap_err();
         assert!(error.starts_with(expected), "{config}: {error}");
     }
+    for (config, expected) in [
+        ("content = 1", "the table [content] cannot be read"),
+        (
+            "[content.\"a//b\"]\ncommand = [\"x\"]",
+            "[content.\"a//b\"]: \"a//b\" is not the name of a channel",
+        ),
+        ("[content.\"a/b\"]\ncommand = []", "[content.\"a/b\"]: command must name a program"),
+        ("[content.a]\ncommand = [\"x\"]\ntimeout = \"2d\"", "[content.\"a\"]: timeout: must be more than 0"),
+    ] {
+        let error = content_handler(config).unwrap_err();
+        assert!(error.starts_with(expected), "{config}: {error}");
+    }
     let one = handler("[handlers.web]\ncommand = [\"x\"]").unwrap().fingerprint();
     assert_ne!(one, handler("[handlers.web]\ncommand = [\"y\"]").unwrap().fingerprint());
     assert_eq!(one, handler("[handlers.web]\ncommand = [\"x\"]").unwrap().fingerprint());
+}
+
+fn content_handler(config: &str) -> Result<CommandHandler, String> {
+    let table: toml::Table = config.parse().unwrap();
+    let handler = CommandHandler::from_table(None, std::env::temp_dir()).unwrap();
+    handler.with_content(table.get("content")).map_err(|error| runtime::log::chain(&error))
+}
+
+#[tokio::test]
+async fn a_command_for_content_learns_where_it_lies_and_which_it_is() {
+    let script = r#"
+        echo "$MUSTER_CHANNEL $MUSTER_ACTION $MUSTER_CONTENT_DIR $MUSTER_CONTENT_REVISION" >&2
+        echo "$MUSTER_CONTENT_MANIFEST" >&2
+        exit 1
+    "#;
+    let config = toml::toml! {
+        [content."definitions/ips"]
+        command = ["sh", "-c", "SCRIPT"]
+        health = ["sh", "-c", "SCRIPT"]
+    };
+    let config = config.to_string().replace("\"SCRIPT\"", &toml::Value::from(script).to_string());
+    let handler = content_handler(&config).unwrap();
+    let change = |channel: &str, revision: Option<HeldRevision>| ContentChange {
+        channel: ChannelName::new(channel).unwrap(),
+        dir: "/d".into(),
+        revision,
+    };
+    let held = HeldRevision { number: ContentRevision(7), manifest: Digest([1; 32]) };
+    let said = handler.apply_content(change("definitions/ips", Some(held))).await.unwrap_err();
+    assert!(said.contains("definitions/ips apply /d 7\n010101"), "{said}");
+    let said = handler.check_content(&change("definitions/ips", Some(held))).await.unwrap_err();
+    assert!(said.starts_with("health check: ") && said.contains("definitions/ips health /d 7"), "{said}");
+    let said = handler.apply_content(change("definitions/ips", None)).await.unwrap_err();
+    assert!(said.contains("definitions/ips remove /d"), "{said}");
+    assert_eq!(handler.apply_content(change("other", Some(held))).await, Ok(()));
+    let other = content_handler("[content.a]\ncommand = [\"x\"]").unwrap();
+    assert_ne!(handler.content_fingerprint(), other.content_fingerprint());
+    assert_eq!(handler.fingerprint(), other.fingerprint(), "policies are not concerned");
 }

@@ -53,7 +53,7 @@ pub use agent::{Agent, Enrolment, Observer, Parts};
 pub use command::{CommandHandler, HandlersError};
 pub use content::{Content, ContentLink, ContentOptions};
 pub use crash::{CONTENT_CRASH_POINTS, CRASH_ENV, CRASH_POINTS};
-pub use disk::{DiskError, DiskStorage, Shown, ShownItem};
+pub use disk::{DiskError, DiskStorage, Shown, ShownContent, ShownItem};
 pub use handler::{ContentChange, Handler, HeldRevision, PolicyChange};
 pub use identity::{IdentityError, StateDir};
 pub use storage::{Drift, MemoryStorage, Proofs, Storage, View};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::AgentId;
-use runtime::nats::{Connection, Headers, Nats, RequestError};
-use tokio::sync::Mutex;
+use runtime::nats::{Connection, Headers, Link, Nats, RequestError};
+use tokio::sync::{Mutex, watch};
 use wire::subject::{STREAM_CONTENT, Subject, direct_get};
 
 /// Longest pause between tries to reconnect amid a download. Shorter than for policies: a download that waits
@@ -63,8 +63,16 @@ impl Broker {
             Ok(nats) => nats,
             Err(why) => return Got::Failed(why),
         };
+        let mut link = nats.link();
+        if !is_up(&nats, &mut link, timeout).await {
+            return Got::Failed("no connection to the broker".to_owned());
+        }
         let target = direct_get(STREAM_CONTENT, subject);
-        let reply = match nats.request(&target, Headers::new(), Bytes::new(), timeout).await {
+        let reply = tokio::select! {
+            reply = nats.request(&target, Headers::new(), Bytes::new(), timeout) => reply,
+            () = lost(&mut link) => return Got::Failed("the connection to the broker is lost".to_owned()),
+        };
+        let reply = match reply {
             Ok(reply) => reply,
             Err(RequestError::TimedOut { .. }) => return Got::Late,
             Err(error) => return Got::Failed(runtime::log::chain(&error)),
@@ -86,5 +94,24 @@ impl Broker {
         if let Some(nats) = self.session.lock().await.take() {
             nats.close().await;
         }
+    }
+}
+
+/// Waits for a connection that is being made again, at most `timeout`.
+async fn is_up(nats: &Nats, link: &mut watch::Receiver<Link>, timeout: Duration) -> bool {
+    if nats.is_connected() {
+        return true;
+    }
+    let connected = tokio::time::timeout(timeout, link.wait_for(|link| link.connected)).await;
+    connected.is_ok_and(|link| link.is_ok())
+}
+
+/// Waits until the connection goes, and with it what was asked for: also if it is back already.
+async fn lost(link: &mut watch::Receiver<Link>) {
+    // What reports the first connection may still be on its way.
+    let known = link.borrow().connections.max(1);
+    let is_lost = |link: &Link| link.connections > known || (link.connections > 0 && !link.connected);
+    if link.wait_for(is_lost).await.is_err() {
+        std::future::pending().await
     }
 }

@@ -16,7 +16,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::dirs::{FILES, PARTS};
 use super::files::Files;
-use super::library::{Library, Place, Surveyed, part_name};
+use super::library::Library;
+use super::survey::{Place, Surveyed, part_name};
 use super::tree::Tree;
 use crate::crash;
 
@@ -74,7 +75,11 @@ impl Build {
     ) -> Result<Self, Failure> {
         let item = &surveyed.item;
         let path = library.dirs().draft(&item.channel, &item.manifest);
-        let place = || library.dirs().prepare(&item.channel).and_then(|()| Tree::create(&path));
+        let place = || {
+            library.dirs().prepare(&item.channel)?;
+            Tree::create(&path)?;
+            library.share_manifest(item)
+        };
         place().map_err(disk("make", &item.channel))?;
         let open = || {
             let tree = Tree::create(&path.join(FILES))?;

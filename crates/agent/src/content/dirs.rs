@@ -210,6 +210,11 @@ impl Dirs {
     }
 }
 
+/// Path below the state directory that leads to the files in force of a channel.
+pub(crate) fn path_in_force(channel: &ChannelName) -> String {
+    format!("{CONTENT}/{CURRENT}/{}", name(channel))
+}
+
 /// Removes a directory of a content, whatever is in it. The rename first, so that half of it is never taken for
 /// all of it.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {

@@ -25,7 +25,8 @@ use wire::subject::{self, Subject};
 
 use super::broker::{Broker, Got};
 use super::build::{Build, KeepError, Piece, disk, failure, stopped};
-use super::library::{Library, Surveyed};
+use super::library::Library;
+use super::survey::Surveyed;
 use crate::crash;
 
 /// How long a fetch goes on without a single piece that arrives: a broker that restarts is back sooner.

@@ -7,17 +7,17 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use domain::content::agent::{Durable, Space};
-use domain::content::plan::{Held, Plan};
+use domain::content::agent::Durable;
 use domain::content::{ChannelName, ContentIndex, ContentItem, ContentRevision, Delta, Manifest};
 use domain::{Digest, FleetId, Revision};
 use wire::content::ContentError;
 use wire::envelope::{ContentTrust, MAX_ENVELOPE_BYTES};
 
-use super::dirs::{Dirs, FILES, Found, MANIFEST, PARTS};
+use super::dirs::{Dirs, FILES, Found, MANIFEST};
 use super::files::{Checked, Files};
 use super::pieces::Pieces;
 use super::state::State;
+use super::survey::Surveyed;
 use super::tree::Tree;
 use crate::crash;
 use crate::disk::files as disk;
@@ -26,59 +26,17 @@ use crate::disk::files as disk;
 const MAX_STATE_BYTES: usize = 1024 * 1024;
 /// Where a state that cannot be read is kept for people to look at.
 const CORRUPT: &str = "state.json.corrupt";
-/// Bytes that a content may take on the disk beside its files: directories, and what a file system rounds up.
-const SLACK_BYTES: u64 = 64 * 1024;
 /// Deltas that led astray and are remembered, oldest forgotten first; each would be tried once more.
 const MAX_BAD_DELTAS: usize = 64;
-
-/// Where a chunk that is held lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In the draft, where it belongs.
-    Draft,
-    /// In another content or draft: its number in [`Surveyed::others`], and that of the chunk in it.
-    Other(usize, usize),
-    /// In the cache.
-    Cache,
-}
-
-/// What is held of one content, and how to get the rest.
-#[derive(Debug)]
-pub(crate) struct Surveyed {
-    pub(crate) item: ContentItem,
-    pub(crate) manifest: Arc<Manifest>,
-    pub(crate) index: Option<Arc<ContentIndex>>,
-    pub(crate) plan: Arc<Plan>,
-    /// Contents and drafts with chunks of this one, or that a delta starts from.
-    pub(crate) others: Vec<(Digest, Arc<Files>)>,
-    /// Where each chunk that is held lies.
-    pub(crate) places: BTreeMap<Digest, Place>,
-    /// The content is whole already.
-    pub(crate) whole: bool,
-    pub(crate) space: Space,
-}
-
-impl Surveyed {
-    /// The delta of the plan.
-    pub(crate) fn delta(&self) -> Option<&Delta> {
-        use domain::content::plan::Road;
-        let from = match self.plan.road {
-            Road::Chunks => return None,
-            Road::Patch { from } => Some(from),
-            Road::Full => None,
-        };
-        self.index.as_ref()?.delta(from)
-    }
-}
 
 /// A delta that led to something else than its content.
 type BadDelta = (Digest, Option<Digest>, Digest);
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     /// What was found the last time each content or draft was compared with its manifest.
     checked: BTreeMap<PathBuf, Checked>,
-    pieces: Pieces,
+    pub(super) pieces: Pieces,
     bad_deltas: Vec<BadDelta>,
 }
 
@@ -89,7 +47,7 @@ pub(crate) struct Library {
     fleet: FleetId,
     trust: ContentTrust,
     hooks: Digest,
-    quota: Option<u64>,
+    pub(super) quota: Option<u64>,
     cache_bytes: u64,
     inner: Mutex<Inner>,
 }
@@ -127,7 +85,7 @@ impl Library {
         &self.trust
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it holds this lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,6 +188,20 @@ impl Library {
         wire::content::open_assigned(&envelope, &self.fleet, item, &self.trust)
     }
 
+    /// Makes sure that the draft of a content has its manifest: one that is built anew beside what is in force has
+    /// it from there.
+    pub(crate) fn share_manifest(&self, item: &ContentItem) -> io::Result<()> {
+        let draft = self.dirs.draft(&item.channel, &item.manifest).join(MANIFEST);
+        let is_one = |bytes: &Vec<u8>| self.open_manifest(item, bytes).is_ok();
+        if disk::read(&draft, MAX_ENVELOPE_BYTES).ok().flatten().as_ref().is_some_and(is_one) {
+            return Ok(());
+        }
+        let place = self.dirs.content(&item.channel, &item.manifest).join(MANIFEST);
+        let bytes = disk::read(&place, MAX_ENVELOPE_BYTES)?.filter(is_one);
+        let bytes = bytes.ok_or_else(|| io::Error::new(ErrorKind::NotFound, "its manifest is gone"))?;
+        self.keep_manifest(item, &bytes)
+    }
+
     /// Keeps a manifest that was opened, in the draft of its content.
     pub(crate) fn keep_manifest(&self, item: &ContentItem, bytes: &[u8]) -> io::Result<()> {
         self.dirs.prepare(&item.channel)?;
@@ -238,7 +210,7 @@ impl Library {
     }
 
     /// A content or a draft as found on disk, with its manifest; `None` if that does not hold.
-    fn files(&self, found: &Found) -> Option<Arc<Files>> {
+    pub(super) fn files(&self, found: &Found) -> Option<Arc<Files>> {
         let bytes = disk::read(&found.path.join(MANIFEST), MAX_ENVELOPE_BYTES).ok().flatten()?;
         let envelope = wire::envelope::parse(&bytes).ok()?;
         let manifest = wire::content::open_manifest(&envelope, &found.manifest, &self.trust).ok()?;
@@ -277,7 +249,7 @@ impl Library {
     }
 
     /// The index without deltas that led astray.
-    fn trusted(&self, item: &ContentItem, index: ContentIndex) -> ContentIndex {
+    pub(super) fn trusted(&self, item: &ContentItem, index: ContentIndex) -> ContentIndex {
         let known = fingerprint(&index);
         let inner = self.inner();
         let is_bad = |delta: &Delta| inner.bad_deltas.contains(&(item.manifest, delta.from(), known));
@@ -288,150 +260,6 @@ impl Library {
         let (fleet, stored) = (index.fleet().clone(), index.stored_bytes().to_vec());
         // With fewer deltas every rule is kept that was kept with more.
         ContentIndex::new(fleet, index.manifest(), stored, deltas).unwrap_or(index)
-    }
-
-    /// Looks at all that is held and may shorten the way to a content, plans the rest, and looks at the disk.
-    pub(crate) fn survey(
-        &self,
-        item: &ContentItem,
-        manifest: Manifest,
-        index: Option<ContentIndex>,
-    ) -> io::Result<Surveyed> {
-        let manifest = Arc::new(manifest);
-        let index = index.map(|index| Arc::new(self.trusted(item, index)));
-        let mut places = BTreeMap::new();
-        let mut held = Held::default();
-        let mut others = Vec::new();
-        let wanted: BTreeSet<Digest> = manifest.chunks().iter().map(|chunk| chunk.digest).collect();
-        let starts: BTreeSet<Digest> =
-            index.iter().flat_map(|index| index.deltas()).filter_map(Delta::from).collect();
-        for found in self.dirs.found()? {
-            let Some(files) = self.files(&found) else { continue };
-            let own_draft = found.draft && found.manifest == item.manifest;
-            let is_start = !found.draft && starts.contains(&found.manifest);
-            let shares = files.manifest().chunks().iter().any(|chunk| wanted.contains(&chunk.digest));
-            if !shares && !is_start {
-                continue;
-            }
-            let checked = self.check(&files)?;
-            if is_start && checked.is_whole() {
-                held.contents.insert(found.manifest);
-            }
-            for (number, chunk) in files.manifest().chunks().iter().enumerate() {
-                if checked.holds(number) && wanted.contains(&chunk.digest) {
-                    let place = if own_draft { Place::Draft } else { Place::Other(others.len(), number) };
-                    let known = places.entry(chunk.digest).or_insert(place);
-                    if own_draft {
-                        *known = Place::Draft;
-                    }
-                }
-            }
-            others.push((found.manifest, files));
-        }
-        self.survey_cache(&wanted, &mut places)?;
-        held.chunks = places.keys().copied().collect();
-        held.parts = self.survey_parts(item, index.as_deref())?;
-        let plan = Arc::new(domain::content::plan::plan(&manifest, index.as_deref(), &held));
-        let whole = self.is_whole(item, &manifest)?;
-        let mut surveyed =
-            Surveyed { item: item.clone(), manifest, index, plan, others, places, whole, space: NO_SPACE };
-        surveyed.space = self.space(&surveyed)?;
-        crash::point("content-surveyed");
-        Ok(surveyed)
-    }
-
-    fn survey_cache(
-        &self,
-        wanted: &BTreeSet<Digest>,
-        places: &mut BTreeMap<Digest, Place>,
-    ) -> io::Result<()> {
-        for digest in wanted {
-            if !places.contains_key(digest) && self.inner().pieces.get(digest)?.is_some() {
-                places.insert(*digest, Place::Cache);
-            }
-        }
-        Ok(())
-    }
-
-    /// Parts of deltas that are on disk; those that do not hold are removed.
-    fn survey_parts(
-        &self,
-        item: &ContentItem,
-        index: Option<&ContentIndex>,
-    ) -> io::Result<BTreeMap<Option<Digest>, BTreeSet<u32>>> {
-        let mut held: BTreeMap<Option<Digest>, BTreeSet<u32>> = BTreeMap::new();
-        let dir = self.dirs.draft(&item.channel, &item.manifest).join(PARTS);
-        let entries = match fs::read_dir(&dir) {
-            Err(error) if super::tree::is_absent(&error) => return Ok(held),
-            other => other?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let named = entry.file_name().to_str().and_then(read_part_name);
-            let part = named.and_then(|(from, number)| {
-                let delta = index?.delta(from)?;
-                Some((from, number, delta.parts().get(usize::try_from(number).ok()?)?))
-            });
-            if let Some((from, number, part)) = part {
-                let limit = usize::try_from(part.bytes).unwrap_or(usize::MAX);
-                let bytes = disk::read(&entry.path(), limit).ok().flatten();
-                if bytes.is_some_and(|bytes| Digest::of(&bytes) == part.digest) {
-                    held.entry(from).or_default().insert(number);
-                    continue;
-                }
-            }
-            // Without an index nothing is known about it yet.
-            if index.is_some() {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(held)
-    }
-
-    /// Whether the content itself is there as a whole.
-    fn is_whole(&self, item: &ContentItem, manifest: &Arc<Manifest>) -> io::Result<bool> {
-        let path = self.dirs.content(&item.channel, &item.manifest);
-        let tree = match Tree::open(&path.join(FILES)) {
-            Err(error) if super::tree::is_absent(&error) => return Ok(false),
-            other => other?,
-        };
-        let files = Files::new(tree, Arc::clone(manifest));
-        Ok(self.check(&files)?.is_whole())
-    }
-
-    fn space(&self, surveyed: &Surveyed) -> io::Result<Space> {
-        let draft = self.dirs.draft(&surveyed.item.channel, &surveyed.item.manifest);
-        let begun = if draft.exists() { super::dirs::used(&draft)? } else { 0 };
-        let parts = surveyed.delta().map_or(0, Delta::stored_bytes);
-        let all = surveyed.manifest.content_bytes() + surveyed.item.manifest_bytes + parts + SLACK_BYTES;
-        let needed = if surveyed.whole { 0 } else { all.saturating_sub(begun) };
-        let look = |used: u64, free: u64| Space { needed, free, quota: self.quota, used };
-        let (used, free) = (self.dirs.used()?, self.dirs.free()?);
-        let over_quota = self.quota.map_or(0, |quota| (used + needed).saturating_sub(quota));
-        let missing = needed.saturating_sub(free).max(over_quota);
-        if missing == 0 {
-            return Ok(look(used, free));
-        }
-        // Chunks that this content does not use make room for it.
-        let keep = surveyed.places.iter().filter(|(_, place)| **place == Place::Cache);
-        let keep = keep.map(|(digest, _)| *digest).collect();
-        let mut inner = self.inner();
-        let left = inner.pieces.used().saturating_sub(missing);
-        inner.pieces.shrink(left, &keep)?;
-        Ok(look(self.dirs.used()?, self.dirs.free()?))
-    }
-
-    /// A chunk that is held, held against its digest once more.
-    pub(crate) fn held(&self, surveyed: &Surveyed, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
-        match surveyed.places.get(digest) {
-            None | Some(Place::Draft) => Ok(None),
-            Some(Place::Cache) => self.inner().pieces.get(digest),
-            Some(Place::Other(other, number)) => {
-                let Some((_, files)) = surveyed.others.get(*other) else { return Ok(None) };
-                let mut buffer = Vec::new();
-                Ok(files.chunk(*number, &mut buffer)?.then_some(buffer))
-            }
-        }
     }
 
     /// Puts a whole content in force, or none.
@@ -513,22 +341,6 @@ impl Library {
     }
 }
 
-const NO_SPACE: Space = Space { needed: 0, free: 0, quota: None, used: 0 };
-
 fn fingerprint(index: &ContentIndex) -> Digest {
     Digest::of(&wire::content::encode_index(index))
-}
-
-/// The name of the file with a part of a delta.
-pub(crate) fn part_name(from: Option<Digest>, number: u32) -> String {
-    match from {
-        Some(from) => format!("{from}.{number}"),
-        None => format!("none.{number}"),
-    }
-}
-
-fn read_part_name(name: &str) -> Option<(Option<Digest>, u32)> {
-    let (from, number) = name.split_once('.')?;
-    let from = if from == "none" { None } else { Some(super::dirs::digest(from)?) };
-    Some((from, number.parse().ok()?))
 }

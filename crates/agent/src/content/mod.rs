@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use domain::content::ChannelName;
 use domain::content::agent::{Loaded, Machine, Note};
 use domain::{AgentId, Digest};
 use tokio::sync::watch;
@@ -27,10 +28,15 @@ mod note;
 mod pieces;
 mod shell;
 mod state;
+mod survey;
 mod tree;
 
 #[cfg(test)]
+mod build_tests;
+#[cfg(test)]
 mod live;
+#[cfg(test)]
+mod test_content;
 
 pub use broker::PieceObserver;
 pub use domain::content::agent::Timing;
@@ -79,6 +85,12 @@ impl Default for ContentOptions {
             pieces: None,
         }
     }
+}
+
+/// Path below the state directory that leads to the files in force of a channel: the same for all its revisions.
+#[must_use]
+pub fn path_in_force(channel: &ChannelName) -> String {
+    dirs::path_in_force(channel)
 }
 
 /// Opens the content in a state directory, which the caller has locked. The link goes to the agent, the other to a

@@ -17,8 +17,9 @@ use runtime::clock::now;
 use tokio::sync::watch;
 
 use super::fetch::{Control, Fetcher, blocking, survey_of};
-use super::library::{Library, Surveyed};
+use super::library::Library;
 use super::link::{AgentLink, Told};
+use super::survey::Surveyed;
 use super::{ContentObserver, note};
 use crate::crash;
 use crate::handler::{ContentChange, Handler, HeldRevision};

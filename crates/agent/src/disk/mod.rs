@@ -34,7 +34,7 @@ mod show;
 mod state;
 
 pub use load::DiskError;
-pub use show::{Shown, ShownItem};
+pub use show::{Shown, ShownContent, ShownItem};
 use state::State;
 
 /// Link to the generation in force.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use domain::Mode;
+use domain::content::ContentStatus;
 use serde::{Deserialize, Serialize};
 
 use super::files;
@@ -11,7 +12,7 @@ use crate::storage::View;
 
 /// Name of the file.
 const FILE: &str = "status.json";
-/// Largest file that is read: 256 items with their reasons.
+/// Largest file that is read: 256 items and 128 channels with their reasons.
 const MAX_BYTES: usize = 1024 * 1024;
 
 /// What `muster-agent status -o json` prints, with what it adds.
@@ -44,6 +45,9 @@ pub struct Shown {
     pub settings_reverted: bool,
     /// One for each policy.
     pub items: Vec<ShownItem>,
+    /// One for each content channel that is assigned or in force.
+    #[serde(default)]
+    pub content: Vec<ShownContent>,
     /// Returns to the last known good since it joined.
     pub rollbacks: u64,
     /// Envelopes refused since it started.
@@ -68,6 +72,52 @@ pub struct ShownItem {
     pub revision: u64,
     /// Why it failed or what it waits for.
     pub reason: Option<String>,
+}
+
+/// One content channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShownContent {
+    /// The channel.
+    pub channel: String,
+    /// Content revision in force; 0 if there is none.
+    pub active: u32,
+    /// Content revision that is assigned; 0 if none is any more.
+    pub assigned: u32,
+    /// How far the assigned one got.
+    pub state: String,
+    /// Share of the bytes planned that are there.
+    pub percent: u8,
+    /// Bytes fetched as patches for the assigned one.
+    pub patch_bytes: u64,
+    /// Bytes fetched as chunks.
+    pub chunk_bytes: u64,
+    /// Bytes fetched of the whole content.
+    pub full_bytes: u64,
+    /// Bytes taken from what was held already.
+    pub held_bytes: u64,
+    /// Why it failed or what it waits for.
+    pub reason: Option<String>,
+    /// Where the files in force lie, below the state directory; absent if none are.
+    pub files: Option<String>,
+}
+
+impl ShownContent {
+    fn of(status: &ContentStatus) -> Self {
+        Self {
+            channel: status.channel.to_string(),
+            active: status.active.0,
+            assigned: status.wanted.0,
+            state: status.state.to_string(),
+            percent: status.percent,
+            patch_bytes: status.bytes.patch,
+            chunk_bytes: status.bytes.chunk,
+            full_bytes: status.bytes.full,
+            held_bytes: status.bytes.held,
+            reason: Some(status.reason.to_string()).filter(|reason| !reason.is_empty()),
+            files: (status.active.0 > 0).then(|| crate::content::path_in_force(&status.channel)),
+        }
+    }
 }
 
 pub(super) fn write(root: &Path, view: &View) -> io::Result<()> {
@@ -96,6 +146,7 @@ pub(super) fn write(root: &Path, view: &View) -> io::Result<()> {
         stale: status.stale,
         settings_reverted: status.settings_reverted,
         items: items.collect(),
+        content: status.content.iter().map(ShownContent::of).collect(),
         rollbacks: status.rollbacks,
         refusals: status.refusals,
         last_refusal: status.last_refusal.map(|refusal| refusal.to_string()),

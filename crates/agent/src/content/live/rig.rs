@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use domain::agent::ItemState;
 use domain::content::agent::{Note, Pace};
 use domain::content::{ContentItem, ContentStatus, DownloadWish};
 use domain::{AgentId, Span};
@@ -11,9 +12,10 @@ use runtime::Shutdown;
 use tokio::sync::watch;
 use wire::envelope::Trust;
 
-use super::store::{Store, Stored, Tree, content_trust};
+use super::store::Store;
 use crate::agent::Enrolment;
 use crate::content::link::{ContentLink, Wanted};
+use crate::content::test_content::{Stored, content_trust};
 use crate::content::{ContentOptions, Timing};
 use crate::handler::{ContentChange, Handler};
 use crate::test_fleet::{PATIENCE, trust};
@@ -85,17 +87,15 @@ pub(super) struct Rig {
 impl Rig {
     pub(super) fn new(store: &Store) -> Self {
         let temp = tempfile::tempdir().unwrap();
-        Self { _temp: Some(temp), ..Self::at(store, Path::new("")) }.moved()
-    }
-
-    fn moved(mut self) -> Self {
-        if let Some(temp) = &self._temp {
-            self.dir = temp.path().to_owned();
-        }
-        self
+        let rig = Self::at(store, temp.path());
+        Self { _temp: Some(temp), ..rig }
     }
 
     pub(super) fn at(store: &Store, dir: &Path) -> Self {
+        Self::of(vec![store.server.url()], dir)
+    }
+
+    pub(super) fn of(servers: Vec<String>, dir: &Path) -> Self {
         let arrivals = Arrivals::default();
         let heard = Arc::clone(&arrivals);
         let options = ContentOptions {
@@ -105,7 +105,6 @@ impl Rig {
             timing: Timing { drift_every: Span(500) },
             ..ContentOptions::default()
         };
-        let servers = vec![store.server.url()];
         Self { dir: dir.to_owned(), servers, arrivals, options, pace: Pace::default(), _temp: None }
     }
 
@@ -172,6 +171,16 @@ impl Rig {
     }
 }
 
+/// Waits for a state of the disk, which tells nobody when it changes.
+pub(super) async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
 pub(super) fn read_tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![String::new()];
@@ -188,11 +197,6 @@ pub(super) fn read_tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     found
-}
-
-/// What a tree looks like on the disk.
-pub(super) fn plain(tree: &Tree) -> BTreeMap<String, Vec<u8>> {
-    tree.iter().map(|(path, (bytes, _))| (path.clone(), bytes.clone())).collect()
 }
 
 impl Running {
@@ -234,6 +238,17 @@ impl Running {
         let what = format!("{} {} is in force", stored.item.channel, stored.item.number);
         let item = stored.item.clone();
         self.noted(&what, move |note| matches!(note, Note::Applied(applied) if *applied == item)).await;
+    }
+
+    /// Waits until a content is in force and healthy, however it got there.
+    pub(super) async fn settled(&mut self, stored: &Stored) {
+        let item = stored.item.clone();
+        let is_settled = move |content: &[ContentStatus]| {
+            content.iter().any(|one| {
+                (one.active, one.wanted, one.state) == (item.number, item.number, ItemState::Healthy)
+            })
+        };
+        self.reported("settled", is_settled).await;
     }
 
     /// Waits until the report fits.
