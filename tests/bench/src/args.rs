@@ -13,6 +13,8 @@ pub enum Work {
     W1b,
     /// Heartbeats with nothing changed.
     W2,
+    /// Content: bytes, time, memory, and policies beside it.
+    W3,
     /// Memory of presence for each agent.
     W5,
     /// One change at the root of ten thousand groups is compiled.

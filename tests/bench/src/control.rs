@@ -9,13 +9,16 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
+use wire::api::v1::content_reference::Which;
+use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::identity_service_client::IdentityServiceClient;
 use wire::api::v1::policy_service_client::PolicyServiceClient;
 use wire::api::v1::presence_service_client::PresenceServiceClient;
 use wire::api::v1::resource::Resource as Object;
 use wire::api::v1::{
-    ApplyRequest, CreateTokenRequest, FleetStatus, GetStatusRequest, Group, Kind, Mode, Policy, Resource,
-    Settings, Token,
+    ApplyRequest, ContentReference, ContentStatus, CreateTokenRequest, DiffRevisionsRequest, FleetStatus,
+    GetContentStatusRequest, GetRevisionRequest, GetStatusRequest, Group, Kind, Mode, Policy, PromoteRequest,
+    Resource, RevisionDetail, RevisionSelector, Settings, Token, revision_selector,
 };
 
 use crate::children::{Running, children_of};
@@ -36,12 +39,35 @@ struct Addresses {
     api: String,
 }
 
+/// Who changes policies.
+#[derive(Clone)]
+pub struct Operator(PolicyServiceClient<Channel>);
+
+impl Operator {
+    /// Writes the policy of the group anew: `bytes` long, told apart by `salt`. Gives the store revision.
+    ///
+    /// # Errors
+    /// When the change is refused.
+    pub async fn change(&mut self, bytes: usize, salt: u64) -> Result<u64> {
+        self.apply(vec![Object::Policy(policy(bytes, salt)?)]).await
+    }
+
+    async fn apply(&mut self, objects: Vec<Object>) -> Result<u64> {
+        let resources = objects.into_iter().map(|object| Resource { resource: Some(object) }).collect();
+        let request = ApplyRequest { resources, dry_run: false, message: "bench".to_owned() };
+        let response = self.0.apply(request).await.context("the change was refused")?.into_inner();
+        Ok(response.result.context("an answer without a result")?.revision)
+    }
+}
+
 /// A running control plane; it, its broker and its data are gone when this is dropped.
 pub struct Control {
     process: Running,
-    policy: PolicyServiceClient<Channel>,
+    operator: Operator,
     presence: PresenceServiceClient<Channel>,
     identity: IdentityServiceClient<Channel>,
+    content: ContentServiceClient<Channel>,
+    api: String,
     _data: TempDir,
 }
 
@@ -68,12 +94,14 @@ impl Control {
         let addresses = data.path().join("data").join("addresses.json");
         let api = process.until(async || read_api(&addresses)).await;
         let api = api.with_context(|| format!("its log ends: {}", tail(&log)))?;
-        let endpoint = Endpoint::from_shared(api)?.timeout(CALL_TIMEOUT);
+        let endpoint = Endpoint::from_shared(api.clone())?.timeout(CALL_TIMEOUT);
         let channel = endpoint.connect_lazy();
         let mut control = Self {
-            policy: PolicyServiceClient::new(channel.clone()),
+            operator: Operator(PolicyServiceClient::new(channel.clone())),
             presence: PresenceServiceClient::new(channel.clone()),
-            identity: IdentityServiceClient::new(channel),
+            identity: IdentityServiceClient::new(channel.clone()),
+            content: ContentServiceClient::new(channel),
+            api,
             process,
             _data: data,
         };
@@ -119,7 +147,13 @@ impl Control {
     /// # Errors
     /// When the change is refused.
     pub async fn change(&mut self, bytes: usize, salt: u64) -> Result<u64> {
-        self.apply(vec![Object::Policy(policy(bytes, salt)?)]).await
+        self.operator.change(bytes, salt).await
+    }
+
+    /// Who changes policies, apart from the rest.
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        self.operator.clone()
     }
 
     /// Makes `count` groups below the root, which assigns the policy, three levels deep.
@@ -141,10 +175,76 @@ impl Control {
     }
 
     async fn apply(&mut self, objects: Vec<Object>) -> Result<u64> {
-        let resources = objects.into_iter().map(|object| Resource { resource: Some(object) }).collect();
-        let request = ApplyRequest { resources, dry_run: false, message: "bench".to_owned() };
-        let response = self.policy.apply(request).await.context("the change was refused")?.into_inner();
-        Ok(response.result.context("an answer without a result")?.revision)
+        self.operator.apply(objects).await
+    }
+
+    /// Makes the agents follow a stage of a content channel, and start to download at once.
+    ///
+    /// # Errors
+    /// When the change is refused.
+    pub async fn follow(&mut self, channel: &str, stage: &str) -> Result<()> {
+        let which = Some(Which::Stage(stage.to_owned()));
+        let mut group = group(None);
+        group.content = vec![ContentReference { channel: channel.to_owned(), which }];
+        if let Some(settings) = &mut group.settings {
+            settings.content_spread = Some(prost_types::Duration::default());
+        }
+        self.apply(vec![Object::Group(group)]).await?;
+        Ok(())
+    }
+
+    /// The newest revision of a channel.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn newest(&mut self, channel: &str) -> Result<RevisionDetail> {
+        let selector = Some(RevisionSelector { channel: channel.to_owned(), which: None });
+        Ok(self.content.get_revision(GetRevisionRequest { selector }).await?.into_inner())
+    }
+
+    /// Bytes of the chunks that only the later of two revisions has.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub async fn missing_chunk_bytes(&mut self, channel: &str, from: u32, to: u32) -> Result<u64> {
+        let selector = |revision| {
+            let which = Some(revision_selector::Which::Revision(revision));
+            Some(RevisionSelector { channel: channel.to_owned(), which })
+        };
+        let request = DiffRevisionsRequest { from: selector(from), to: selector(to) };
+        Ok(self.content.diff_revisions(request).await?.into_inner().chunk_bytes)
+    }
+
+    /// Makes a stage name the newest revision of a channel; gives its number.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn promote(&mut self, channel: &str, stage: &str) -> Result<u32> {
+        let selector = Some(RevisionSelector { channel: channel.to_owned(), which: None });
+        let request = PromoteRequest { selector, stage: stage.to_owned(), ..PromoteRequest::default() };
+        let change = self.content.promote(request).await?.into_inner();
+        Ok(change.revision.context("an answer without a revision")?.revision)
+    }
+
+    /// How far a channel has got.
+    ///
+    /// # Errors
+    /// When presence does not answer.
+    pub async fn content_status(&mut self, channel: &str) -> Result<ContentStatus> {
+        let request = GetContentStatusRequest { channel: channel.to_owned(), group: String::new() };
+        Ok(self.presence.get_content_status(request).await?.into_inner())
+    }
+
+    /// URL of the API.
+    #[must_use]
+    pub fn api(&self) -> &str {
+        &self.api
+    }
+
+    /// The most resident memory that `musterd` had so far, in bytes.
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        machine::peak_resident_bytes(&self.process.id().to_string())
     }
 
     /// A join token for the group, good for `uses` agents.

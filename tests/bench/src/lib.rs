@@ -21,6 +21,7 @@ pub mod stats;
 pub mod w1;
 pub mod w1b;
 pub mod w2;
+pub mod w3;
 pub mod w5;
 pub mod w7;
 pub mod wiretap;
@@ -122,6 +123,8 @@ async fn measure(args: Args) -> Result<()> {
             Work::W1b if bench.args.floors_only => continue,
             Work::W1b => w1b::section(&bench).await,
             Work::W2 => w2::section(&bench).await,
+            Work::W3 if bench.args.floors_only => continue,
+            Work::W3 => w3::section(&bench).await,
             Work::W5 => w5::section(&bench),
             Work::W7 => w7::section(&bench).await,
             Work::Micro => micro::section(&bench),

@@ -63,7 +63,17 @@ fn version(program: &Path, before: &str) -> String {
 /// Resident memory of a process, in bytes; 0 where the system does not tell.
 #[must_use]
 pub fn resident_bytes(process: &str) -> u64 {
-    let kib = field(&format!("/proc/{process}/status"), "VmRSS")
+    status_bytes(process, "VmRSS")
+}
+
+/// The most resident memory that a process had so far, in bytes; 0 where the system does not tell.
+#[must_use]
+pub fn peak_resident_bytes(process: &str) -> u64 {
+    status_bytes(process, "VmHWM")
+}
+
+fn status_bytes(process: &str, name: &str) -> u64 {
+    let kib = field(&format!("/proc/{process}/status"), name)
         .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or_default() * 1024
 }
