@@ -80,6 +80,7 @@ async fn work(replica: &Replica, sources: &mut source::Sources, job: &Job) {
             tracing::debug!(%channel, from, to, "another replica made this delta");
             replica.board.forget_made(&job.to.manifest);
         }
+        Err(NotMade::Overtaken) => tracing::debug!(%channel, from, to, "agents are not led there any more"),
         Err(NotMade::Stopping) => {}
         Err(NotMade::Gone) => tracing::debug!(%channel, from, to, "the revision is gone"),
         Err(error @ (NotMade::Quota | NotMade::Failed(_) | NotMade::Lost(_) | NotMade::Files(_))) => {

@@ -12,7 +12,7 @@ mod retire;
 use std::time::Duration;
 
 use domain::Span;
-use domain::catalog::{Catalog, Entry, StoredRevision, Sweep};
+use domain::catalog::{Entry, StoredRevision, Sweep};
 use domain::change::Wanted;
 use runtime::store::Author;
 use runtime::{clock, ids};
@@ -31,8 +31,10 @@ const LAST_DELETION: Duration = Duration::from_secs(12);
 /// Most rounds of one collection: each deletes tens of thousands of pieces, so that a store that needs more has other
 /// troubles, and the next collection goes on.
 const MAX_ROUNDS: u32 = 1000;
-/// Tries to announce a round while others change the catalogue.
-const MAX_TRIES: u32 = 16;
+/// Tries to announce a round while others change the catalogue and uploads begin.
+const MAX_TRIES: u32 = 64;
+/// How long an upload takes to begin.
+const UPLOAD_BEGINS: Duration = Duration::from_millis(100);
 
 /// What a collection did, or would do.
 #[derive(Debug, Default)]
@@ -69,7 +71,10 @@ pub(crate) async fn collect(replica: &Replica, author: &Author, dry_run: bool) -
         let mut catalog = (*replica.catalogue.current()).clone();
         let (gone, revision) = (collected.retired.iter().map(retire::deletion), catalog.revision());
         catalog.fold(gone, revision);
-        let doomed = find::find(replica, &catalog, usize::MAX).await?;
+        let doomed = find::find(replica, &catalog, usize::MAX).await?.ok_or_else(|| {
+            let message = "an upload begins just now: try again".to_owned();
+            Refused(refuse::later("UPLOAD_BEGINS", message, UPLOAD_BEGINS))
+        })?;
         collected.count(&doomed);
         collected.freed_bytes = find::bytes(replica, &doomed).await?;
         return Ok(collected);
@@ -104,9 +109,15 @@ async fn round(replica: &Replica, author: &Author) -> Result<Vec<Doomed>, Refuse
     for _ in 0..MAX_TRIES {
         replica.catalogue.catch_up().await?;
         let catalog = replica.catalogue.current();
-        check_no_other(&catalog)?;
+        if let Some(running) = catalog.sweep().filter(|sweep| is_running(sweep)) {
+            wait_for(replica, running).await?;
+            continue;
+        }
         let below = replica.store.last_sequence().await?.saturating_add(1);
-        let doomed = find::find(replica, &catalog, find::MAX_DOOMED).await?;
+        let Some(doomed) = find::find(replica, &catalog, find::MAX_DOOMED).await? else {
+            tokio::time::sleep(UPLOAD_BEGINS).await;
+            continue;
+        };
         if doomed.is_empty() {
             return Ok(doomed);
         }
@@ -126,20 +137,34 @@ async fn round(replica: &Replica, author: &Author) -> Result<Vec<Doomed>, Refuse
         crash::point("sweep-done");
         return Ok(deleted);
     }
-    Err(change::NotMade::Contended.into())
+    let message = "uploads begin and end all the time: try again later".to_owned();
+    Err(Refused(refuse::later("BUSY", message, ROUND.into())))
 }
 
+/// Whether a round may still delete.
+fn is_running(sweep: &Sweep) -> bool {
+    !sweep.done && clock::now() <= sweep.until + CLOCKS_DIFFER
+}
+
+/// Waits until a round of another replica is over.
+///
 /// # Errors
-/// `UNAVAILABLE` while another replica's round is not over.
-fn check_no_other(catalog: &Catalog) -> Result<(), Refused> {
-    let running = catalog.sweep().filter(|sweep| !sweep.done);
-    let left = running.map(|sweep| (sweep.until + CLOCKS_DIFFER).since(clock::now()));
-    match left {
-        Some(left) if left.0 > 0 => {
-            let message = "garbage is being collected already: try again in a minute".to_owned();
-            Err(Refused(refuse::later("SWEEP", message, left.into())))
+/// `UNAVAILABLE` if it says that it takes longer than a round does.
+async fn wait_for(replica: &Replica, running: &Sweep) -> Result<(), Refused> {
+    let left = (running.until + CLOCKS_DIFFER).since(clock::now());
+    if left > Span(ROUND.0 + CLOCKS_DIFFER.0) {
+        let message = "garbage is being collected already: try again later".to_owned();
+        return Err(Refused(refuse::later("SWEEP", message, left.into())));
+    }
+    let over = replica
+        .catalogue
+        .until(|catalog| catalog.sweep().is_none_or(|newer| newer.id != running.id || newer.done));
+    tokio::select! {
+        () = over => Ok(()),
+        () = tokio::time::sleep(left.into()) => Ok(()),
+        () = replica.shutdown.requested() => {
+            Err(Refused(refuse::later("STOPPING", "this replica stops".to_owned(), Duration::ZERO)))
         }
-        _ => Ok(()),
     }
 }
 

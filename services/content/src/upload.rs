@@ -9,6 +9,7 @@ mod begin;
 mod chunks;
 mod finish;
 mod known;
+mod whole;
 
 use domain::Digest;
 use domain::catalog::{Catalog, StoredRevision, Upload};

@@ -394,3 +394,37 @@ async fn a_full_store_says_so_and_keeps_what_it_has() {
     assert_eq!(live.nats.stream_state(DESIRED.name).await.unwrap().unwrap().messages, stored);
     assert!(stored >= 5);
 }
+
+#[tokio::test]
+async fn subjects_are_listed_and_purged_up_to_a_place() {
+    let live = Live::start().await;
+    let nats = &live.nats;
+    nats.ensure_stream(&CONTENT, 1).await.unwrap();
+    let chunk = |name: &str| wire::subject::content_chunk(&domain::Digest::of(name.as_bytes()));
+    let none = nats.subjects(CONTENT.name, "content.>", 0).await.unwrap();
+    assert_eq!((none.subjects.len(), none.next), (0, None));
+    for name in ["a", "b", "c"] {
+        nats.publish_cas(CONTENT.name, &chunk(name), (Headers::new(), "x".into()), Expect::Any)
+            .await
+            .unwrap();
+    }
+    let all = nats.subjects(CONTENT.name, "content.chunk.*", 0).await.unwrap();
+    let mut expected: Vec<String> = ["a", "b", "c"].map(|name| chunk(name).to_string()).into();
+    expected.sort();
+    assert_eq!((all.subjects, all.next), (expected.clone(), None));
+    let rest = nats.subjects(CONTENT.name, "content.chunk.*", 2).await.unwrap();
+    assert_eq!((rest.subjects.as_slice(), rest.next), (&expected[2..], None));
+    assert_eq!(nats.count_subjects(CONTENT.name, "content.>").await.unwrap(), 3);
+    assert_eq!(nats.count_subjects(CONTENT.name, chunk("a").as_str()).await.unwrap(), 1);
+    assert_eq!(nats.count_subjects(CONTENT.name, chunk("d").as_str()).await.unwrap(), 0);
+
+    let state = nats.stream_state(CONTENT.name).await.unwrap().unwrap();
+    assert!(state.bytes > 0);
+    // Stored again after the look: it stays.
+    nats.publish_cas(CONTENT.name, &chunk("b"), (Headers::new(), "y".into()), Expect::Any).await.unwrap();
+    let below = state.last_sequence + 1;
+    assert_eq!(nats.purge(CONTENT.name, chunk("a").as_str(), below).await.unwrap(), 1);
+    assert_eq!(nats.purge(CONTENT.name, chunk("b").as_str(), below).await.unwrap(), 0);
+    assert_eq!(nats.purge(CONTENT.name, "content.chunk.*", below).await.unwrap(), 1);
+    assert_eq!(nats.subjects(CONTENT.name, "content.>", 0).await.unwrap().subjects, [chunk("b").to_string()]);
+}

@@ -30,10 +30,10 @@ pub(crate) struct Job {
 }
 
 /// Names a delta: where it leads and where it starts.
-type Name = (Digest, Option<Digest>);
+pub(super) type Name = (Digest, Option<Digest>);
 
 impl Job {
-    fn name(&self) -> Name {
+    pub(super) fn name(&self) -> Name {
         (self.to.manifest, self.from.as_ref().map(|from| from.manifest))
     }
 }
@@ -173,18 +173,9 @@ pub(super) async fn wanted(
     let name = &channel.name;
     let stored: BTreeSet<ContentRevision> =
         catalog.content_revisions(name).map(|it| it.value.number).collect();
-    let pointers = catalog.followers(name).filter_map(|group| group.value.content.get(name));
-    let named: BTreeSet<ContentRevision> = pointers
-        .filter_map(|pointer| match pointer {
-            ContentPointer::Revision(number) => Some(*number),
-            ContentPointer::Stage(_) => None,
-        })
-        .collect();
-    let staged = channel.stages.values().filter_map(|stage| stage.revision);
-    let targets: BTreeSet<ContentRevision> =
-        staged.chain(named.iter().copied()).chain(stored.last().copied()).collect();
+    let named = named(catalog, channel);
     let mut made = BTreeSet::new();
-    for target in targets {
+    for target in targets(catalog, channel) {
         let Some(to) = catalog.content_revision(name, target) else { continue };
         // One without bytes needs no delta.
         let empty = to.value.content_bytes == 0;
@@ -201,6 +192,25 @@ pub(super) async fn wanted(
     let holders = replica.census.holders(name);
     let known = Known { channel, stored: &stored, named: &named, holders: &holders, made: &made };
     Ok(patches::next(&known, replica.config.patches.into()))
+}
+
+/// Revisions that a group names by number.
+fn named(catalog: &Catalog, channel: &Channel) -> BTreeSet<ContentRevision> {
+    let pointers =
+        catalog.followers(&channel.name).filter_map(|group| group.value.content.get(&channel.name));
+    pointers
+        .filter_map(|pointer| match pointer {
+            ContentPointer::Revision(number) => Some(*number),
+            ContentPointer::Stage(_) => None,
+        })
+        .collect()
+}
+
+/// Revisions that agents are led to, or soon will be.
+pub(super) fn targets(catalog: &Catalog, channel: &Channel) -> BTreeSet<ContentRevision> {
+    let newest = catalog.content_revisions(&channel.name).next_back().map(|it| it.value.number);
+    let staged = channel.stages.values().filter_map(|stage| stage.revision);
+    staged.chain(named(catalog, channel)).chain(newest).collect()
 }
 
 /// Where the deltas to a manifest start that are listed or were dropped.

@@ -15,7 +15,7 @@ use domain::Digest;
 use domain::content::patches::is_worth_keeping;
 use domain::content::{ContentIndex, Delta, DeltaFrame, DeltaPart, Manifest};
 
-use super::board::Job;
+use super::board::{self, Job};
 use super::source::{ContentFile, Sources};
 use crate::crash;
 use crate::replica::Replica;
@@ -23,6 +23,8 @@ use crate::store::StoreError;
 
 /// How often it is looked whether another replica was quicker.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often it is looked whether the delta is still of use.
+const GLANCE: Duration = Duration::from_secs(1);
 /// Tries to list a delta while other replicas list theirs.
 const MAX_TRIES: u32 = 16;
 
@@ -43,6 +45,9 @@ pub(super) enum NotMade {
     /// Another replica made it.
     #[error("another replica made it")]
     Elsewhere,
+    /// No agent is led there any more.
+    #[error("a newer revision came")]
+    Overtaken,
     /// This process stops.
     #[error("this process stops")]
     Stopping,
@@ -86,7 +91,7 @@ pub(super) async fn make(replica: &Replica, sources: &mut Sources, job: &Job) ->
         None => None,
     };
     let out = sources.file()?;
-    let watched = Watched { replica, manifest: &manifest, to, from };
+    let watched = Watched { replica, job, manifest: &manifest };
     let (frames, out, bytes) = encode(&watched, (old, new), (out, chunk_bytes)).await?;
     crash::point("delta-encoded");
     if store.used().await?.saturating_add(bytes) > replica.config.content_quota {
@@ -112,16 +117,24 @@ fn missing_bytes(manifest: &Manifest, index: &ContentIndex, old: Option<&Manifes
 /// The index in which a delta appears when another replica was quicker.
 struct Watched<'a> {
     replica: &'a Replica,
+    job: &'a Job,
     manifest: &'a Manifest,
-    to: Digest,
-    from: Option<Digest>,
 }
 
 impl Watched<'_> {
     async fn is_listed(&self) -> bool {
-        let stored = self.replica.store.index(&self.to, self.manifest).await;
+        let (to, from) = self.job.name();
+        let stored = self.replica.store.index(&to, self.manifest).await;
         let index = stored.ok().and_then(|stored| stored.index);
-        index.is_some_and(|index| index.delta(self.from).is_some())
+        index.is_some_and(|index| index.delta(from).is_some())
+    }
+
+    /// Whether agents are still led to where the delta leads.
+    fn is_wanted(&self) -> bool {
+        self.replica.catalogue.look(|catalog| {
+            let channel = catalog.channel(&self.job.channel);
+            channel.is_some_and(|it| board::targets(catalog, &it.value).contains(&self.job.to.number))
+        })
     }
 }
 
@@ -137,21 +150,30 @@ async fn encode(
     let told = Arc::clone(&cancelled);
     let work = runtime::tasks::background("delta", move || frames(old, &new, (out, chunk_bytes), &told));
     let mut work = std::pin::pin!(work);
+    let (mut look, mut glance) = (tokio::time::interval(LOOK), tokio::time::interval(GLANCE));
     let reason = loop {
         tokio::select! {
             encoded = &mut work => {
                 return encoded.map_err(|error| NotMade::Files(io::Error::other(error)))?;
             }
             () = watched.replica.shutdown.requested() => break NotMade::Stopping,
-            () = tokio::time::sleep(LOOK) => {
+            _ = look.tick() => {
                 if watched.is_listed().await {
                     break NotMade::Elsewhere;
                 }
             }
+            _ = glance.tick() => {
+                if !watched.is_wanted() {
+                    break NotMade::Overtaken;
+                }
+            }
         }
     };
-    // It ends with the frame that it is at, or with the process.
     cancelled.store(true, Ordering::Relaxed);
+    if !matches!(reason, NotMade::Stopping) {
+        // Two at once would take twice the memory. When the process stops, it ends with that.
+        drop(work.await);
+    }
     Err(reason)
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use domain::catalog::{Catalog, StoredRevision};
 use domain::content::retention::{Piece, Referenced};
@@ -17,8 +16,6 @@ use crate::{Refused, refuse};
 
 /// Most that one round deletes: what fits into its time, and into a few megabytes.
 pub(super) const MAX_DOOMED: usize = 20_000;
-/// How long an upload takes to begin.
-const UPLOAD_BEGINS: Duration = Duration::from_secs(1);
 /// Manifests that are read at a time: each may take 2 MiB.
 const MANIFESTS_AT_A_TIME: usize = 4;
 
@@ -50,9 +47,17 @@ impl Doomed {
     }
 }
 
-/// Finds what nothing in the catalogue needs, at most so many.
-pub(super) async fn find(replica: &Replica, catalog: &Catalog, most: usize) -> Result<Vec<Doomed>, Refused> {
-    let referenced = referenced(replica, catalog, clock::now()).await?;
+/// Finds what nothing in the catalogue needs, at most so many. `None` while an upload begins: what it needs is not
+/// known yet.
+///
+/// # Errors
+/// [`Refused`] if what a revision needs is not known, or the stream does not answer.
+pub(super) async fn find(
+    replica: &Replica,
+    catalog: &Catalog,
+    most: usize,
+) -> Result<Option<Vec<Doomed>>, Refused> {
+    let Some(referenced) = referenced(replica, catalog, clock::now()).await? else { return Ok(None) };
     let (mut doomed, mut deltas) = (Vec::new(), BTreeMap::new());
     let mut next = Some(0);
     while let Some(from) = next
@@ -71,51 +76,49 @@ pub(super) async fn find(replica: &Replica, catalog: &Catalog, most: usize) -> R
     }
     doomed.extend(deltas.into_iter().map(|((from, to), parts)| Doomed::Delta { from, to, parts }));
     doomed.truncate(most);
-    Ok(doomed)
+    Ok(Some(doomed))
 }
 
-/// All that revisions and uploads name.
+/// All that revisions and uploads name; `None` if the manifest of an upload is not stored yet.
 ///
 /// # Errors
-/// [`Refused`] if one of them cannot be read: then nobody knows what it names.
-async fn referenced(replica: &Replica, catalog: &Catalog, now: Timestamp) -> Result<Referenced, Refused> {
+/// [`Refused`] if that of a revision is not there: then nobody knows what it names.
+async fn referenced(
+    replica: &Replica,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Result<Option<Referenced>, Refused> {
     let revisions = catalog.channels().flat_map(|channel| catalog.content_revisions(&channel.value.name));
     let revisions = revisions.map(|revision| (revision.value.manifest, Some(Arc::clone(&revision.value))));
     let uploads = catalog.uploads().filter(|upload| upload.expires_at + EXPIRY_GRACE > now);
     let uploads = uploads.map(|upload| (upload.manifest, None));
     let named: Vec<_> = revisions.chain(uploads).collect();
     let read = named.into_iter().map(|(name, revision)| async move {
-        let manifest = replica.store.read_manifest(&name).await?;
-        let manifest = manifest.ok_or_else(|| unknown(revision.as_deref()))?;
+        let Some(manifest) = replica.store.read_manifest(&name).await? else {
+            return revision.map_or(Ok(None), |revision| Err(lost(&revision)));
+        };
         let index = replica.store.index(&name, &manifest).await?.index;
-        Ok::<_, Refused>((name, manifest, index))
+        Ok::<_, Refused>(Some((name, manifest, index)))
     });
     let mut read = stream::iter(read).buffer_unordered(MANIFESTS_AT_A_TIME);
     let mut referenced = Referenced::new();
-    while let Some((name, manifest, index)) = read.try_next().await? {
+    while let Some(content) = read.try_next().await? {
+        let Some((name, manifest, index)) = content else { return Ok(None) };
         referenced.content(name, manifest.chunks().iter().map(|chunk| chunk.digest));
         // Agents may hold what has no revision any more: a patch from it stays as long as where it leads.
         let from = index.iter().flat_map(ContentIndex::deltas).filter_map(domain::content::Delta::from);
         from.for_each(|from| referenced.held(from));
     }
-    Ok(referenced)
+    Ok(Some(referenced))
 }
 
-/// What a revision or an upload needs is not known, because its manifest is not stored.
-fn unknown(revision: Option<&StoredRevision>) -> Refused {
-    Refused(match revision {
-        Some(StoredRevision { number, channel, .. }) => {
-            let message = format!(
-                "the manifest of revision {number} of channel {channel} is not stored, so nobody knows which chunks it \
-                 needs and none are deleted: push its content again, or retire it"
-            );
-            refuse::precondition("MANIFEST_LOST", message)
-        }
-        None => {
-            let message = "an upload begins just now: try again in a moment".to_owned();
-            refuse::later("UPLOAD_BEGINS", message, UPLOAD_BEGINS)
-        }
-    })
+fn lost(revision: &StoredRevision) -> Refused {
+    let message = format!(
+        "the manifest of revision {} of channel {} is not stored, so nobody knows which chunks it needs and none are \
+         deleted: push its content again, or retire it",
+        revision.number, revision.channel
+    );
+    Refused(refuse::precondition("MANIFEST_LOST", message))
 }
 
 /// How many bytes these take.

@@ -142,7 +142,7 @@ fn estimate(manifest: &Manifest, known: &BTreeMap<Digest, u32>, raw: u64) -> u64
         bytes += u128::from(chunk.bytes);
         stored += u128::from(*taken);
     }
-    let scaled = if bytes == 0 { u128::from(raw) } else { u128::from(raw) * stored / bytes };
+    let scaled = (u128::from(raw) * stored).checked_div(bytes).unwrap_or(raw.into());
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 

@@ -1,13 +1,10 @@
 //! The last call of an upload: makes it a revision of its channel.
 
-use std::collections::BTreeMap;
-
 use domain::Digest;
 use domain::catalog::{Catalog, Channel, Note, RevisionLabel, StoredRevision, Upload, Uploads};
 use domain::change::{Operation, Wanted};
 use domain::content::{ChannelName, ContentIndex, ContentRevision, Manifest};
 use domain::{Revision, Timestamp};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use runtime::clock;
 use runtime::store::Author;
 use tonic::Status;
@@ -15,8 +12,7 @@ use wire::agent::v1::{Envelope, Signature};
 use wire::envelope::{MANIFEST, MAX_SIGNATURES, open_threshold};
 
 use super::chunks::lost;
-use super::known::known;
-use super::{READS_AT_A_TIME, existing, under_way};
+use super::{existing, under_way, whole};
 use crate::replica::Replica;
 use crate::{Refused, change, crash, refuse};
 
@@ -54,7 +50,7 @@ pub(crate) async fn finish(replica: &Replica, finish: Finish, author: &Author) -
     check_upload(&catalog, &finish)?;
     let manifest = replica.store.manifest(&finish.manifest).await?;
     let manifest = manifest.ok_or_else(|| Refused(lost(&finish.manifest)))?;
-    let lengths = stored_lengths(replica, &catalog, &manifest).await?;
+    let lengths = whole::verify(replica, &manifest).await?;
     crash::point("finish-checked");
     sign(replica, &finish).await?;
     crash::point("finish-signed");
@@ -85,48 +81,6 @@ fn check_upload<'a>(catalog: &'a Catalog, finish: &Finish) -> Result<&'a Upload,
         return Ok(upload);
     }
     Err(refuse::field("channel", format!("must be {}, for which the upload was begun", upload.channel)))
-}
-
-/// The length of each chunk as stored, in the order of the manifest.
-///
-/// # Errors
-/// `FAILED_PRECONDITION` if one is not there.
-async fn stored_lengths(
-    replica: &Replica,
-    catalog: &Catalog,
-    manifest: &Manifest,
-) -> Result<Vec<u32>, Refused> {
-    let mut lengths = known(replica, catalog, manifest.channel()).await?;
-    let mut unknown = BTreeMap::new();
-    for (chunk, position) in manifest.chunks().iter().zip(0u32..) {
-        if !lengths.contains_key(&chunk.digest) {
-            unknown.entry(chunk.digest).or_insert(position);
-        }
-    }
-    let read = unknown.into_iter().map(|(digest, position)| async move {
-        let stored = replica.store.chunk(&digest).await?;
-        let length = stored.map(|stored| u32::try_from(stored.len()).unwrap_or(u32::MAX));
-        Ok::<_, Refused>((digest, position, length))
-    });
-    let mut read = stream::iter(read).buffer_unordered(READS_AT_A_TIME);
-    let (mut missing, mut first) = (0, u32::MAX);
-    while let Some((digest, position, length)) = read.try_next().await? {
-        match length {
-            Some(length) => {
-                lengths.insert(digest, length);
-            }
-            None => (missing, first) = (missing + 1, first.min(position)),
-        }
-    }
-    if missing > 0 {
-        let message = format!(
-            "{missing} of {} chunks are not there, the first at position {first}: begin the upload again and send \
-             what it says is missing",
-            manifest.chunks().len()
-        );
-        return Err(Refused(refuse::precondition("MISSING_CHUNKS", message)));
-    }
-    Ok(manifest.chunks().iter().filter_map(|chunk| lengths.get(&chunk.digest).copied()).collect())
 }
 
 /// Stores the manifest with all signatures, if they are enough.

@@ -18,7 +18,7 @@ fn working() -> Config {
 /// Text of which the next version differs here and there: it compresses, and patches are small.
 fn text(version: u64, lines: u64) -> Vec<u8> {
     let line = |number: u64| {
-        let changed = if number % 97 == 0 { version } else { 0 };
+        let changed = if number.is_multiple_of(97) { version } else { 0 };
         let digest = Digest::of(&[number.to_be_bytes(), changed.to_be_bytes()].concat());
         format!("rule {number} matches {digest} and denies\n")
     };
