@@ -58,6 +58,10 @@ pub(crate) struct Agent {
     began: BTreeSet<Digest>,
     /// How often the handler of a content on trial was started.
     trials: BTreeMap<Assigned, u32>,
+    /// Its handlers do not let go of what goes away.
+    pub(crate) keeps_all: bool,
+    /// The disk is busy until then.
+    pub(crate) writes_until: Timestamp,
     /// The disk refused to note a trial since.
     pub(crate) unsaved: bool,
 }
@@ -84,6 +88,8 @@ impl Agent {
             given_up: BTreeSet::new(),
             began: BTreeSet::new(),
             trials: BTreeMap::new(),
+            keeps_all: false,
+            writes_until: Timestamp(0),
             unsaved: false,
         }
     }
@@ -181,7 +187,12 @@ impl Agent {
                 return Some(Input::Persisted { ticket, result });
             }
             Effect::Switch { channel, to } => {
-                let result = written();
+                let is_there = to.as_ref().is_none_or(|item| self.disk.trees.contains(&item.manifest));
+                let result = if is_there { written() } else { Err(Reason::new("is not on the disk")) };
+                if to.is_some() && !is_there {
+                    let manifest = to.as_ref().map(|item| item.manifest);
+                    assert_eq!(self.good(&channel), manifest, "{}: {to:?} is switched on in part", self.id);
+                }
                 if result.is_ok() {
                     self.watch_switch(&channel, to.as_ref());
                     match to {
@@ -340,7 +351,10 @@ impl Agent {
                 Some(Input::Progress { channel, manifest, fetched })
             }
             Running::Handler { item, .. } => {
-                let refuses = item.is_some() && content.nature == Nature::Refused || item.is_none() && fails;
+                let refuses = match item {
+                    Some(_) => content.nature == Nature::Refused,
+                    None => fails || self.keeps_all,
+                };
                 Some(Input::HandlerDone(if refuses { Err(Reason::new("no")) } else { Ok(()) }))
             }
             Running::Health(_) => {

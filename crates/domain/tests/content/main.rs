@@ -12,6 +12,7 @@ mod disk;
 mod random;
 mod roads;
 mod stories;
+mod trouble;
 mod world;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! The world around the machines: time, network, disks, presence, what is assigned, and what goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use domain::content::agent::{Effect, Input, Pace};
 use domain::content::allowance::{Allowance, GRANT, Terms};
@@ -29,12 +29,15 @@ pub(crate) struct Faults {
     damage: u64,
     /// The clock goes back, at a change.
     clock: u64,
+    /// A write takes its time.
+    slow: u64,
 }
 
 impl Faults {
-    pub(crate) const NONE: Self = Self { fails: 0, dies: 0, full: 0, offline: 0, damage: 0, clock: 0 };
+    pub(crate) const NONE: Self =
+        Self { fails: 0, dies: 0, full: 0, offline: 0, damage: 0, clock: 0, slow: 0 };
     pub(crate) const MANY: Self =
-        Self { fails: 30, dies: 10, full: 100, offline: 150, damage: 100, clock: 20 };
+        Self { fails: 30, dies: 10, full: 100, offline: 150, damage: 100, clock: 20, slow: 200 };
 }
 
 enum Event {
@@ -92,7 +95,9 @@ pub(crate) struct World {
     revision: u64,
     changing_until: Timestamp,
     /// How far the agents' clocks are behind.
-    clock_behind: Span,
+    pub(crate) clock_behind: Span,
+    /// Whether presence does not answer.
+    pub(crate) mute: bool,
 }
 
 impl World {
@@ -112,6 +117,7 @@ impl World {
             revision: 10,
             changing_until: now,
             clock_behind: Span(0),
+            mute: false,
         };
         for at in 0..agents {
             world.push(Span(0), Event::Starts { at });
@@ -223,7 +229,7 @@ impl World {
     /// A heartbeat that says what is wanted of the allowance, and its answer.
     fn beat(&mut self, at: usize) {
         let agent = &mut self.agents[at];
-        if agent.machine.is_none() || !agent.online {
+        if agent.machine.is_none() || !agent.online || self.mute {
             return;
         }
         let wish = agent.wish;
@@ -283,7 +289,7 @@ impl World {
     }
 
     fn feed(&mut self, at: usize, input: Input) {
-        let mut inputs = std::collections::VecDeque::from([input]);
+        let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let (now, random) = (self.agents_now(), self.random.next());
             let effects = self.agents[at].handle(now, random, input);
@@ -293,7 +299,12 @@ impl World {
                     return;
                 }
                 let (runs, wishes) = (self.agents[at].runs, matches!(effect, Effect::Wish(_)));
-                inputs.extend(self.agents[at].act(now, effect));
+                let answer = self.agents[at].act(now, effect);
+                if let Some(Input::Persisted { .. }) = &answer {
+                    self.write(at, answer, &mut inputs);
+                } else {
+                    inputs.extend(answer);
+                }
                 if self.agents[at].runs != runs {
                     self.schedule_step(at);
                 }
@@ -313,6 +324,21 @@ impl World {
             let wait = due.since(self.agents_now());
             self.push(wait, Event::Tick { at, due });
         }
+    }
+
+    /// Says that something was written: at once, or later, and in order.
+    fn write(&mut self, at: usize, answer: Option<Input>, inputs: &mut VecDeque<Input>) {
+        if self.random.chance(self.faults.slow) {
+            let until = self.now + Span(self.random.below(5_000));
+            self.agents[at].writes_until = self.agents[at].writes_until.max(until);
+        }
+        let wait = self.agents[at].writes_until.since(self.now);
+        if wait == Span(0) {
+            inputs.extend(answer);
+            return;
+        }
+        let life = self.agents[at].life;
+        answer.into_iter().for_each(|input| self.push(wait, Event::Input { at, life, input }));
     }
 
     /// Something changes, for better or worse.

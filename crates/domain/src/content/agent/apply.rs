@@ -163,10 +163,7 @@ impl Machine {
             }
             // A trial that goes on after a crash does so when the disk takes it.
             Err(reason) if self.is_active(&channel, Some(manifest)) => {
-                if let Some(applying) = &mut self.state_mut(&channel).applying {
-                    applying.starts = applying.starts.saturating_sub(1);
-                }
-                self.work = None;
+                self.keep_intent(&channel);
                 self.delay(turn, &channel, "storing the state", reason);
             }
             Err(reason) => {
@@ -184,6 +181,26 @@ impl Machine {
         self.assess(turn, channel);
     }
 
+    /// What is durable is taken up again later; this time does not count as a start.
+    fn keep_intent(&mut self, channel: &ChannelName) {
+        self.work = None;
+        if let Some(applying) = &mut self.state_mut(channel).applying {
+            applying.starts = applying.starts.saturating_sub(1);
+        }
+    }
+
+    /// The last known good could not be switched to: its files may be gone. It is looked at, and built again where
+    /// nothing else is assigned that may work.
+    fn rebuild(&mut self, turn: &mut Turn, channel: &ChannelName) {
+        self.drop_trial(turn, channel);
+        if let Some(task) = self.tasks.get_mut(channel).filter(|task| task.item.is_some())
+            && task.stage == Stage::Settled
+        {
+            task.repair = true;
+            task.stage = Stage::Local;
+        }
+    }
+
     fn enter_switch(&mut self, turn: &mut Turn) {
         let Some(job) = &mut self.work else { return };
         job.step = Step::Switch;
@@ -197,8 +214,8 @@ impl Machine {
         if let Err(reason) = result {
             match kind {
                 Kind::Trial => self.drop_trial(turn, &channel),
-                // What is durable is taken up again.
-                Kind::Good | Kind::Gone => self.work = None,
+                Kind::Good => self.rebuild(turn, &channel),
+                Kind::Gone => self.keep_intent(&channel),
             }
             self.delay(turn, &channel, "switching", reason);
             return;
