@@ -20,20 +20,18 @@ use crate::{Refused, refuse};
 /// # Errors
 /// `FAILED_PRECONDITION` if a chunk is not there, `INVALID_ARGUMENT` naming the digest that is wrong.
 pub(super) async fn verify(replica: &Replica, manifest: &Manifest) -> Result<Vec<u32>, Refused> {
-    let read = manifest.chunks().iter().map(|chunk| async move {
-        let stored = replica.store.chunk(&chunk.digest).await?;
+    let chunks: Vec<(Digest, u32)> =
+        manifest.chunks().iter().map(|chunk| (chunk.digest, chunk.bytes)).collect();
+    let read = chunks.into_iter().map(|(digest, bytes)| async move {
+        let stored = replica.store.chunk(&digest).await?;
         let Some(stored) = stored else { return Ok::<_, Refused>(None) };
         let length = u32::try_from(stored.len()).unwrap_or(u32::MAX);
-        Ok(Some((length, opened(stored, chunk.digest, chunk.bytes).await?)))
+        Ok(Some((length, opened(stored, digest, bytes).await?)))
     });
-    let mut read = stream::iter(read)
-        .buffered(READS_AT_A_TIME)
-        .zip(stream::iter(0u32..))
-        .map(|(a, b)| a.map(|a| (a, b)))
-        .boxed_local();
+    let mut read = stream::iter(read).buffered(READS_AT_A_TIME);
     let (mut lengths, mut sums) = (Vec::with_capacity(manifest.chunks().len()), Sums::new(manifest));
-    let (mut missing, mut first) = (0, u32::MAX);
-    while let Some((chunk, position)) = read.try_next().await? {
+    let (mut position, mut missing, mut first) = (0, 0, u32::MAX);
+    while let Some(chunk) = read.try_next().await? {
         match chunk {
             Some((length, raw)) if missing == 0 => {
                 sums.add(&raw)?;
@@ -42,6 +40,7 @@ pub(super) async fn verify(replica: &Replica, manifest: &Manifest) -> Result<Vec
             Some(_) => {}
             None => (missing, first) = (missing + 1, first.min(position)),
         }
+        position += 1;
     }
     if missing > 0 {
         let message = format!(
