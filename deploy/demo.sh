@@ -77,6 +77,7 @@ say "demo: musterd is up at $server, NATS at $(sed -n 's/.*"\(nats:[^"]*\)".*/\1
 
 # Groups of the examples follow this channel, so it comes first.
 "$bin/muster" content push definitions/ips examples/content/ --label first --promote stable >&2
+"$bin/muster" content promote definitions/ips --stage canary >&2
 "$bin/muster" apply -f examples/ >&2
 for agent in "${agents[@]}"; do
   name=${agent%%:*}

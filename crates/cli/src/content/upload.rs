@@ -61,6 +61,8 @@ pub(crate) struct Progress {
     /// Until when the server keeps what it has, once it has begun to take.
     kept: Cell<Option<prost_types::Timestamp>>,
     finishing: Cell<bool>,
+    /// The revision that it became.
+    made: Cell<u32>,
 }
 
 impl Progress {
@@ -71,6 +73,9 @@ impl Progress {
     /// What becomes of what was sent when this stops here.
     pub(crate) fn on_stop(&self) -> String {
         match self.kept.get() {
+            _ if self.made.get() > 0 => {
+                format!("stopped; revision {} is there, but no stage was changed", self.made.get())
+            }
             None => "stopped; nothing was sent".to_owned(),
             Some(until) => format!(
                 "stopped; what was sent is kept until {}, and the same command goes on from there",
@@ -104,6 +109,9 @@ impl Upload {
             let bar = progress::bytes(session.terminal.draws_progress(), "sending", 0);
             let outcome = self.attempt(progress, &bar, &mut left).await;
             drop(bar);
+            if let Ok(FinishUploadResponse { revision: Some(revision), .. }) = &outcome {
+                progress.made.set(revision.revision);
+            }
             let why = match &outcome {
                 Err(Failure::Status { status, .. }) => passing(status),
                 Ok(_) | Err(_) => None,

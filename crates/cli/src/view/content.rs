@@ -75,7 +75,7 @@ pub(crate) fn channel(channel: &Channel, style: Style) -> String {
 }
 
 fn revisions(revisions: &[Revision], style: Style) -> String {
-    let mut table = Table::new(&["REVISION", "LABEL", "SIZE", "FILES", "PUSHED", "KEPT FOR", "NOTE"]);
+    let mut table = Table::new(&["REVISION", "LABEL", "SIZE", "FILES", "PUSHED", "KEPT BY", "NOTE"]);
     for revision in revisions {
         table.row([
             Cell::from(u64::from(revision.revision)),
@@ -83,7 +83,7 @@ fn revisions(revisions: &[Revision], style: Style) -> String {
             Cell::size(revision.bytes),
             Cell::from(u64::from(revision.files)),
             Cell::from(text::time(revision.created_at.as_ref())),
-            Cell::from(kept_for(revision)),
+            Cell::from(kept_by(revision)),
             Cell::from(text::or_none(&revision.note)),
         ]);
     }
@@ -91,7 +91,7 @@ fn revisions(revisions: &[Revision], style: Style) -> String {
 }
 
 /// What keeps a revision from being removed: stages, groups, a pin.
-fn kept_for(revision: &Revision) -> String {
+fn kept_by(revision: &Revision) -> String {
     let stages = revision.stages.iter().map(|stage| format!("@{stage}"));
     let pin = revision.pinned.then(|| "pin".to_owned());
     text::list(&stages.chain(revision.groups.iter().cloned()).chain(pin).collect::<Vec<_>>())
@@ -125,7 +125,7 @@ pub(crate) fn revision(detail: &RevisionDetail, all_files: bool, style: Style) -
     table.field("Label", text::or_none(&revision.label));
     table.field("Note", text::or_none(&revision.note));
     table.field("Pushed", text::time(revision.created_at.as_ref()));
-    table.field("Kept for", kept_for(&revision));
+    table.field("Kept by", kept_by(&revision));
     table.field("Size", format!("{} in {}", size::rounded(revision.bytes), files_counted(revision.files)));
     let chunks = counted(usize::try_from(detail.chunks).unwrap_or(usize::MAX), "chunk", "chunks");
     table.field("As chunks", format!("{} in {chunks}", size::rounded(detail.chunk_bytes)));
@@ -133,7 +133,7 @@ pub(crate) fn revision(detail: &RevisionDetail, all_files: bool, style: Style) -
         0 => "not made yet".to_owned(),
         bytes => size::rounded(bytes),
     };
-    table.field("As one download", whole);
+    table.field("Full download", whole);
     table.field("Content", hex(&revision.digest));
     table.field("Manifest", hex(&revision.manifest));
     format!("{}\n{}\n{}", table.render(style), patches(detail, style), files(detail, all_files, style))
@@ -196,7 +196,7 @@ pub(crate) fn diff(diff: &DiffRevisionsResponse, style: Style) -> String {
         false => table.render_indented(style, 2),
     };
     let whole = format!(
-        "missing chunks are {}, the whole is {}",
+        "missing chunks are {}, a full download is {}",
         size::rounded(diff.chunk_bytes),
         size::rounded(diff.full_bytes)
     );

@@ -16,8 +16,9 @@ use wire::api::v1::fetch_response::Piece;
 use wire::api::v1::revision_selector::Which;
 use wire::api::v1::{
     BeginUploadRequest, BeginUploadResponse, Channel, ContentChange, FetchHead, FetchRequest, FetchResponse,
-    FinishUploadRequest, FinishUploadResponse, GetRevisionRequest, ListChannelsResponse, PromoteRequest,
-    Revision, RevisionDetail, RollbackContentRequest, Stage, UploadChunksRequest, UploadChunksResponse,
+    FinishUploadRequest, FinishUploadResponse, GetRevisionRequest, ListChannelsResponse, Patch,
+    PromoteRequest, Revision, RevisionDetail, RollbackContentRequest, Stage, UploadChunksRequest,
+    UploadChunksResponse,
 };
 
 /// Bytes without repetition, the same in each run.
@@ -266,8 +267,14 @@ fn a_content_that_is_there_already_is_not_sent() {
         agents_touched: 3,
         ..ContentChange::default()
     };
+    let newest = |patches: &[u32], patches_pending| {
+        let patches = patches.iter().map(|from| Patch { from: *from, bytes: 1 }).collect();
+        Reply::message(&RevisionDetail { patches, patches_pending, ..RevisionDetail::default() })
+    };
     let server = Server::start([
         ("BeginUpload", vec![Reply::message(&existing)]),
+        ("GetChannel", vec![two_revisions(&content)]),
+        ("GetRevision", vec![newest(&[], 2), newest(&[1], 1), newest(&[1, 2], 3)]),
         ("Promote", vec![Reply::message(&change)]),
     ]);
     let already = "revision 7 (nov) of definitions/ips holds exactly this already; nothing was sent\n";
@@ -277,6 +284,8 @@ fn a_content_that_is_there_already_is_not_sent() {
     let promoted = "\nupdated  Channel  definitions/ips  canary: 6 -> 7\n\n\
          revision 12: 1 group gets a new snapshot; 3 agents are in it\n";
     push(&server, &content, &["--promote", "canary"]).assert(exit::OK, &format!("{already}{promoted}"), "");
+    let asked = ["BeginUpload", "GetChannel", "GetRevision", "GetRevision", "GetRevision", "Promote"];
+    assert_eq!(server.asked()[1..], asked, "the patch from what canary names is waited for");
     let json = push(&server, &content, &["--promote", "canary", "-o", "json"]).json();
     assert_eq!(json["revision"]["stages"], serde_json::json!(["canary"]));
     assert_eq!((&json["storeRevision"], &json["created"]), (&"12".into(), &serde_json::Value::Null));

@@ -4,17 +4,23 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use domain::Span;
 use domain::catalog::{Note, RevisionLabel};
 use domain::content::ChannelName;
 use ed25519_dalek::{SECRET_KEY_LENGTH, SigningKey};
 use indicatif::ProgressBar;
-use wire::api::v1::{FinishUploadResponse, PromoteRequest, RevisionSelector, revision_selector::Which};
+use wire::api::v1::{
+    FinishUploadResponse, GetRevisionRequest, PromoteRequest, Revision, RevisionSelector,
+    revision_selector::Which,
+};
 
 use super::revision::parse_stage;
 use crate::args::Format;
-use crate::client::patiently;
+use crate::client::{passing, patiently};
+use crate::command::parse_duration;
 use crate::content::source::Source;
 use crate::content::tree::{Tree, note_on_empty_folders};
 use crate::content::upload::{Progress, Upload};
@@ -22,6 +28,9 @@ use crate::content::{cut, progress};
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::view;
+
+/// How often the server is asked for a patch: they take from milliseconds to a minute.
+const PATCH_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,9 +57,12 @@ pub(crate) struct Push {
     /// Why it was made, at most 1 KiB
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = parse_note)]
     note: String,
-    /// Make this stage name the revision
+    /// Make this stage name the revision, once there is a patch from what it names now
     #[arg(long, value_name = "STAGE", value_parser = parse_stage)]
     promote: Option<String>,
+    /// How long to wait for that patch at most; without it agents fetch more
+    #[arg(long, value_name = "DURATION", requires = "promote", default_value = "1m", value_parser = parse_duration)]
+    patch_wait: Span,
     /// Also sign with the content key in this file; may be repeated
     #[arg(long, value_name = "KEYFILE")]
     sign_with: Vec<PathBuf>,
@@ -102,7 +114,11 @@ impl Push {
         let mut finished = Box::pin(upload.run(session, progress)).await?;
         let promoted = match &self.promote {
             None => None,
-            Some(stage) => Some(promote(session, &mut finished, stage).await?),
+            Some(stage) => {
+                let revision = finished.revision.clone().unwrap_or_default();
+                wait_for_patch(session, &revision, stage, self.patch_wait.into()).await?;
+                Some(promote(session, &mut finished, stage).await?)
+            }
         };
         let sent = progress.sent();
         session.show(&finished, |it, style| {
@@ -114,6 +130,41 @@ impl Push {
             }
             shown
         })
+    }
+}
+
+/// Waits until agents that hold what the stage names now find a patch, or there will be none.
+async fn wait_for_patch(
+    session: &Session<'_>,
+    revision: &Revision,
+    stage: &str,
+    limit: Duration,
+) -> Result<(), Failure> {
+    let client = &session.client;
+    let deadline = Instant::now() + limit;
+    let channel = super::revision::channel(client, &revision.channel).await?;
+    let before = channel.stages.iter().find(|it| it.name == stage).map_or(0, |stage| stage.revision);
+    if before == 0 || before == revision.revision {
+        return Ok(());
+    }
+    let what = format!("waiting for the patch from revision {before}");
+    let _turning = progress::waiting(session.terminal.draws_progress(), what);
+    loop {
+        let which = Some(Which::Revision(revision.revision));
+        let selector = RevisionSelector { channel: revision.channel.clone(), which };
+        let request = GetRevisionRequest { selector: Some(selector) };
+        let over = match client.content().get_revision(request).await.map(tonic::Response::into_inner) {
+            Ok(detail) => {
+                let there = detail.patches.iter().any(|patch| patch.from == before);
+                there || detail.patches_pending == 0
+            }
+            // Another replica may not know the revision yet.
+            Err(status) => status.code() != tonic::Code::NotFound && passing(&status).is_none(),
+        };
+        if over || Instant::now() >= deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(PATCH_POLL_INTERVAL).await;
     }
 }
 

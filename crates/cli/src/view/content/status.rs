@@ -54,7 +54,7 @@ fn sources(bytes: Option<&ContentBytes>) -> String {
     let bytes = bytes.copied().unwrap_or_default();
     let fetched = bytes.patch.saturating_add(bytes.chunk).saturating_add(bytes.full);
     format!(
-        "fetched {}: patches {}, chunks {}, whole {}; held already {}",
+        "fetched {}: patches {}, chunks {}, full {}; held already {}",
         size::rounded(fetched),
         size::rounded(bytes.patch),
         size::rounded(bytes.chunk),
@@ -111,7 +111,7 @@ fn state(content: &AgentContent) -> Cell {
 
 /// "1.2 KiB (patch)": what was fetched, and how.
 fn fetched(bytes: &ContentBytes) -> String {
-    let ways = [("patch", bytes.patch), ("chunks", bytes.chunk), ("whole", bytes.full)];
+    let ways = [("patch", bytes.patch), ("chunks", bytes.chunk), ("full", bytes.full)];
     let used: Vec<(&str, u64)> = ways.into_iter().filter(|(_, bytes)| *bytes > 0).collect();
     match used.as_slice() {
         [] => text::NONE.to_owned(),

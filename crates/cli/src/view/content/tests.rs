@@ -85,7 +85,7 @@ fn a_channel_is_shown_with_its_stages_and_revisions() {
          canary  7         6, 5\n\
          stable  -         -\n\
          \n\
-         REVISION  LABEL           SIZE  FILES  PUSHED                KEPT FOR          NOTE\n\
+         REVISION  LABEL           SIZE  FILES  PUSHED                KEPT BY           NOTE\n\
          \u{20}      7  2023-11-14  18.2 MiB    214  2023-11-14T22:13:20Z  @canary           spring\\ncleaning\n\
          \u{20}      6  -           18.2 MiB    214  2023-11-14T22:13:20Z  /servers/db, pin  spring\\ncleaning\n\
          \u{20}      5  -           18.2 MiB    214  2023-11-14T22:13:20Z  -                 spring\\ncleaning\n"
@@ -119,17 +119,17 @@ fn a_revision_is_shown_with_its_files_and_the_ways_to_it() {
     assert_eq!(
         revision(&detail, false, plain()),
         format!(
-            "Channel:          definitions/ips\n\
-             Revision:         7\n\
-             Label:            2023-11-14\n\
-             Note:             spring\\ncleaning\n\
-             Pushed:           2023-11-14T22:13:20Z\n\
-             Kept for:         @canary\n\
-             Size:             18.2 MiB in 214 files\n\
-             As chunks:        8.5 MiB in 231 chunks\n\
-             As one download:  not made yet\n\
-             Content:          {}\n\
-             Manifest:         {}\n\
+            "Channel:        definitions/ips\n\
+             Revision:       7\n\
+             Label:          2023-11-14\n\
+             Note:           spring\\ncleaning\n\
+             Pushed:         2023-11-14T22:13:20Z\n\
+             Kept by:        @canary\n\
+             Size:           18.2 MiB in 214 files\n\
+             As chunks:      8.5 MiB in 231 chunks\n\
+             Full download:  not made yet\n\
+             Content:        {}\n\
+             Manifest:       {}\n\
              \n\
              PATCH FROM      SIZE\n\
              \u{20}        6  12.2 KiB\n\
@@ -179,13 +179,13 @@ fn a_diff_names_files_and_what_the_way_costs() {
          \u{20} added    c.rules  5 B\n\
          \u{20} removed  d.rules  7 B\n\
          \n\
-         an agent at 6 fetches a patch of 12.2 KiB; missing chunks are 85.9 KiB, the whole is 8.5 MiB\n"
+         an agent at 6 fetches a patch of 12.2 KiB; missing chunks are 85.9 KiB, a full download is 8.5 MiB\n"
     );
     let same = DiffRevisionsResponse { files: vec![], patch_bytes: None, ..response };
     assert_eq!(
         diff(&same, plain()),
         "definitions/ips revision 6 -> 7\n  no difference\n\n\
-         there is no patch; missing chunks are 85.9 KiB, the whole is 8.5 MiB\n"
+         there is no patch; missing chunks are 85.9 KiB, a full download is 8.5 MiB\n"
     );
 }
 
@@ -317,7 +317,7 @@ fn a_status_tells_how_far_and_when() {
          FAILED ON  REVISION  REASON\n\
          web-1             7  disk full\n\
          \n\
-         fetched 3.0 KiB: patches 2.0 KiB, chunks 1.0 KiB, whole 0 B; held already 1.0 MiB\n\
+         fetched 3.0 KiB: patches 2.0 KiB, chunks 1.0 KiB, full 0 B; held already 1.0 MiB\n\
          expected to be done in 3m10s, at 2023-11-14T22:16:30Z\n"
     );
     let last = |change: &dyn Fn(&mut ContentStatus)| {
