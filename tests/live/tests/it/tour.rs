@@ -22,13 +22,16 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the tree is there")
 }
 
-/// Steps of the `console` blocks below the heading "Tour".
+/// Headings of the page whose `console` blocks are executed.
+const HEADINGS: [&str; 2] = ["Tour", "Content"];
+
+/// Steps of the `console` blocks below [`HEADINGS`].
 fn steps(page: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let (mut in_tour, mut in_block) = (false, false);
     for (number, line) in page.lines().enumerate() {
         if let Some(heading) = line.strip_prefix("## ") {
-            in_tour = heading == "Tour";
+            in_tour = HEADINGS.contains(&heading);
         } else if line.starts_with("```") {
             in_block = in_tour && line == "```console";
         } else if in_block {
@@ -166,7 +169,7 @@ impl Demo {
             .stdin(Stdio::null())
             .output()
             .expect("bash is there");
-        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+        String::from_utf8_lossy(&output.stdout).trim_end().replace(&place, ".demo/")
     }
 
     /// Ctrl-C, and its end.
