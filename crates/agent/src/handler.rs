@@ -25,7 +25,8 @@ pub struct ContentChange {
     /// The channel.
     pub channel: ChannelName,
     /// Path that leads to the files in force, always the same for a channel. There is nothing behind it when the
-    /// content is gone.
+    /// content is gone. What is made of the files belongs elsewhere: a file that is changed, or is not of the
+    /// content, is drift and is repaired.
     pub dir: PathBuf,
     /// What is in force; `None` if nothing is any more.
     pub revision: Option<HeldRevision>,

@@ -91,7 +91,9 @@ impl Broker {
 
     /// Ends the connection; the next message makes a new one.
     pub(crate) async fn close(&self) {
-        if let Some(nats) = self.session.lock().await.take() {
+        // Closing one that leads nowhere takes seconds, in which the next one can be made.
+        let session = self.session.lock().await.take();
+        if let Some(nats) = session {
             nats.close().await;
         }
     }

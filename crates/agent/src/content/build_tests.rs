@@ -14,7 +14,7 @@ use domain::content::{ChunkEntry, Manifest};
 use super::build::{Build, KeepError, Piece};
 use super::library::{Bounds, Library};
 use super::survey::Surveyed;
-use super::test_content::{Message, Stored, content_trust, files, make, sealed};
+use super::test_content::{Message, SmallDisk, Stored, content_trust, files, make, sealed};
 use crate::test_fleet::fleet;
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -291,4 +291,18 @@ fn removed_contents_leave_their_chunks_behind_and_the_cache_makes_room() {
     let (large, messages) = make("b", 1, files(50, &[("x", 1_600_000)]));
     let space = survey(&tight, &large, &messages).space;
     assert!(space.used < 100_000 && space.needed > 1_600_000, "the cache is empty: {space:?}");
+}
+
+#[test]
+fn what_finds_no_room_takes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(dir.path(), "2m") else { return };
+    let library = library(dir.path());
+    let (stored, messages) = make("a", 1, files(1, &[("a", 900_000), ("b", 900_000), ("c", 900_000)]));
+    let surveyed = survey(&library, &stored, &messages);
+    assert!(surveyed.space.needed > surveyed.space.free, "{:?}", surveyed.space);
+    let failure = begin(&library, &surveyed).unwrap_err();
+    assert!(failure.retry && failure.reason.as_str().contains("room"), "{failure:?}");
+    let used = library.dirs().used().unwrap();
+    assert!(used < 100_000, "{used} bytes are still taken");
 }

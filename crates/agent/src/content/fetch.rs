@@ -20,7 +20,7 @@ use futures::stream::FuturesUnordered;
 use runtime::clock::now;
 use tokio::sync::watch;
 use wire::content::ContentError;
-use wire::envelope::{EnvelopeError, MAX_ENVELOPE_BYTES};
+use wire::envelope::EnvelopeError;
 use wire::subject::{self, Subject};
 
 use super::broker::{Broker, Got};
@@ -94,9 +94,6 @@ impl Fetcher {
     ) -> Result<Option<bytes::Bytes>, Failure> {
         let timeout = window::deadline(bytes).into();
         match self.broker.get(subject, timeout).await {
-            Got::Message(bytes) if bytes.len() > MAX_ENVELOPE_BYTES => {
-                Err(failure(&format!("{what} is longer than it may be")))
-            }
             Got::Message(bytes) => Ok(Some(bytes)),
             Got::Missing => Ok(None),
             Got::Late => {
@@ -203,6 +200,8 @@ struct Download {
     failures: u32,
     wrong: u32,
     last_arrival: tokio::time::Instant,
+    /// When something came last over this connection, or when it was given up for another one.
+    line_since: tokio::time::Instant,
 }
 
 impl Download {
@@ -220,6 +219,7 @@ impl Download {
             failures: 0,
             wrong: 0,
             last_arrival: tokio::time::Instant::now(),
+            line_since: tokio::time::Instant::now(),
             fetcher,
         }
     }
@@ -294,6 +294,7 @@ impl Download {
                 self.window.arrived(now, wanted.bytes);
                 self.progress.send_modify(|fetched| *fetched += bytes.len() as u64);
                 self.last_arrival = tokio::time::Instant::now();
+                self.line_since = self.last_arrival;
                 self.failures = 0;
                 crash::point("content-piece-received");
                 self.keep(wanted, bytes).await
@@ -305,6 +306,7 @@ impl Download {
             }
             Got::Late => {
                 self.window.late(now, wanted.bytes);
+                self.renew(wanted).await;
                 self.again(wanted, "it did not come in time").await
             }
             Got::Failed(why) => {
@@ -338,6 +340,15 @@ impl Download {
         };
         self.build = Some(build);
         failed.map_or(Ok(()), Err)
+    }
+
+    /// A connection over which nothing at all came while a piece was due is made anew: one that leads nowhere any
+    /// more looks like one that is slow, and the system would notice it much later.
+    async fn renew(&mut self, late: Wanted) {
+        if self.line_since.elapsed() >= window::deadline(late.bytes).into() {
+            self.line_since = tokio::time::Instant::now();
+            self.fetcher.broker.close().await;
+        }
     }
 
     /// The piece did not come: it is asked for again, unless nothing came for too long.

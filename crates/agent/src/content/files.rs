@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::Digest;
@@ -74,11 +75,21 @@ impl Files {
         Some((*self.chunks.get(chunk)?, *self.manifest.chunks().get(chunk)?))
     }
 
-    /// Makes the files, with room for all their bytes, and removes whatever else is there.
+    /// Makes the files, with room for all their bytes, and removes whatever else is there. On a disk that has no
+    /// room for all of them nothing is taken.
     pub(crate) fn reserve(&self) -> io::Result<()> {
         self.tree.remove_strangers(&self.paths())?;
+        let mut before = Vec::with_capacity(self.manifest.files().len());
         for file in self.manifest.files() {
-            self.tree.reserve(file.path.as_str(), file.bytes, file.executable)?;
+            match self.tree.reserve(file.path.as_str(), file.bytes, file.executable) {
+                Ok(bytes) => before.push((file.path.as_str(), bytes)),
+                Err(error) => {
+                    for (path, bytes) in before {
+                        self.tree.release(path, bytes)?;
+                    }
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
@@ -148,8 +159,9 @@ impl Files {
         }
     }
 
-    /// Compares all chunks with their digests, those of files that changed since `known` was found.
-    pub(crate) fn check(&self, known: &Checked) -> io::Result<Checked> {
+    /// Compares all chunks with their digests, those of files that changed since `known` was found. Ends early,
+    /// with an error, when `ending` is set.
+    pub(crate) fn check(&self, known: &Checked, ending: &AtomicBool) -> io::Result<Checked> {
         self.close();
         let files = self.manifest.files();
         let mut found = Vec::with_capacity(files.len());
@@ -162,6 +174,9 @@ impl Files {
         let mut good = Vec::with_capacity(self.chunks.len());
         let mut buffer = Vec::new();
         for (number, (at, chunk)) in self.manifest.placed_chunks().enumerate() {
+            if ending.load(Ordering::Relaxed) {
+                return Err(io::Error::other("the agent is stopping"));
+            }
             let length = usize::try_from(chunk.bytes).unwrap_or(usize::MAX);
             let stale =
                 known.good.get(number).is_none() || self.pieces(at, length).any(|(file, _, _)| changed(file));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::content::agent::Durable;
@@ -50,6 +51,7 @@ pub(crate) struct Library {
     pub(super) quota: Option<u64>,
     cache_bytes: u64,
     inner: Mutex<Inner>,
+    ending: AtomicBool,
 }
 
 /// How much the disk may take.
@@ -74,7 +76,16 @@ impl Library {
         let pieces = Pieces::open(dirs.pieces(), cache_bytes)?;
         let inner = Inner { checked: BTreeMap::new(), pieces, bad_deltas: Vec::new() };
         let (fleet, trust) = (fleet.clone(), trust.clone());
-        Ok(Self { dirs, fleet, trust, hooks, quota, cache_bytes, inner: Mutex::new(inner) })
+        Ok(Self {
+            dirs,
+            fleet,
+            trust,
+            hooks,
+            quota,
+            cache_bytes,
+            inner: Mutex::new(inner),
+            ending: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn dirs(&self) -> &Dirs {
@@ -83,6 +94,11 @@ impl Library {
 
     pub(crate) fn trust(&self) -> &ContentTrust {
         &self.trust
+    }
+
+    /// The agent stops: what takes long ends early from now on.
+    pub(crate) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -225,7 +241,7 @@ impl Library {
     pub(crate) fn check(&self, files: &Files) -> io::Result<Checked> {
         let path = files.tree().path().to_owned();
         let known = self.inner().checked.get(&path).cloned().unwrap_or_default();
-        let checked = files.check(&known)?;
+        let checked = files.check(&known, &self.ending)?;
         self.inner().checked.insert(path, checked.clone());
         Ok(checked)
     }
@@ -235,10 +251,10 @@ impl Library {
         self.inner().checked.remove(path);
     }
 
-    /// A delta did not lead to its content: the next plan goes another way, until the index is another one.
+    /// A delta did not lead to its content: the next plan goes another way, until the delta is another one.
     pub(crate) fn distrust(&self, surveyed: &Surveyed) {
-        let (Some(delta), Some(index)) = (surveyed.delta(), &surveyed.index) else { return };
-        let bad = (surveyed.item.manifest, delta.from(), fingerprint(index));
+        let Some(delta) = surveyed.delta() else { return };
+        let bad = (surveyed.item.manifest, delta.from(), fingerprint(delta));
         let mut inner = self.inner();
         if inner.bad_deltas.len() >= MAX_BAD_DELTAS {
             inner.bad_deltas.remove(0);
@@ -250,9 +266,9 @@ impl Library {
 
     /// The index without deltas that led astray.
     pub(super) fn trusted(&self, item: &ContentItem, index: ContentIndex) -> ContentIndex {
-        let known = fingerprint(&index);
         let inner = self.inner();
-        let is_bad = |delta: &Delta| inner.bad_deltas.contains(&(item.manifest, delta.from(), known));
+        let is_bad =
+            |delta: &Delta| inner.bad_deltas.contains(&(item.manifest, delta.from(), fingerprint(delta)));
         if !index.deltas().iter().any(is_bad) {
             return index;
         }
@@ -341,6 +357,12 @@ impl Library {
     }
 }
 
-fn fingerprint(index: &ContentIndex) -> Digest {
-    Digest::of(&wire::content::encode_index(index))
+/// Tells a delta from one that is made anew for the same way: by its parts and how its frames use them.
+fn fingerprint(delta: &Delta) -> Digest {
+    let parts = delta.parts().iter().flat_map(|part| part.digest.0);
+    let frames = delta.frames().iter().flat_map(|frame| {
+        let runs = frame.old.iter().flat_map(|run| [run.offset, run.bytes.into()]);
+        [frame.bytes, frame.stored_bytes, frame.new_bytes].map(u64::from).into_iter().chain(runs)
+    });
+    Digest::of(&parts.chain(frames.flat_map(u64::to_le_bytes)).collect::<Vec<u8>>())
 }

@@ -113,6 +113,7 @@ impl<H: Handler> Content<H> {
     }
 
     async fn stop(mut self) {
+        self.fetcher.library.end();
         self.control.borrow().stop.store(true, Ordering::Relaxed);
         self.control.send_modify(|_| {});
         let unfinished = async {

@@ -1,6 +1,7 @@
 //! Contents for tests, made as a content service makes them.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use domain::content::{
@@ -182,5 +183,27 @@ impl Stored {
     /// Subject of a chunk.
     pub(super) fn chunk(&self, number: usize) -> Subject {
         subject::content_chunk(&self.manifest.chunks()[number].digest)
+    }
+}
+
+/// A file system of a given size, where the test may mount one. Unmounted when dropped.
+pub(super) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    pub(super) fn mount(at: &Path, size: &str) -> Option<Self> {
+        let options = format!("size={size}");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(at)
+            .status()
+            .is_ok_and(|status| status.success());
+        assert!(mounted || std::env::var_os("CI").is_none(), "CI may mount a tmpfs");
+        mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg("--lazy").arg(&self.0).status());
     }
 }

@@ -114,8 +114,9 @@ impl Tree {
     }
 
     /// Makes sure that there is a regular file of this length and mode, with room on the disk for all of it.
-    /// What is in the way is removed; what is in a file of the right length stays.
-    pub(crate) fn reserve(&self, file: &str, bytes: u64, executable: bool) -> io::Result<()> {
+    /// What is in the way is removed; what is in a file of the right length stays. Says how long it was; where
+    /// there is no room it stays as long.
+    pub(crate) fn reserve(&self, file: &str, bytes: u64, executable: bool) -> io::Result<u64> {
         let (at, name) = match self.parent(file, true) {
             Err(error) if is_in_the_way(&error) => {
                 self.clear_way(file)?;
@@ -142,16 +143,27 @@ impl Tree {
         let file = regular(fd)?;
         // The bits asked for, whatever the process masks.
         rustix::fs::fchmod(&file, mode)?;
-        if file.metadata()?.len() > bytes {
+        let before = file.metadata()?.len();
+        if before > bytes {
             file.set_len(bytes)?;
         }
         if bytes > 0 {
             match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => file.set_len(bytes)?,
-                other => other?,
+                Err(error) => {
+                    file.set_len(before.min(bytes))?;
+                    return Err(error.into());
+                }
+                Ok(()) => {}
             }
         }
-        Ok(())
+        Ok(before)
+    }
+
+    /// Gives back what was reserved of a file beyond this length.
+    pub(crate) fn release(&self, file: &str, bytes: u64) -> io::Result<()> {
+        let file = self.write(file)?;
+        if file.metadata()?.len() > bytes { file.set_len(bytes) } else { Ok(()) }
     }
 
     /// Removes what stands where a directory of `file` should be.
@@ -271,10 +283,12 @@ fn plain(name: &str) -> io::Result<&str> {
     }
 }
 
-fn make_directory(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<()> {
-    match rustix::fs::mkdirat(at, path, DIRECTORY) {
-        Err(Errno::EXIST) | Ok(()) => Ok(()),
+fn make_directory(at: impl AsFd, path: impl rustix::path::Arg + Copy) -> io::Result<()> {
+    match rustix::fs::mkdirat(&at, path, DIRECTORY) {
+        Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
+        // The bits asked for, whatever the process masks.
+        Ok(()) => Ok(rustix::fs::chmodat(&at, path, DIRECTORY, AtFlags::empty())?),
     }
 }
 

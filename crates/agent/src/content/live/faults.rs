@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::rig::{Rig, Running};
 use super::store::Store;
-use crate::content::test_content::{Stored, files, make, noise, plain};
+use crate::content::test_content::{SmallDisk, Stored, files, make, noise, plain};
 use crate::test_fleet::PATIENCE;
 
 /// So large that it is some dozens of pieces, and so slow that a test can step in between.
@@ -213,28 +213,6 @@ async fn a_full_disk_leaves_the_old_content_in_force() {
     running.applied(&small).await;
     is_whole(&rig, &small);
     running.stop().await;
-}
-
-/// A file system of a given size, where the test may mount one. Unmounted when dropped.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &std::path::Path, size: &str) -> Option<Self> {
-        let options = format!("size={size}");
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(at)
-            .status()
-            .is_ok_and(|status| status.success());
-        assert!(mounted || std::env::var_os("CI").is_none(), "CI may mount a tmpfs");
-        mounted.then(|| Self(at.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(std::process::Command::new("umount").arg("--lazy").arg(&self.0).status());
-    }
 }
 
 #[tokio::test]
