@@ -127,9 +127,8 @@ mod tests {
         rig.until_beat();
         rig.reply(rig.last_beat(), Cursor::NONE);
         let wish = |effects: &[Effect]| {
-            let of = |effect: &Effect| match effect {
-                Effect::SendHeartbeat(beat) => Some(beat.download),
-                _ => None,
+            let of = |effect: &Effect| {
+                if let Effect::SendHeartbeat(beat) = effect { Some(beat.download) } else { None }
             };
             effects.iter().find_map(of)
         };

@@ -8,6 +8,20 @@ use domain::{Span, Timestamp};
 use crate::agent::Running;
 use crate::disk::{Content, Nature, PIECE};
 use crate::stories::{LARGE, LONG, SMALL, channel, world};
+use crate::world::World;
+
+/// Assigns a content whose turn comes in the second half of the spread.
+fn late(world: &mut World, spread: Span) -> Content {
+    let agent = &world.agents[0].id;
+    let late =
+        |content: &Content| phase(agent, &content.channel, &content.manifest, spread) > spread.scaled(1, 2);
+    let mut all = (1..).map(|number| Content::new("rules", number, LARGE));
+    let content = all.find(late).expect("there are many");
+    world.contents.push(content.clone());
+    world.pace = Pace { spread, rate_limit: Some(1 << 20) };
+    world.assign(&content.channel, Some(&content));
+    content
+}
 
 #[test]
 fn what_fails_is_taken_back_and_not_tried_again() {
@@ -155,14 +169,7 @@ fn damaged_files_are_built_again() {
 fn a_restart_goes_on_without_waiting_for_its_turn() {
     let mut world = world(&[]);
     let spread = Span::from_secs(3_600);
-    let late = |content: &Content| {
-        phase(&world.agents[0].id, &content.channel, &content.manifest, spread) > spread.scaled(1, 2)
-    };
-    let content =
-        (1..).map(|number| Content::new("rules", number, LARGE)).find(late).expect("there are many");
-    world.contents.push(content.clone());
-    world.pace = Pace { spread, rate_limit: Some(1 << 20) };
-    world.assign(&content.channel, Some(&content));
+    let content = late(&mut world, spread);
     world.pass(Span::from_secs(5));
     assert_eq!(world.status("rules").reason.as_ref(), "waits for its turn within contentSpread");
     world.stands("rules", 0, ItemState::Offered);
@@ -276,12 +283,57 @@ fn an_allowance_that_is_not_renewed_stops_the_download() {
 
 #[test]
 fn a_clock_that_goes_back_holds_up_nothing() {
-    let mut world = world(&[("rules", 1, SMALL, Nature::Good)]);
-    world.pace = Pace { spread: Span::from_secs(60), rate_limit: None };
-    world.give("rules", 1);
+    let mut world = world(&[]);
+    let content = late(&mut world, Span::from_secs(60));
     world.pass(Span::from_secs(4));
     world.clock_behind = Span::from_secs(3_600);
     world.input(0, Input::Tick);
     world.pass(LONG);
+    world.stands("rules", content.number, ItemState::Healthy);
+}
+
+#[test]
+fn a_broker_that_is_back_is_asked_soon() {
+    let mut world = world(&[("rules", 1, SMALL, Nature::Good)]);
+    world.agents[0].online = false;
+    world.give("rules", 1);
+    // So often that the next attempt would be minutes away.
+    while world.took(Span::from_secs(60)).contains("delayed") {}
+    world.input(0, Input::Online(false));
+    world.took(Span::from_secs(1));
+    world.agents[0].online = true;
+    world.input(0, Input::Online(true));
+    world.took(Span::from_secs(15));
     world.stands("rules", 1, ItemState::Healthy);
+}
+
+#[test]
+fn cuts_that_leave_something_are_followed_up_soon() {
+    let mut world = world(&[("rules", 1, LARGE, Nature::Good)]);
+    world.give("rules", 1);
+    let began = world.now;
+    for _ in 0..8 {
+        world.until_download(1);
+        world.agents[0].online = false;
+        world.pass(Span::from_secs(2));
+        world.agents[0].online = true;
+    }
+    world.pass(Span::from_secs(20));
+    world.stands("rules", 1, ItemState::Healthy);
+    assert!(world.now.since(began) < Span::from_secs(120));
+    assert_eq!(world.agents[0].fetched, u64::from(LARGE) * PIECE, "nothing is fetched twice");
+}
+
+#[test]
+fn a_handler_is_told_of_what_is_gone_however_long_the_disk_refused() {
+    let mut world = world(&[("rules", 1, SMALL, Nature::Good)]);
+    world.follow("rules", 1);
+    world.agents[0].disk.full = true;
+    let took = world.follow("rules", 0);
+    assert!(
+        took.matches("delayed: switching").count() > usize::try_from(MAX_STARTS).expect("it fits"),
+        "{took}"
+    );
+    world.agents[0].disk.full = false;
+    assert!(world.took(Span::from_secs(900)).contains("switch to 0, run 0"));
 }

@@ -398,9 +398,9 @@ proptest! {
         let mut served = [false; AGENTS];
         for turn in 0..300 {
             world.pass(Span::from_secs(1));
-            for number in 0..AGENTS {
+            for (number, served) in served.iter_mut().enumerate() {
                 let held = world.slots[number] > world.now;
-                served[number] |= held;
+                *served |= held;
                 world.beat(number, (turn + number * 3) % 2, held && turn % 10 == 0, true);
                 world.deliver_all();
             }
