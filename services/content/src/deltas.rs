@@ -19,7 +19,7 @@ use domain::catalog::{Catalog, StoredRevision};
 use runtime::ids;
 use tokio::time::Instant;
 
-pub(crate) use board::Board;
+pub(crate) use board::{Board, targets};
 
 use crate::Refused;
 use crate::replica::Replica;

@@ -71,7 +71,7 @@ pub(crate) async fn collect(replica: &Replica, author: &Author, dry_run: bool) -
         let mut catalog = (*replica.catalogue.current()).clone();
         let (gone, revision) = (collected.retired.iter().map(retire::deletion), catalog.revision());
         catalog.fold(gone, revision);
-        let doomed = find::find(replica, &catalog, usize::MAX).await?.ok_or_else(|| {
+        let doomed = find::find(replica, &catalog, (usize::MAX, true)).await?.ok_or_else(|| {
             let message = "an upload begins just now: try again".to_owned();
             Refused(refuse::later("UPLOAD_BEGINS", message, UPLOAD_BEGINS))
         })?;
@@ -114,7 +114,7 @@ async fn round(replica: &Replica, author: &Author) -> Result<Vec<Doomed>, Refuse
             continue;
         }
         let below = replica.store.last_sequence().await?.saturating_add(1);
-        let Some(doomed) = find::find(replica, &catalog, find::MAX_DOOMED).await? else {
+        let Some(doomed) = find::find(replica, &catalog, (find::MAX_DOOMED, false)).await? else {
             tokio::time::sleep(UPLOAD_BEGINS).await;
             continue;
         };

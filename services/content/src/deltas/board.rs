@@ -87,7 +87,7 @@ impl Board {
     }
 
     /// What is known of the index of this manifest is old.
-    pub(super) fn forget_made(&self, to: &Digest) {
+    pub(crate) fn forget_made(&self, to: &Digest) {
         self.state().listed.remove(to);
     }
 
@@ -207,7 +207,7 @@ fn named(catalog: &Catalog, channel: &Channel) -> BTreeSet<ContentRevision> {
 }
 
 /// Revisions that agents are led to, or soon will be.
-pub(super) fn targets(catalog: &Catalog, channel: &Channel) -> BTreeSet<ContentRevision> {
+pub(crate) fn targets(catalog: &Catalog, channel: &Channel) -> BTreeSet<ContentRevision> {
     let newest = catalog.content_revisions(&channel.name).next_back().map(|it| it.value.number);
     let staged = channel.stages.values().filter_map(|stage| stage.revision);
     staged.chain(named(catalog, channel)).chain(newest).collect()

@@ -1,18 +1,19 @@
 //! What is stored and nothing needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use domain::catalog::{Catalog, StoredRevision};
+use domain::Digest;
+use domain::catalog::{Catalog, Channel, StoredRevision};
 use domain::content::retention::{Piece, Referenced};
-use domain::content::{ContentIndex, Manifest};
-use domain::{Digest, Timestamp};
+use domain::content::{ContentIndex, ContentRevision, Delta, Manifest};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use runtime::clock;
 
 use crate::replica::Replica;
+use crate::store::StoredIndex;
 use crate::upload::{EXPIRY_GRACE, READS_AT_A_TIME};
-use crate::{Refused, refuse};
+use crate::{Refused, deltas, refuse};
 
 /// Most that one round deletes: what fits into its time, and into a few megabytes.
 pub(super) const MAX_DOOMED: usize = 20_000;
@@ -50,21 +51,24 @@ impl Doomed {
 /// Finds what nothing in the catalogue needs, at most so many. `None` while an upload begins: what it needs is not
 /// known yet.
 ///
+/// Deltas to revisions that no agent is led to any more are among it. Unless it is a dry run, they are taken out of
+/// their indexes here, before they are deleted.
+///
 /// # Errors
 /// [`Refused`] if what a revision needs is not known, or the stream does not answer.
 pub(super) async fn find(
     replica: &Replica,
     catalog: &Catalog,
-    most: usize,
+    (most, dry_run): (usize, bool),
 ) -> Result<Option<Vec<Doomed>>, Refused> {
-    let Some(referenced) = referenced(replica, catalog, clock::now()).await? else { return Ok(None) };
+    let Some(needed) = needed(replica, catalog, dry_run).await? else { return Ok(None) };
     let (mut doomed, mut deltas) = (Vec::new(), BTreeMap::new());
     let mut next = Some(0);
     while let Some(from) = next
         && doomed.len() + deltas.len() < most
     {
         let (stored, then) = replica.store.pieces(from).await?;
-        for piece in referenced.sweep(stored) {
+        for piece in stored.into_iter().filter(|piece| !needed.needs(piece)) {
             match piece {
                 Piece::Manifest(manifest) => doomed.push(Doomed::Manifest(manifest)),
                 Piece::Index(manifest) => doomed.push(Doomed::Index(manifest)),
@@ -79,37 +83,106 @@ pub(super) async fn find(
     Ok(Some(doomed))
 }
 
-/// All that revisions and uploads name; `None` if the manifest of an upload is not stored yet.
+/// What is needed.
+struct Needed {
+    referenced: Referenced,
+    /// Contents of revisions that no agent is led to: deltas to them are of no use.
+    idle: BTreeSet<Digest>,
+}
+
+impl Needed {
+    fn needs(&self, piece: &Piece) -> bool {
+        let idle = match piece {
+            Piece::Part { to, .. } => self.idle.contains(to),
+            Piece::Manifest(_) | Piece::Index(_) | Piece::Chunk(_) => false,
+        };
+        !idle && self.referenced.needs(piece)
+    }
+}
+
+/// A manifest that a revision or an upload names, what it says, and the index beside it.
+struct Content {
+    name: Digest,
+    manifest: Manifest,
+    index: StoredIndex,
+    /// Whether agents are led to it, or soon will be.
+    led: bool,
+}
+
+/// All that revisions and uploads need; `None` if the manifest of an upload is not stored yet.
 ///
 /// # Errors
 /// [`Refused`] if that of a revision is not there: then nobody knows what it names.
-async fn referenced(
-    replica: &Replica,
-    catalog: &Catalog,
-    now: Timestamp,
-) -> Result<Option<Referenced>, Refused> {
-    let revisions = catalog.channels().flat_map(|channel| catalog.content_revisions(&channel.value.name));
-    let revisions = revisions.map(|revision| (revision.value.manifest, Some(Arc::clone(&revision.value))));
-    let uploads = catalog.uploads().filter(|upload| upload.expires_at + EXPIRY_GRACE > now);
-    let uploads = uploads.map(|upload| (upload.manifest, None));
-    let named: Vec<_> = revisions.chain(uploads).collect();
-    let read = named.into_iter().map(|(name, revision)| async move {
-        let Some(manifest) = replica.store.read_manifest(&name).await? else {
-            return revision.map_or(Ok(None), |revision| Err(lost(&revision)));
-        };
-        let index = replica.store.index(&name, &manifest).await?.index;
-        Ok::<_, Refused>(Some((name, manifest, index)))
-    });
-    let mut read = stream::iter(read).buffer_unordered(MANIFESTS_AT_A_TIME);
-    let mut referenced = Referenced::new();
-    while let Some(content) = read.try_next().await? {
-        let Some((name, manifest, index)) = content else { return Ok(None) };
-        referenced.content(name, manifest.chunks().iter().map(|chunk| chunk.digest));
-        // Agents may hold what has no revision any more: a patch from it stays as long as where it leads.
-        let from = index.iter().flat_map(ContentIndex::deltas).filter_map(domain::content::Delta::from);
-        from.for_each(|from| referenced.held(from));
+async fn needed(replica: &Replica, catalog: &Catalog, dry_run: bool) -> Result<Option<Needed>, Refused> {
+    let mut needed = Needed { referenced: Referenced::new(), idle: BTreeSet::new() };
+    let mut contents = stream::iter(named(replica, catalog))
+        .map(|named| async move { read(replica, named).await })
+        .buffer_unordered(MANIFESTS_AT_A_TIME);
+    while let Some(content) = contents.try_next().await? {
+        let Some(Content { name, manifest, index, led }) = content else { return Ok(None) };
+        needed.referenced.content(name, manifest.chunks().iter().map(|chunk| chunk.digest));
+        let deltas = index.index.iter().flat_map(ContentIndex::deltas);
+        if led {
+            // Agents may hold what has no revision any more: a patch from it stays as long as where it leads.
+            deltas.filter_map(Delta::from).for_each(|from| needed.referenced.held(from));
+        } else {
+            needed.idle.insert(name);
+            if !dry_run && deltas.count() > 0 {
+                strip(replica, &name, index).await?;
+            }
+        }
     }
-    Ok(Some(referenced))
+    Ok(Some(needed))
+}
+
+/// A manifest, whose revision it is (none: an upload's), and whether agents are led to that.
+type Named = (Digest, Option<Arc<StoredRevision>>, bool);
+
+fn named(replica: &Replica, catalog: &Catalog) -> Vec<Named> {
+    let mut named = Vec::new();
+    for channel in catalog.channels() {
+        let led = led(replica, catalog, &channel.value);
+        for revision in catalog.content_revisions(&channel.value.name) {
+            let stored = Arc::clone(&revision.value);
+            named.push((stored.manifest, Some(Arc::clone(&stored)), led.contains(&stored.number)));
+        }
+    }
+    let uploads = catalog.uploads().filter(|upload| upload.expires_at + EXPIRY_GRACE > clock::now());
+    named.extend(uploads.map(|upload| (upload.manifest, None, true)));
+    named
+}
+
+/// Revisions that agents are led to, are fetching, or are led back to by a rollback.
+fn led(replica: &Replica, catalog: &Catalog, channel: &Channel) -> BTreeSet<ContentRevision> {
+    let there = |number: &ContentRevision| catalog.content_revision(&channel.name, *number).is_some();
+    let before = channel.stages.values().filter_map(|stage| stage.previous.iter().copied().find(there));
+    let mut led = deltas::targets(catalog, channel);
+    led.extend(before);
+    led.extend(replica.census.fetching(&channel.name));
+    led
+}
+
+async fn read(replica: &Replica, (name, revision, led): Named) -> Result<Option<Content>, Refused> {
+    match (replica.store.read_manifest(&name).await?, revision) {
+        (Some(manifest), _) => {
+            let index = replica.store.index(&name, &manifest).await?;
+            Ok(Some(Content { name, manifest, index, led }))
+        }
+        (None, Some(revision)) => Err(lost(&revision)),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Takes all deltas out of an index. If somebody else wrote it meanwhile, the next collection does.
+async fn strip(replica: &Replica, name: &Digest, stored: StoredIndex) -> Result<(), Refused> {
+    let Some(index) = stored.index else { return Ok(()) };
+    let lengths = index.stored_bytes().to_vec();
+    let bare = ContentIndex::new(index.fleet().clone(), *name, lengths, Vec::new());
+    if let Ok(bare) = bare {
+        replica.store.put_index(&bare, stored.sequence).await?;
+    }
+    replica.board.forget_made(name);
+    Ok(())
 }
 
 fn lost(revision: &StoredRevision) -> Refused {

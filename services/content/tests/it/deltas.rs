@@ -127,6 +127,42 @@ async fn replicas_share_the_work_and_undo_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn deltas_to_where_no_agent_is_led_any_more_are_garbage() {
+    let fleet = Fleet::start().await;
+    let mut replica = fleet.replica(&working()).await;
+    let mut made = Vec::new();
+    for version in 1..=4 {
+        let content = Content::new(CHANNEL, text(version, 4_000));
+        made.push(push(&mut replica.api, &content).await.unwrap().revision);
+        let expected = [1, 2, 3, 3][made.len() - 1];
+        until(async || index(&fleet, made.last().unwrap()).await.deltas().len() == expected).await;
+    }
+    let promote = v1::PromoteRequest {
+        selector: numbered(CHANNEL, 2),
+        stage: "stable".to_owned(),
+        ..v1::PromoteRequest::default()
+    };
+    replica.api.promote(promote).await.unwrap();
+    let planned = v1::CollectGarbageRequest { dry_run: true };
+    let planned = replica.api.collect_garbage(planned).await.unwrap().into_inner();
+    assert_eq!(index(&fleet, &made[2]).await.deltas().len(), 3, "a dry run takes nothing away");
+    let done = replica.api.collect_garbage(v1::CollectGarbageRequest::default()).await.unwrap().into_inner();
+    assert_eq!((done.chunks, done.manifests, done.patch_parts), (0, 0, planned.patch_parts));
+    // 4 is the newest and 2 is staged.
+    let mut left = Vec::new();
+    for revision in &made {
+        let (manifest, listed) = fleet.index(revision).await;
+        let to = wire::content::manifest_digest(&manifest);
+        let parts = |it: &&Piece| matches!(it, Piece::Part { to: lead, .. } if *lead == to);
+        let stored = fleet.pieces().await.iter().filter(parts).count();
+        assert_eq!(stored, listed.deltas().iter().map(|delta| delta.parts().len()).sum::<usize>());
+        left.push(listed.deltas().len());
+    }
+    assert_eq!(left, [0, 2, 0, 3]);
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delta_that_lost_a_part_is_made_again() {
     let fleet = Fleet::start().await;
     let mut replica = fleet.replica(&working()).await;
