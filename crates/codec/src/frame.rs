@@ -3,7 +3,7 @@
 use zstd_safe::{CCtx, CParameter, DCtx};
 
 /// Level of compression: what it costs and saves stands in `docs/decisions/0008-content-codec.md`.
-pub const LEVEL: i32 = 9;
+pub const LEVEL: i32 = 6;
 
 /// Why bytes are not the frame they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
