@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use wire::api::v1::{
     BeginUploadRequest, BeginUploadResponse, ContentFile, ContentSignature, FinishUploadRequest,
     FinishUploadResponse, UploadChunksRequest,
@@ -113,7 +114,7 @@ impl Upload {
                 progress.made.set(revision.revision);
             }
             let why = match &outcome {
-                Err(Failure::Status { status, .. }) => passing(status),
+                Err(Failure::Status { status, .. }) => passing(status).or_else(|| begin_again(status)),
                 Ok(_) | Err(_) => None,
             };
             let Some(why) = why else { return outcome };
@@ -289,6 +290,14 @@ impl Upload {
             }
         }
     }
+}
+
+/// Why an upload has to begin once more, if that is what the server asks for: its time is over, or chunks of it are
+/// gone.
+fn begin_again(status: &Status) -> Option<String> {
+    let details = status.get_error_details();
+    let reason = &details.error_info()?.reason;
+    ["NO_UPLOAD", "MISSING_CHUNKS"].contains(&reason.as_str()).then(|| status.message().to_owned())
 }
 
 fn stalled() -> Status {

@@ -110,8 +110,14 @@ fn in_words_of_the_file(field: &str, resources: &[String]) -> String {
 
 pub(super) fn way_out(status: &Status, url: &str) -> Option<String> {
     let details = status.get_error_details();
-    if details.error_info().is_some_and(|info| info.reason == "LOCKED") {
-        return Some("`muster policy explain --group GROUP` shows who locks what".to_owned());
+    match details.error_info().map(|info| info.reason.as_str()) {
+        Some("LOCKED") => {
+            return Some("`muster policy explain --group GROUP` shows who locks what".to_owned());
+        }
+        Some("SIGNATURES") => {
+            return Some("push again with --sign-with KEYFILE, once for each further key".to_owned());
+        }
+        Some(_) | None => {}
     }
     let text = match status.code() {
         Code::NotFound => {
@@ -122,7 +128,7 @@ pub(super) fn way_out(status: &Status, url: &str) -> Option<String> {
                 Some(kind) if kind.contains("policy") => "policy",
                 Some(kind) if kind.contains("agent") => "agent",
                 Some(kind) if kind.contains("token") => "token",
-                Some(kind) if kind.contains("channel") || kind.contains("revision") => "content",
+                Some(kind) if kind.contains("channel") || kind.contains("content") => "content",
                 Some(_) | None => return None,
             };
             format!("`muster {noun} list` shows what there is")
@@ -212,6 +218,23 @@ mod tests {
              \u{20} group at /a has 2 agents\n\
              \u{20} ... and 5 more\n\
              try: `muster policy explain --group GROUP` shows who locks what\n",
+        );
+    }
+
+    #[test]
+    fn missing_signatures_and_revisions_have_a_way_out() {
+        let info =
+            || ErrorDetails::with_error_info("SIGNATURES", "muster.dev", std::collections::HashMap::new());
+        check(
+            Status::with_error_details(Code::FailedPrecondition, "two keys must sign", info()),
+            exit::REFUSED,
+            "error: two keys must sign\ntry: push again with --sign-with KEYFILE, once for each further key\n",
+        );
+        let details = ErrorDetails::with_resource_info("ContentRevision", "a:3", "", "");
+        check(
+            Status::with_error_details(Code::NotFound, "revision 3 of channel a was retired", details),
+            exit::NOT_FOUND,
+            "error: revision 3 of channel a was retired\ntry: `muster content list` shows what there is\n",
         );
     }
 

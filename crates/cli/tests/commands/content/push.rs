@@ -1,5 +1,8 @@
 //! `muster content push`: what travels, what is refused, what it says.
 
+use tonic::Code;
+use tonic_types::{ErrorDetails, StatusExt as _};
+
 use super::*;
 
 fn push(server: &Server, content: &Content, more: &[&str]) -> Outcome {
@@ -80,6 +83,31 @@ fn a_push_that_breaks_off_goes_on_where_it_was() {
     assert_eq!(told.len(), 2, "{}", outcome.err);
     assert!(told[0].starts_with("note: the connection broke off; "), "{}", told[0]);
     assert!(told[1].starts_with("note: restarting; "), "{}", told[1]);
+}
+
+#[test]
+fn a_push_begins_again_when_the_server_lost_some_of_it() {
+    let content = Content::sample();
+    let info =
+        |reason: &str| ErrorDetails::with_error_info(reason, "muster.dev", std::collections::HashMap::new());
+    let gone = |reason, message: &str| {
+        Reply::Refusal(Status::with_error_details(Code::FailedPrecondition, message, info(reason)))
+    };
+    let server = Server::start([
+        ("BeginUpload", vec![content.begun([]), content.begun([1])]),
+        ("UploadChunks", vec![gone("NO_UPLOAD", "its time is over"), stored()]),
+        ("FinishUpload", vec![gone("MISSING_CHUNKS", "chunk 1 is gone"), content.finished()]),
+    ]);
+    let outcome = push(&server, &content, &[]);
+    assert_eq!(outcome.code, exit::OK, "{}", outcome.err);
+    assert!(outcome.err.starts_with("note: chunk 1 is gone; "), "{}", outcome.err);
+    let begun = server.asked().iter().filter(|method| *method == "BeginUpload").count();
+    assert_eq!(begun, 3);
+
+    let refused = gone("SIGNATURES", "two keys must sign");
+    let server = Server::start([("BeginUpload", vec![content.begun([])]), ("FinishUpload", vec![refused])]);
+    assert_eq!(push(&server, &content, &[]).code, exit::REFUSED);
+    assert_eq!(server.asked(), ["BeginUpload", "FinishUpload"], "what cannot pass is not tried again");
 }
 
 #[test]
