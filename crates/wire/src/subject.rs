@@ -428,14 +428,31 @@ mod tests {
 
     #[test]
     fn store_keys_round_trip() {
-        for subject in
-            ["store.group.web", "store.kind.k", "store.policy.p-1", "store.token.t_2", "store.epoch", "store.channel.definitions.ips", "store.content.a.b.7", "store.uploads", "store.sweep"]
-        {
+        for subject in [
+            "store.group.web",
+            "store.kind.k",
+            "store.policy.p-1",
+            "store.token.t_2",
+            "store.epoch",
+            "store.channel.definitions.ips",
+            "store.content.a.b.7",
+            "store.uploads",
+            "store.sweep",
+        ] {
             assert_eq!(StoreKey::parse(subject).unwrap().subject().as_str(), subject);
         }
-        for subject in
-            ["store.group.", "store.group.a.b", "store.channel.a..b", "store.content.a", "store.content.a.07", "store.content.7", "store.group.*", "store.other.a", "desired.epoch", ""]
-        {
+        for subject in [
+            "store.group.",
+            "store.group.a.b",
+            "store.channel.a..b",
+            "store.content.a",
+            "store.content.a.07",
+            "store.content.7",
+            "store.group.*",
+            "store.other.a",
+            "desired.epoch",
+            "",
+        ] {
             assert_eq!(StoreKey::parse(subject), None, "{subject}");
         }
     }

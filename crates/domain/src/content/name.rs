@@ -90,8 +90,6 @@ impl fmt::Display for ContentRevision {
     }
 }
 
-
-
 #[cfg(test)]
 mod tests {
     use super::*;

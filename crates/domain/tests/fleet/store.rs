@@ -70,8 +70,11 @@ impl World {
         let document: Arc<[u8]> = text.into_bytes().into();
         let mode = if self.random.chance(500) { Mode::Push } else { Mode::Pull };
         let interval = *self.random.pick(&[Span::from_secs(5), Span::from_secs(30), LONGEST_INTERVAL]);
-        let overlay =
-            SettingsOverlay { mode: Some(mode), heartbeat_interval: Some(interval), ..SettingsOverlay::default() };
+        let overlay = SettingsOverlay {
+            mode: Some(mode),
+            heartbeat_interval: Some(interval),
+            ..SettingsOverlay::default()
+        };
         let snapshot = Snapshot {
             fleet: FleetId::new("fleet").expect("a valid id"),
             group: self.groups[group].id.clone(),
