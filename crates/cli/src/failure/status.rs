@@ -80,7 +80,9 @@ fn wrong(status: &Status, resources: &[String]) -> Vec<Wrong> {
     let quotas = details.quota_failure().map_or(&[][..], |failed| &failed.violations);
     let fields = fields.iter().map(|it| (&it.field, &it.description));
     let conditions = conditions.iter().map(|it| (&it.subject, &it.description));
-    let quotas = quotas.iter().map(|it| (&it.subject, &it.description));
+    // What is used up is said by the description; the subject is "content" or "fleet".
+    let nothing = String::new();
+    let quotas = quotas.iter().map(|it| (&nothing, &it.description));
     let all = fields.chain(conditions).chain(quotas);
     all.map(|(field, why)| Wrong { field: in_words_of_the_file(field, resources), why: why.clone() })
         .collect()
