@@ -345,7 +345,7 @@ impl Download {
     /// A connection over which nothing at all came while a piece was due is made anew: one that leads nowhere any
     /// more looks like one that is slow, and the system would notice it much later.
     async fn renew(&mut self, late: Wanted) {
-        if self.line_since.elapsed() >= window::deadline(late.bytes).into() {
+        if self.line_since.elapsed() >= Duration::from(window::deadline(late.bytes)) {
             self.line_since = tokio::time::Instant::now();
             self.fetcher.broker.close().await;
         }

@@ -129,21 +129,15 @@ impl Stored {
 
     /// Makes a delta to this content, from another one or from nothing. `old` is what it is made against.
     pub(super) fn delta(&mut self, from: Option<&Stored>, old: Option<&[u8]>) -> Vec<Message> {
-        let (mut frames, mut parts, mut made) = (Vec::new(), codec::part::Parts::default(), Vec::new());
-        let mut keep = |_: u32, part: Vec<u8>| {
-            made.push(part);
-            Ok(())
-        };
+        let (mut frames, mut joined) = (Vec::new(), Vec::new());
         let source = old.as_ref().map(|old| old as &dyn codec::Source);
         codec::delta::encode(source, &self.bytes.as_slice(), &mut |frame, bytes| {
             frames.push(frame);
-            parts.push(bytes, &mut keep)
+            joined.extend_from_slice(bytes);
+            Ok(())
         })
         .unwrap();
-        let parts = parts.finish(&mut keep).unwrap();
-        self.deltas.push(Delta::new(from.map(|from| from.item.manifest), frames, parts).unwrap());
-        let numbered = (0u32..).zip(made);
-        numbered.map(|(number, part)| (self.part(from, number), part)).chain([self.index()]).collect()
+        self.keep_delta(from, frames, joined.chunks(codec::part::PART_BYTES))
     }
 
     /// A delta from nothing whose frames and parts are short, and need no prefix.
@@ -156,15 +150,25 @@ impl Stored {
             frames.push(DeltaFrame { bytes, stored_bytes, old: Vec::new(), new_bytes: 0 });
             joined.extend(stored);
         }
+        self.keep_delta(None, frames, joined.chunks(part_bytes))
+    }
+
+    /// Lists a delta in the index and gives its messages.
+    fn keep_delta(
+        &mut self,
+        from: Option<&Stored>,
+        frames: Vec<DeltaFrame>,
+        parts: std::slice::Chunks<'_, u8>,
+    ) -> Vec<Message> {
         let part = |bytes: &[u8]| DeltaPart {
             bytes: u32::try_from(bytes.len()).unwrap(),
             digest: Digest::of(bytes),
         };
-        let parts = joined.chunks(part_bytes).map(part).collect();
-        self.deltas.push(Delta::new(None, frames, parts).unwrap());
-        let numbered = (0u32..).zip(joined.chunks(part_bytes));
+        let listed = parts.clone().map(part).collect();
+        self.deltas.push(Delta::new(from.map(|from| from.item.manifest), frames, listed).unwrap());
+        let numbered = (0u32..).zip(parts);
         numbered
-            .map(|(number, part)| (self.part(None, number), part.to_vec()))
+            .map(|(number, part)| (self.part(from, number), part.to_vec()))
             .chain([self.index()])
             .collect()
     }
