@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 
 use bytes::Bytes;
-use domain::presence::{Presence, Remembered};
+use domain::presence::Presence;
 use domain::{Span, Timestamp};
 use wire::heartbeat::MAX_BATCH_BYTES;
 use wire::store::v1::{PresenceCheckpoint, PresenceRecord};
@@ -206,7 +206,7 @@ mod tests {
         let agents = CHUNK_AGENTS;
         let (mut old, mut new) = (fleet(agents, true), fleet(agents, false));
         for n in 0..agents {
-            let report = Some(report(64));
+            let report = Some(report(128));
             let beat = Beat {
                 session: 1,
                 sequence: 2,
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(loaded.taken_at(), Some(START + MINUTE));
         assert_eq!(loaded.restore(&mut new), agents);
         for n in [0, agents / 2, agents - 1] {
-            assert_eq!(new.agent(&format!("agent-{n:05}")).unwrap().content.len(), 64);
+            assert_eq!(new.agent(&format!("agent-{n:05}")).unwrap().content.len(), 128);
         }
     }
 }

@@ -116,6 +116,7 @@ pub(crate) fn remembered(record: PresenceRecord) -> Option<Remembered> {
 mod tests {
     use domain::Mode;
 
+    use domain::content::{ChannelName, ContentRevision, ContentStatus, SourceBytes};
     use domain::presence::ItemState;
 
     use super::*;
@@ -127,6 +128,16 @@ mod tests {
             state,
             revision: Revision(4),
             reason: "why".into(),
+        };
+        let content = ContentStatus {
+            channel: ChannelName::new("definitions/ips").unwrap(),
+            active: ContentRevision(1),
+            wanted: ContentRevision(2),
+            revision: Revision(5),
+            state: ItemState::Received,
+            percent: 30,
+            bytes: SourceBytes { patch: 1, chunk: 2, full: 3, held: 4 },
+            reason: "waits".into(),
         };
         let status = Status {
             seen: Cursor::new(1, 9),
@@ -142,7 +153,7 @@ mod tests {
             mode: Some(Mode::Push),
             hostname: "h".into(),
             status,
-            content: Vec::new(),
+            content: vec![content],
         };
         let beat = Beat {
             session: 1,

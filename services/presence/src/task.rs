@@ -22,6 +22,8 @@ use crate::sharing::INTRODUCTION;
 const STEP: Duration = Duration::from_millis(50);
 /// Heartbeats taken in a row before everything else has its turn: some milliseconds of work.
 const MAX_IN_A_ROW: usize = 512;
+/// Longest wait for a message to go to the broker and back: many times what it takes.
+const ROUND_TRIP: Duration = Duration::from_millis(500);
 /// How often what was refused is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
@@ -74,6 +76,8 @@ pub(crate) async fn run(
     let subscribed = server.nats.queue_subscribe(pattern::HEARTBEATS, QUEUE_PRESENCE).await;
     let mut heartbeats =
         subscribed.map_err(|source| FleetError::Subscribe { pattern: pattern::HEARTBEATS, source })?;
+    // Ready means that heartbeats come here. Without a connection they will, as soon as there is one.
+    drop(server.nats.flush(ROUND_TRIP).await);
     ready.set_ready();
     server.serve(&mut inlets, &mut heartbeats, &shutdown).await?;
     ready.set_not_ready("is stopping");
@@ -307,30 +311,38 @@ impl Server {
         (self.reported, self.report_at) = (self.fleet.refused, Instant::now());
     }
 
+    /// Goes on serving until something is over. False if no more heartbeats can come.
+    async fn serve_until(
+        &mut self,
+        over: impl Future<Output = ()>,
+        inlets: &mut Inlets,
+        heartbeats: &mut Subscriber,
+        steps: &mut Interval,
+    ) -> bool {
+        let never = Shutdown::new();
+        let mut over = std::pin::pin!(over);
+        loop {
+            let input = tokio::select! {
+                input = next(inlets, steps, heartbeats, &never) => input,
+                () = &mut over => return true,
+            };
+            if matches!(input, Input::Heartbeat(None)) || self.take(input, heartbeats).await.is_err() {
+                return false;
+            }
+        }
+    }
+
     /// Leaves the queue group without losing a heartbeat, then writes down what is known.
     async fn leave(&mut self, inlets: &mut Inlets, mut heartbeats: Subscriber) {
-        let never = Shutdown::new();
         let mut steps = tokio::time::interval(STEP);
-        let mut leaving = Leaving::new();
+        let mut leaving = Leaving::new(self.taken);
         while let Some(Stage { last, until }) = leaving.next(self.taken) {
             let asked = match last {
                 Some(last) => heartbeats.unsubscribe_after(last).await,
                 None => heartbeats.unsubscribe().await,
             };
-            if asked.is_err() {
-                break;
-            }
-            let served = async {
-                loop {
-                    let input = next(inlets, &mut steps, &mut heartbeats, &never).await;
-                    if matches!(input, Input::Heartbeat(None))
-                        || self.take(input, &mut heartbeats).await.is_err()
-                    {
-                        return;
-                    }
-                }
-            };
-            if tokio::time::timeout(until, served).await.is_ok() {
+            let over = tokio::time::sleep(until);
+            if asked.is_err() || !self.serve_until(over, inlets, &mut heartbeats, &mut steps).await {
                 break;
             }
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::process::Process;
+use crate::tree::Tree;
 use crate::wait::until;
 
 /// A `muster-agent` process and its state directory, which outlives the process.
@@ -17,6 +18,7 @@ pub struct AgentProcess {
     token: String,
     dir: PathBuf,
     config: Option<PathBuf>,
+    options: Vec<String>,
     process: Option<Process>,
 }
 
@@ -37,6 +39,7 @@ impl AgentProcess {
             token: token.to_owned(),
             dir: dir.to_owned(),
             config: None,
+            options: Vec::new(),
             process: None,
         }
     }
@@ -53,6 +56,13 @@ impl AgentProcess {
         self
     }
 
+    /// Gives it further options of `muster-agent run`.
+    #[must_use]
+    pub fn with_options(mut self, options: &[&str]) -> Self {
+        self.options.extend(options.iter().map(|&option| option.to_owned()));
+        self
+    }
+
     /// Starts it (again).
     pub fn start(&mut self) {
         self.start_with(&[]);
@@ -66,6 +76,7 @@ impl AgentProcess {
         if let Some(config) = &config {
             args.extend(["--config", config]);
         }
+        args.extend(self.options.iter().map(String::as_str));
         self.process = Some(Process::start(&self.dir, &self.id, "muster-agent", &args, env));
     }
 
@@ -88,6 +99,27 @@ impl AgentProcess {
         let path = self.state.join("current/policies").join(format!("{kind}.json"));
         let text = fs::read_to_string(path).ok()?;
         Some(serde_json::from_str(&text).expect("what is in force is never half a document"))
+    }
+
+    /// Where the files of a channel that are in force are found.
+    #[must_use]
+    pub fn content_link(&self, channel: &str) -> PathBuf {
+        self.state.join("content/current").join(channel.replace('/', "--"))
+    }
+
+    /// The files of a channel that are in force.
+    #[must_use]
+    pub fn content(&self, channel: &str) -> Option<Tree> {
+        Tree::observe(&self.content_link(channel))
+    }
+
+    /// Waits until exactly these files of a channel are in force.
+    #[track_caller]
+    pub fn holds<'a>(&'a self, channel: &'a str, wanted: &'a Tree) -> impl Future<Output = ()> + 'a {
+        until(format!("{} holds {channel}: {wanted:?}", self.id), move || {
+            let held = self.content(channel);
+            if held.as_ref() == Some(wanted) { Ok(()) } else { Err(format!("{held:?}")) }
+        })
     }
 
     /// Waits until a value of a document is in force.

@@ -13,7 +13,7 @@ use crate::wait::{eventually, until};
 
 /// One `musterd SERVICE` process.
 pub struct Service {
-    /// `policy`, `presence`, `identity`, or `all` of them.
+    /// `policy`, `presence`, `identity`, `content`, or `all` of them.
     pub service: &'static str,
     /// Its process.
     pub process: Process,
@@ -30,30 +30,53 @@ pub struct Fleet {
     pub services: Vec<Service>,
     dir: TempDir,
     key: PathBuf,
+    content_key: PathBuf,
+    /// Further options of each process.
+    options: Vec<String>,
 }
 
 impl Fleet {
     /// All services in one process.
     pub async fn start() -> Self {
-        Self::of(1, &["all"]).await
+        Self::start_with(&[]).await
+    }
+
+    /// All services in one process, with further options.
+    pub async fn start_with(options: &[&str]) -> Self {
+        Self::of(1, &["all"], options).await
     }
 
     /// So many replicas of each service, each in a process of its own.
     pub async fn with_replicas(replicas: usize) -> Self {
-        Self::of(replicas, &["policy", "identity", "presence"]).await
+        Self::of(replicas, &["policy", "identity", "presence"], &[]).await
+    }
+
+    /// So many replicas of content, beside one of each other service.
+    pub async fn with_content_replicas(replicas: usize) -> Self {
+        let mut fleet = Self::of(1, &["policy", "identity", "presence", "content"], &[]).await;
+        for number in 1..replicas {
+            let at = fleet.add("content", number, &[]);
+            fleet.wait_ready(at).await;
+        }
+        fleet
     }
 
     /// So many processes of each of these.
     ///
     /// # Panics
     /// If something does not start.
-    async fn of(replicas: usize, services: &[&'static str]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    async fn of(replicas: usize, services: &[&'static str], options: &[&str]) -> Self {
+        let mut dir = tempfile::tempdir().expect("a temporary directory can be made");
+        // For people who look for the cause of a failure: logs and states of all processes stay.
+        dir.disable_cleanup(std::env::var_os("MUSTER_TEST_KEEP").is_some());
         let binary = nats_server::find(None).await.expect("nats-server is there: make tools");
         let nats = NatsServer::start(Setup::new(binary, dir.path().join("nats"))).await.expect("it starts");
-        let key = dir.path().join("director.key");
-        drop(runtime::keys::load_or_create(&key).expect("a key can be made"));
-        let mut fleet = Self { nats, services: Vec::new(), dir, key };
+        let [key, content_key] = ["director.key", "content.key"].map(|name| dir.path().join(name));
+        for key in [&key, &content_key] {
+            drop(runtime::keys::load_or_create(key).expect("a key can be made"));
+        }
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let mut fleet = Self { nats, services: Vec::new(), dir, key, content_key, options };
         for number in 0..replicas {
             for service in services {
                 fleet.add(service, number, &[]);
@@ -76,9 +99,14 @@ impl Fleet {
     fn spawn(&self, name: &str, service: &str, env: &[(&str, &str)]) -> Process {
         let (url, key) = (self.nats.url(), self.key.to_string_lossy().into_owned());
         let mut args = vec![service, "--listen", "127.0.0.1:0", "--nats-url", &url, "--log-format", "json"];
-        if service != "presence" {
+        if !["presence", "content"].contains(&service) {
             args.extend(["--director-key", &key]);
         }
+        let content_key = self.content_key.to_string_lossy().into_owned();
+        if service != "presence" {
+            args.extend(["--content-key", &content_key]);
+        }
+        args.extend(self.options.iter().map(String::as_str));
         let data = self.dir.path().join(format!("data-{name}")).to_string_lossy().into_owned();
         if service == "all" {
             args.extend(["--data-dir", &data]);
@@ -88,9 +116,14 @@ impl Fleet {
 
     /// Starts a service again that has ended.
     pub async fn restart(&mut self, at: usize) {
+        self.restart_with(at, &[]).await;
+    }
+
+    /// Starts a service again that has ended, with an environment of its own, for example a crash point.
+    pub async fn restart_with(&mut self, at: usize, env: &[(&str, &str)]) {
         let name = self.services[at].name.clone();
         let mark = self.services[at].process.log().len();
-        self.services[at].process = self.spawn(&name, self.services[at].service, &[]);
+        self.services[at].process = self.spawn(&name, self.services[at].service, env);
         self.services[at].address.clear();
         self.wait_ready_after(at, mark).await;
     }

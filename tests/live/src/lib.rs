@@ -5,12 +5,20 @@
 
 mod agents;
 mod cli;
+mod disk;
 mod fleet;
 mod process;
+mod proxy;
+mod tap;
+mod tree;
 mod wait;
 
 pub use agents::{AgentProcess, Applied};
 pub use cli::{Cli, Output};
+pub use disk::SmallDisk;
 pub use fleet::{Fleet, Service};
 pub use process::{Process, binary};
+pub use proxy::{Faults, Lane, Proxy};
+pub use tap::Piece;
+pub use tree::{Tree, TreeFile};
 pub use wait::{eventually, until};

@@ -1,5 +1,7 @@
 //! What a change did or would do.
 
+use std::borrow::Cow;
+
 use wire::api::v1::{Action, ApplyResponse, ChangeResult, GroupImpact, ValueChange};
 
 use super::style::{Style, Tone, safe};
@@ -106,12 +108,21 @@ pub(crate) fn tone(change: &ValueChange) -> Tone {
     }
 }
 
+/// What a value belongs to, and its pointer or, of content, the channel.
+fn subject(change: &ValueChange) -> (&str, Cow<'_, str>) {
+    match (change.kind.as_str(), change.pointer.strip_prefix("/content/")) {
+        ("", Some(channel)) => ("content", channel.replace("~1", "/").into()),
+        ("", None) => ("settings", change.pointer.as_str().into()),
+        (kind, _) => (kind, change.pointer.as_str().into()),
+    }
+}
+
 /// One line for each value: kind, pointer, what it was and will be, and who says so.
 fn values(changes: &[ValueChange], style: Style) -> String {
     let mut table = Table::default();
     for change in changes {
         let (before, after) = (text::value(change.before.as_ref()), text::value(change.after.as_ref()));
-        let kind = if change.kind.is_empty() { "settings" } else { &change.kind };
+        let (kind, what) = subject(change);
         let source = match (change.policy.as_str(), change.set_by.as_str()) {
             ("", "") => "(default)".to_owned(),
             ("", group) => format!("(set by {group})"),
@@ -120,7 +131,7 @@ fn values(changes: &[ValueChange], style: Style) -> String {
         };
         table.row([
             Cell::quiet(kind),
-            Cell::from(&change.pointer),
+            Cell::from(what.as_ref()),
             Cell::toned(format!("{before} -> {after}"), tone(change)),
             Cell::quiet(source),
         ]);
@@ -175,6 +186,13 @@ mod tests {
                         after: value("1m"),
                         ..ValueChange::default()
                     },
+                    ValueChange {
+                        pointer: "/content/definitions~1ips".into(),
+                        before: wire::document::to_proto_value(&1.into()).ok(),
+                        after: wire::document::to_proto_value(&2.into()).ok(),
+                        set_by: "/servers".into(),
+                        ..ValueChange::default()
+                    },
                 ],
                 truncated: true,
             }],
@@ -203,9 +221,10 @@ mod tests {
              updated    Policy      firewall-web\n\
              \n\
              /servers/web  (12 agents)\n\
-             \u{20} firewall  /rules/ssh     allow -> deny   (policy firewall-web, set by /servers/web)\n\
-             \u{20} settings  /mode          (none) -> push  (set by /servers)\n\
-             \u{20} settings  /offlineAfter  30s -> 1m       (default)\n\
+             \u{20} firewall  /rules/ssh       allow -> deny   (policy firewall-web, set by /servers/web)\n\
+             \u{20} settings  /mode            (none) -> push  (set by /servers)\n\
+             \u{20} settings  /offlineAfter    30s -> 1m       (default)\n\
+             \u{20} content   definitions/ips  1 -> 2          (set by /servers)\n\
              \u{20} ... and more values\n\
              \n\
              ... and 2 more groups\n\

@@ -18,7 +18,7 @@ use runtime::{Listener, ServiceArgs, ServiceContext, Shutdown, Tasks};
 use tempfile::TempDir;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Channel;
-use wire::agent::v1::{Heartbeat, HeartbeatReply, ItemState, ItemStatus, StatusReport};
+use wire::agent::v1::{DownloadWish, Heartbeat, HeartbeatReply, ItemState, ItemStatus, StatusReport};
 use wire::api::v1 as api;
 use wire::api::v1::presence_service_client::PresenceServiceClient;
 use wire::subject::{self, STREAM_DESIRED, STREAM_EVENTS, STREAM_IDENTITY, Subject, header};
@@ -40,6 +40,30 @@ pub(crate) struct Replica {
     pub(crate) api: PresenceServiceClient<Channel>,
 }
 
+/// A replica in a runtime of its own. Dropped, it ends at once, as by SIGKILL.
+pub(crate) struct Mortal {
+    runtime: Option<tokio::runtime::Runtime>,
+    _replica: Replica,
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Options of a replica in these tests: checkpoints are frequent.
+pub(crate) fn config() -> presence::Config {
+    presence::Config {
+        checkpoint_interval: Duration::from_secs(1),
+        snapshot_cache_mib: 1,
+        max_full_downloads: 100,
+        download_grant: Duration::from_secs(60),
+    }
+}
+
 impl Fleet {
     /// A broker with a pull group `web` at `/servers/web`, revision 5, where agents beat every second.
     pub(crate) async fn start() -> Self {
@@ -59,25 +83,20 @@ impl Fleet {
 
     /// Starts a replica and waits until it is ready.
     pub(crate) async fn replica(&self) -> Replica {
-        let args = ServiceArgs {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            nats_url: vec![self.server.url()],
-            agent_servers: vec![],
-            fleet: FleetId::new("main").unwrap(),
-            director_key: None,
-            content_keys: runtime::ContentKeyArgs::default(),
-            stream_replicas: 1,
-        };
-        let context = ServiceContext::connect(&args, "presence", Tasks::new(Shutdown::new())).await.unwrap();
-        let mut routes = RoutesBuilder::default();
-        let config = presence::Config { checkpoint_interval: Duration::from_secs(1), snapshot_cache_mib: 1 };
-        presence::start(&config, &context, &mut routes).await.unwrap();
-        let listener = Listener::bind(args.listen).await.unwrap();
-        let url = format!("http://{}", listener.address());
-        context.serve(listener, routes);
-        let ready = tokio::time::timeout(PATIENCE, context.readiness.ready()).await;
-        assert!(ready.is_ok(), "not ready: {:?}", context.readiness.missing());
-        Replica { context, api: PresenceServiceClient::connect(url).await.unwrap() }
+        self.replica_of(config()).await
+    }
+
+    /// The same with these options.
+    pub(crate) async fn replica_of(&self, config: presence::Config) -> Replica {
+        Replica::start(self.server.url(), config).await
+    }
+
+    /// A replica that can be killed.
+    pub(crate) async fn mortal_replica(&self, config: presence::Config) -> Mortal {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        let replica = runtime.spawn(Replica::start(self.server.url(), config)).await.unwrap();
+        Mortal { runtime: Some(runtime), _replica: replica }
     }
 
     /// Publishes the head of a group, as policy does, with `offline_after` of two and a half intervals.
@@ -160,8 +179,8 @@ impl Fleet {
         let nats = Nats::connect(&Connection::agent(vec![self.server.url()], &id)).await.unwrap();
         let replies = nats.subscribe(&format!("{}.*", subject::inbox_prefix(&id))).await.unwrap();
         nats.flush(PATIENCE).await.unwrap();
-        let session = runtime::ids::random_u64();
-        Agent { id, nats, replies, session, sequence: AtomicU64::new(0), revision: 0, assignment: 1 }
+        let (session, wish) = (runtime::ids::random_u64(), DownloadWish::Unspecified);
+        Agent { id, nats, replies, session, sequence: AtomicU64::new(0), revision: 0, assignment: 1, wish }
     }
 
     /// Transitions of an agent as stored: state before and after.
@@ -184,6 +203,27 @@ fn registration() -> Registration {
 }
 
 impl Replica {
+    async fn start(url: String, config: presence::Config) -> Self {
+        let args = ServiceArgs {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            nats_url: vec![url],
+            agent_servers: vec![],
+            fleet: FleetId::new("main").unwrap(),
+            director_key: None,
+            content_keys: runtime::ContentKeyArgs::default(),
+            stream_replicas: 1,
+        };
+        let context = ServiceContext::connect(&args, "presence", Tasks::new(Shutdown::new())).await.unwrap();
+        let mut routes = RoutesBuilder::default();
+        presence::start(&config, &context, &mut routes).await.unwrap();
+        let listener = Listener::bind(args.listen).await.unwrap();
+        let url = format!("http://{}", listener.address());
+        context.serve(listener, routes);
+        let ready = tokio::time::timeout(PATIENCE, context.readiness.ready()).await;
+        assert!(ready.is_ok(), "not ready: {:?}", context.readiness.missing());
+        Self { context, api: PresenceServiceClient::connect(url).await.unwrap() }
+    }
+
     pub(crate) async fn get(&mut self, agent: &str) -> Option<api::Agent> {
         let request = api::GetAgentRequest { name: agent.into() };
         self.api.get_agent(request).await.ok().map(tonic::Response::into_inner)
@@ -228,6 +268,8 @@ pub(crate) struct Agent {
     pub(crate) revision: u64,
     /// Assignment it obeys.
     pub(crate) assignment: u64,
+    /// What its heartbeats say of the allowance for full downloads.
+    pub(crate) wish: DownloadWish,
 }
 
 impl Agent {
@@ -240,7 +282,7 @@ impl Agent {
             assignment_epoch: 1,
             assignment_revision: self.assignment,
             status,
-            download: 0,
+            download: self.wish.into(),
         }
     }
 

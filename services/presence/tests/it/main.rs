@@ -4,6 +4,8 @@
 mod answers;
 mod api;
 mod bad_input;
+mod content;
+mod downloads;
 mod fleet;
 mod replicas;
 mod restarts;

@@ -1,0 +1,146 @@
+//! SIGKILL anywhere: the old content or the new one, and nothing is lost.
+
+use std::collections::BTreeSet;
+
+use domain::Digest;
+use live::{Cli, Fleet, Proxy, Tree, eventually};
+use prost::Message as _;
+use wire::agent::v1::{ContentIndex, Envelope, Manifest};
+use wire::api::v1::{CollectGarbageRequest, PromoteRequest, RevisionSelector};
+
+use super::observer::Observer;
+use super::{CHANNEL, Edge, number, on_disk, prepared, promote, push, raw, seeded, settled};
+
+/// The longest piece that travels.
+const PIECE_BYTES: u64 = 512 << 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_killed_at_any_step_holds_the_old_content_or_the_new_one() {
+    let mut old = Tree::made(1, 300_000);
+    let fleet = seeded(&old).await;
+    let mut edge = Edge::new(&fleet, "edge-1", "/edge").await;
+    edge.agent.start();
+    edge.agent.holds(CHANNEL, &old).await;
+    for (number, point) in (2..).zip(agent::CONTENT_CRASH_POINTS) {
+        let new = old.next(number.into());
+        let _ = push(&fleet, CHANNEL, &new).await;
+        let _ = prepared(&fleet, CHANNEL, number, &[]).await;
+        edge.agent.kill().await;
+        let (before, observer) =
+            (edge.fetched().all(), Observer::watch(edge.agent.content_link(CHANNEL), &[&old, &new]));
+        edge.agent.start_with(&[("MUSTER_CRASH_AT", point)]);
+        let _ = promote(&fleet, CHANNEL, number, "stable").await;
+        let status = edge.agent.process().wait().await;
+        assert!(!status.success(), "{point} is passed");
+        edge.agent.start();
+        edge.agent.holds(CHANNEL, &new).await;
+        let reported = settled(&fleet, "edge-1", CHANNEL, number).await;
+        let seen = observer.seen();
+        assert!(seen == [0, 1] || seen == [1], "{point}: {seen:?}");
+        let planned = ["patch", "chunk", "full"].map(|kind| super::number(&reported["bytes"][kind]));
+        let (fetched, planned) = (edge.fetched().all() - before, planned.iter().sum::<u64>());
+        assert!(fetched <= planned + PIECE_BYTES, "{point}: {fetched} bytes for {planned}: {reported}");
+        assert!(edge.fetched_again().len() <= usize::try_from(number).expect("small"), "{point}");
+        old = new;
+    }
+}
+
+/// A signed message as it is stored; it has to be there.
+async fn opened<M: prost::Message + Default>(store: &raw::Store, subject: &str) -> M {
+    let stored = store.get(subject).await.unwrap_or_else(|| panic!("{subject} is lost"));
+    let envelope = Envelope::decode(stored).expect("an envelope");
+    M::decode(envelope.payload).expect("what it says it is")
+}
+
+/// Subjects that a revision needs: its manifest, its chunks, its index and the parts of the deltas in it.
+async fn needed(store: &raw::Store, manifest: Digest) -> BTreeSet<String> {
+    let hex = |digest: &[u8]| Digest(digest.try_into().expect("32 bytes")).to_string();
+    let subjects = [format!("content.manifest.{manifest}"), format!("content.index.{manifest}")];
+    let chunks = opened::<Manifest>(store, &subjects[0]).await.chunk_digests;
+    let deltas = opened::<ContentIndex>(store, &subjects[1]).await.deltas;
+    let parts = deltas.iter().flat_map(|delta| {
+        let from = if delta.from.is_empty() { "none".to_owned() } else { hex(&delta.from) };
+        (0..delta.parts.len()).map(move |number| format!("content.patch.{from}.{manifest}.{number}"))
+    });
+    let chunks = chunks.chunks(32).map(|digest| format!("content.chunk.{}", hex(digest)));
+    subjects.iter().cloned().chain(chunks).chain(parts).collect()
+}
+
+/// Holds the stream against the revisions of a channel: all that they need is there. What else there is.
+async fn orphans(fleet: &Fleet, channel: &str) -> BTreeSet<String> {
+    let store = raw::Store::of(fleet).await;
+    let shown = fleet.cli("content").json(&format!("content show {channel}")).await;
+    let mut wanted = BTreeSet::new();
+    for one in shown["revisions"].as_array().expect("revisions") {
+        wanted.extend(needed(&store, super::digest(&one["manifest"])).await);
+    }
+    let mut found = BTreeSet::new();
+    for kind in ["manifest", "index", "chunk", "patch"] {
+        found.extend(store.subjects(kind).await);
+    }
+    let lost: Vec<&String> = wanted.difference(&found).collect();
+    assert!(lost.is_empty(), "revisions need these: {lost:?}");
+    found.difference(&wanted).cloned().collect()
+}
+
+/// What makes a service pass its crash points, once a push is under way: a stage moves, so that retention finds
+/// something to retire, and garbage is collected. Whatever comes of it.
+async fn stir(address: &str) -> Result<(), tonic::Status> {
+    let mut api = raw::api(address).await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    let selector = RevisionSelector { channel: CHANNEL.to_owned(), which: None };
+    let promote =
+        PromoteRequest { selector: Some(selector), stage: "stable".to_owned(), ..PromoteRequest::default() };
+    let _ = api.promote(promote).await?;
+    let _ = api.collect_garbage(CollectGarbageRequest { dry_run: false }).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_killed_at_any_step_loses_nothing() {
+    let mut tree = Tree::made(1, 400_000);
+    let mut fleet = Fleet::with_content_replicas(1).await;
+    super::seed(&fleet, &tree).await;
+    let keep = format!("content set {CHANNEL} --keep-revisions 1 --keep-for 1ms");
+    let _ = fleet.cli("content").run(&keep).await.ok();
+    let agent = fleet.agent("edge-1", "/edge").await;
+    agent.holds(CHANNEL, &tree).await;
+    let at = fleet.replicas("content")[0];
+    let proxy = Proxy::start(&fleet.services[at].address).await;
+    let cli = Cli::new(proxy.address(), fleet.dir().to_owned());
+    for (round, point) in (2..).zip(content::CRASH_POINTS) {
+        fleet.services[at].process.kill().await;
+        fleet.restart_with(at, &[("MUSTER_CRASH_AT", point)]).await;
+        proxy.lead_to(&fleet.services[at].address);
+        tree = tree.next(round);
+        let path = on_disk(&fleet, &tree).to_string_lossy().into_owned();
+        let line = format!("content push {CHANNEL} {path}");
+        let dying = async {
+            let service = &mut fleet.services[at];
+            eventually(format!("{point} is passed"), async || {
+                if service.process.ended().is_some() {
+                    return Ok(());
+                }
+                let stirred = stir(&service.address).await;
+                Err(format!("it lives: {stirred:?}"))
+            })
+            .await;
+            fleet.restart(at).await;
+            proxy.lead_to(&fleet.services[at].address);
+        };
+        // The push goes on by itself where the service that died left it.
+        let (pushed, ()) = tokio::join!(cli.json(&line), dying);
+        let newest = u32::try_from(number(&pushed["revision"]["revision"])).expect("small");
+        let _ = promote(&fleet, CHANNEL, newest, "stable").await;
+        agent.holds(CHANNEL, &tree).await;
+        let content = fleet.cli("content");
+        let to = fleet.dir().join(format!("got-{point}"));
+        let _ = content.run(&format!("content fetch {CHANNEL} {newest} --to {}", to.display())).await.ok();
+        assert_eq!(Tree::read(&to).expect("it was written"), tree, "{point}");
+        eventually(format!("{point}: nothing is stored that nothing needs"), async || {
+            let collected = content.json("content gc").await;
+            let orphans = orphans(&fleet, CHANNEL).await;
+            if orphans.is_empty() { Ok(()) } else { Err(format!("{orphans:?} {collected}")) }
+        })
+        .await;
+    }
+}
