@@ -1,7 +1,7 @@
 //! The allowance for full downloads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use domain::Mode;
@@ -61,8 +61,8 @@ async fn full_downloads_wait_for_their_turn_and_a_restart_lets_them_go_on() {
 /// Downloads that run, and that are over.
 #[derive(Default)]
 struct Running {
-    now: AtomicUsize,
-    most: AtomicUsize,
+    now: AtomicU32,
+    most: AtomicU32,
     done: AtomicUsize,
 }
 
@@ -118,11 +118,11 @@ impl Running {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_allowance_holds_with_two_replicas_and_with_one_killed() {
     const AGENTS: usize = 48;
-    const CAP: usize = 6;
+    const CAP: u32 = 6;
     let fleet = Fleet::start().await;
     fleet.head("slow", "/slow", (Mode::Pull, 3_600_000), 0).await;
     let grant = Duration::from_secs(2);
-    let options = presence::Config { max_full_downloads: CAP as u32, download_grant: grant, ..config() };
+    let options = presence::Config { max_full_downloads: CAP, download_grant: grant, ..config() };
     let mut staying = fleet.replica_of(options.clone()).await;
     let running = Arc::new(Running::default());
     let mut agents = Vec::new();
