@@ -1,5 +1,7 @@
 //! `muster content push`: what travels, what is refused, what it says.
 
+use std::sync::OnceLock;
+
 use tonic::Code;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -225,4 +227,32 @@ fn further_keys_sign_what_the_server_will_sign() {
     assert_eq!(request.signatures[0].signature, sealed.signatures[0].signature);
     fs::write(&path, [7; 31]).unwrap();
     assert!(push(&server, &content, &["--sign-with", &name]).err.contains("it is no content key"));
+}
+
+#[test]
+fn ctrl_c_says_that_the_same_command_goes_on() {
+    let content = Content::sample();
+    let child: Arc<OnceLock<u32>> = Arc::default();
+    let of_child = Arc::clone(&child);
+    let interrupt = move || {
+        let id = of_child.wait().to_string();
+        let sent = std::process::Command::new("kill").args(["-INT", &id]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the command can be interrupted");
+    };
+    let server = Server::start([
+        ("BeginUpload", vec![content.begun(0..content.chunks())]),
+        ("UploadChunks", vec![Reply::After(Arc::new(interrupt), Box::new(Reply::Broken(vec![])))]),
+    ]);
+    let command = std::process::Command::new(env!("CARGO_BIN_EXE_muster"))
+        .args(["content", "push", "definitions/ips", &content.path(), "--server", &server.url()])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.set(command.id()).unwrap();
+    let output = command.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(exit::STOPPED.into()));
+    let expected = "error: stopped; what was sent is kept until 2023-11-14T22:13:20Z, and the same command goes on \
+                    from there\n";
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.ends_with(expected), "{told}");
 }
