@@ -204,6 +204,11 @@ impl ServiceContext {
     /// [`ServiceError`] without a director key, or if a join token cannot hold the servers for agents.
     pub fn trust(&self) -> Result<Trust, ServiceError> {
         let director = self.director()?;
+        if self.content.trust.keys.is_empty() {
+            tracing::warn!(
+                "no content keys: agents that join refuse all content; give --content-key or --content-public-key"
+            );
+        }
         Ok(Trust::new(self.fleet.clone(), &director, &self.content.trust, self.agent_servers.clone())?)
     }
 

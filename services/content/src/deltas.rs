@@ -33,7 +33,18 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 
 /// Makes deltas until the shutdown.
 pub(crate) async fn run(replica: &Replica) -> Result<(), std::convert::Infallible> {
-    replica.catalogue.loaded().await;
+    tokio::select! {
+        () = run_on(replica) => {}
+        () = replica.out_of_time() => tracing::debug!("stopping amid the making of a delta"),
+    }
+    Ok(())
+}
+
+async fn run_on(replica: &Replica) {
+    tokio::select! {
+        () = replica.catalogue.loaded() => {}
+        () = replica.shutdown.requested() => return,
+    }
     let mut sources = source::Sources::new(replica.config.work_dir.clone());
     while !replica.shutdown.is_requested() {
         let job = match board::next(replica).await {
@@ -58,7 +69,6 @@ pub(crate) async fn run(replica: &Replica) -> Result<(), std::convert::Infallibl
             }
         }
     }
-    Ok(())
 }
 
 /// Makes one delta and says what came of it.

@@ -71,6 +71,13 @@ impl Replica {
         Call(&self.calls)
     }
 
+    /// Waits until stopping is requested and what runs then has had its time: for work that may hang in a broker that
+    /// does not answer.
+    pub(crate) async fn out_of_time(&self) {
+        self.shutdown.requested().await;
+        tokio::time::sleep(CALLS_GRACE).await;
+    }
+
     /// Waits until stopping is requested and the calls that are open have had their time: they need the log to be
     /// followed.
     pub(crate) async fn stopped(&self) {

@@ -197,7 +197,14 @@ pub(crate) async fn run(replica: &Replica) -> Result<(), std::convert::Infallibl
         });
         if recent {
             tracing::debug!("another replica has collected garbage");
-        } else if let Err(Refused(status)) = collect(replica, &author, false).await {
+            continue;
+        }
+        let collected = tokio::select! {
+            collected = collect(replica, &author, false) => collected,
+            // The round that is open ends by the clock.
+            () = replica.out_of_time() => return Ok(()),
+        };
+        if let Err(Refused(status)) = collected {
             tracing::warn!(error = status.message(), "garbage was not collected: the next try is in a while");
         }
     }

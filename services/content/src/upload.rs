@@ -29,7 +29,8 @@ pub(crate) const KEPT_FOR: Span = Span::from_secs(24 * 3600);
 /// How much longer than it says an upload stands in the list: replicas' clocks differ, and what one still finishes
 /// no other may delete.
 pub(crate) const EXPIRY_GRACE: Span = Span::from_secs(300);
-/// Single messages that one call reads at a time: with chunks of 512 KiB they take at most 16 MiB of memory.
+/// Single messages that one call reads at a time: with chunks of 512 KiB they and what is in them take at most 32 MiB
+/// of memory.
 pub(crate) const READS_AT_A_TIME: usize = 32;
 
 /// The revision of a channel that has this content.

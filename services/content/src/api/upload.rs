@@ -12,7 +12,7 @@ use wire::time::to_timestamp;
 use super::{convert, show};
 use crate::replica::Replica;
 use crate::upload::{Begun, Finish};
-use crate::{refuse, upload};
+use crate::{Refused, refuse, upload};
 
 pub(super) async fn begin(
     replica: &Replica,
@@ -48,7 +48,10 @@ pub(super) async fn chunks(
     let service = Arc::clone(replica);
     replica.tasks.spawn_finite("content intake", async move {
         let _call = service.call();
-        let taken = upload::take(&service, requests).await;
+        let taken = tokio::select! {
+            taken = upload::take(&service, requests) => taken,
+            () = service.out_of_time() => Err(Refused(Status::unavailable("this replica stops"))),
+        };
         // The caller may be gone.
         drop(sender.send(taken));
         Ok::<(), std::convert::Infallible>(())
