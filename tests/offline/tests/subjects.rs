@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use domain::{AgentId, GroupId, KindName, PolicyName, TokenId};
+use domain::content::{ChannelName, ContentRevision};
+use domain::{AgentId, Digest, GroupId, KindName, PolicyName, TokenId};
 use wire::subject;
 
 /// Every subject the code can build, with placeholders for ids.
@@ -13,13 +14,25 @@ fn built() -> BTreeSet<String> {
     let agent = AgentId::new("agent").expect("an id");
     let token = TokenId::new("token").expect("an id");
     let nonce = AgentId::new("nonce").expect("an id");
+    let channel = ChannelName::new("channel").expect("a name");
+    let [manifest, chunk, from, to] = PIECES.map(|piece| Digest::of(piece.as_bytes()));
     let direct = |s: &subject::Subject| subject::direct_get(subject::STREAM_DESIRED, s);
+    let direct_content = |s: &subject::Subject| subject::direct_get(subject::STREAM_CONTENT, s);
     [
         subject::store_group(&group),
         subject::store_kind(&KindName::new("kind").expect("a name")),
         subject::store_policy(&PolicyName::new("policy").expect("a name")),
         subject::store_token(&token),
         subject::store_epoch(),
+        subject::store_channel(&channel),
+        subject::store_content(&channel, ContentRevision(NUMBER)),
+        subject::store_uploads(),
+        subject::store_sweep(),
+        subject::content_manifest(&manifest),
+        subject::content_index(&manifest),
+        subject::content_chunk(&chunk),
+        subject::content_patch(Some(&from), &to, NUMBER),
+        subject::census(),
         subject::identity_agent(&agent),
         subject::identity_token(&token),
         subject::desired_group(&group),
@@ -36,10 +49,28 @@ fn built() -> BTreeSet<String> {
         subject::join_inbox_prefix(&nonce),
         direct(&subject::desired_group(&group)),
         direct(&subject::desired_agent(&agent)),
+        direct_content(&subject::content_manifest(&manifest)),
+        direct_content(&subject::content_index(&manifest)),
+        direct_content(&subject::content_chunk(&chunk)),
+        direct_content(&subject::content_patch(Some(&from), &to, NUMBER)),
     ]
     .iter()
-    .map(|s| s.to_string())
+    .map(|s| with_placeholders(s.as_str()))
     .collect()
+}
+
+/// Whose digests stand in the subjects that are built.
+const PIECES: [&str; 4] = ["manifest", "chunk", "from", "to"];
+/// Any number that no name has in it.
+const NUMBER: u32 = 4_711;
+
+/// Digests and numbers by what they stand for, as on the page.
+fn with_placeholders(subject: &str) -> String {
+    let subject = subject.replace(&NUMBER.to_string(), "number");
+    let named = PIECES
+        .iter()
+        .fold(subject, |subject, piece| subject.replace(&Digest::of(piece.as_bytes()).to_string(), piece));
+    named.replace(".chunk.chunk", ".chunk.0")
 }
 
 /// First cells of the tables of the page whose text stands between back-ticks.
@@ -61,8 +92,13 @@ fn page() -> String {
 #[test]
 fn the_page_lists_exactly_what_the_code_builds() {
     let mut documented = documented(&page());
-    let streams =
-        [subject::STREAM_POLICY, subject::STREAM_IDENTITY, subject::STREAM_DESIRED, subject::STREAM_EVENTS];
+    let streams = [
+        subject::STREAM_POLICY,
+        subject::STREAM_IDENTITY,
+        subject::STREAM_DESIRED,
+        subject::STREAM_CONTENT,
+        subject::STREAM_EVENTS,
+    ];
     for stream in streams {
         assert!(documented.remove(stream), "{stream} is not on the page");
     }
