@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use bytes::Bytes;
 use domain::catalog::{Catalog, Entry, Group, Kind, Locks, Policy, root_id};
+use domain::content::{ChannelName, ContentRevision, ContentStatus, SourceBytes};
 use domain::document::{Document, canonical};
 use domain::presence::{Beat, Enrolment, GroupHead, ItemReport, ItemState, Labels, Presence, Report, Status};
 use domain::schema::Schema;
@@ -179,7 +180,7 @@ pub fn beat(n: u64, sequence: u64, report: Option<Report>) -> Beat {
     Beat { session: n, sequence, cursor: Cursor::new(1, 9), assignment: Cursor::new(1, 1), report }
 }
 
-/// What an agent with four healthy policies reports.
+/// What an agent with four healthy policies and four channels reports.
 ///
 /// # Errors
 /// Never: the names are valid.
@@ -192,7 +193,24 @@ pub fn report(n: u64) -> Result<Report> {
     let items = items.collect::<Result<Vec<_>>>()?;
     let status = Status { seen: Cursor::new(1, 9), items, ..Status::default() };
     let hostname = format!("host-{n:07}").into_boxed_str();
-    Ok(Report { version: "1.0.0".into(), mode: Some(Mode::Push), hostname, status, content: Vec::new() })
+    Ok(Report { version: "1.0.0".into(), mode: Some(Mode::Push), hostname, status, content: content()? })
+}
+
+/// Four channels at the revision that is assigned.
+fn content() -> Result<Vec<ContentStatus>> {
+    let status = |channel| {
+        Ok(ContentStatus {
+            channel: ChannelName::new(channel)?,
+            active: ContentRevision(30),
+            wanted: ContentRevision(30),
+            revision: Revision(9),
+            state: ItemState::Healthy,
+            percent: 100,
+            bytes: SourceBytes { patch: 90_000, ..SourceBytes::default() },
+            reason: "".into(),
+        })
+    };
+    ["definitions/av", "definitions/ips", "models/large", "rules"].into_iter().map(status).collect()
 }
 
 /// Presence of `count` agents that have all been heard once, with labels and a full status.

@@ -30,10 +30,10 @@ pub fn section(bench: &Bench) -> Result<String> {
     }
     Ok(format!(
         "## W5: memory of presence\n\n{}\n\nGrowth of the resident memory of a fresh process while agents enrol in 1,000 groups \
-         (ids of 21 bytes, host names, two labels) and\nreport four policies each: all that presence keeps, with the \
+         (ids of 21 bytes, host names, two labels) and\nreport four policies and four channels each: all that presence keeps, with the \
          allocator's overhead and half-filled pages. Goal: at most 300 bytes\nfor each of 1,000,000 agents. Limit: the record of \
          an agent (its two cursors, four times, two sessions and the links of the lists\nit is in), its id and host name, and the \
-         hash index; statuses and labels that are equal are kept once. Small fleets pay for the\nprocess's first pages.\n\n{}",
+         hash index; statuses, states of content and labels that are equal are kept once. Small fleets pay for\nthe process's first pages.\n\n{}",
         bench.machine.line(),
         page::table(&["agents", "bytes for each agent", "MB in all"], &rows)
     ))
