@@ -6089,7 +6089,7 @@ pub struct ContentStatus {
     /// The channel.
     #[prost(string, tag = "1")]
     pub channel: ::prost::alloc::string::String,
-    /// Agents whose group assigns the channel, or that have some of it in force.
+    /// Agents to which some of it is assigned, as far as they know, or that have some of it in force.
     #[prost(uint64, tag = "2")]
     pub agents: u64,
     /// Agents that have in force and healthy what is assigned to them.
@@ -6114,7 +6114,7 @@ pub struct ContentStatus {
     #[prost(message, optional, tag = "9")]
     pub bytes: ::core::option::Option<ContentBytes>,
     /// When the last agent is expected to be done, from the pace so far; absent if none is on its way or the
-    /// pace cannot be told yet.
+    /// pace cannot be told yet. Offline agents are not waited for.
     #[prost(message, optional, tag = "10")]
     pub expected_finish: ::core::option::Option<::prost_types::Timestamp>,
     /// When this was true.
@@ -6456,7 +6456,7 @@ pub mod watch_event {
         /// An agent reached a revision.
         #[prost(message, tag = "3")]
         Applied(super::Applied),
-        /// An item failed on an agent.
+        /// An item failed on an agent: a policy, or content.
         #[prost(message, tag = "4")]
         Failed(super::ItemFailed),
         /// A group has a new head.
@@ -6535,7 +6535,7 @@ pub struct ItemFailed {
     /// Path of its group.
     #[prost(string, tag = "2")]
     pub group: ::prost::alloc::string::String,
-    /// The item.
+    /// The item. Of content: its kind is "content " and the channel.
     #[prost(message, optional, tag = "3")]
     pub item: ::core::option::Option<Item>,
 }
@@ -6833,7 +6833,7 @@ pub mod presence_service_client {
                 .insert(GrpcMethod::new("muster.api.v1.PresenceService", "Watch"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// How far the revisions of a content channel have got among the agents.
+        /// How far the revisions of a content channel have got among the agents, by what each of them reported last.
         pub async fn get_content_status(
             &mut self,
             request: impl tonic::IntoRequest<super::GetContentStatusRequest>,
@@ -6901,7 +6901,7 @@ pub mod presence_service_server {
             &self,
             request: tonic::Request<super::WatchRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
-        /// How far the revisions of a content channel have got among the agents.
+        /// How far the revisions of a content channel have got among the agents, by what each of them reported last.
         async fn get_content_status(
             &self,
             request: tonic::Request<super::GetContentStatusRequest>,
