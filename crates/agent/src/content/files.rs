@@ -145,7 +145,7 @@ impl Files {
         Ok(())
     }
 
-    /// Reads a chunk; `None` if what is there is something else.
+    /// Reads a chunk; false if what is there is something else.
     pub(crate) fn chunk(&self, number: usize, buffer: &mut Vec<u8>) -> io::Result<bool> {
         let Some((at, entry)) = self.place(number) else { return Ok(false) };
         buffer.resize(usize::try_from(entry.bytes).unwrap_or(usize::MAX), 0);

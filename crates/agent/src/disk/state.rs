@@ -74,6 +74,9 @@ struct TrialEntry {
     push: bool,
     heartbeat_interval_ms: u64,
     offline_after_ms: u64,
+    /// Absent in files from before there was content.
+    content_spread_ms: Option<u64>,
+    content_rate_limit: Option<u64>,
     until_ms: Option<u64>,
 }
 
@@ -157,6 +160,8 @@ fn trial_entry(trial: Trial) -> TrialEntry {
         push: trial.previous.mode == Mode::Push,
         heartbeat_interval_ms: trial.previous.heartbeat_interval.0,
         offline_after_ms: trial.previous.offline_after.0,
+        content_spread_ms: Some(trial.previous.content_spread.0),
+        content_rate_limit: trial.previous.content_rate_limit,
         until_ms: trial.until.map(|until| until.0),
     }
 }
@@ -189,7 +194,8 @@ impl TrialEntry {
             mode: Some(if self.push { Mode::Push } else { Mode::Pull }),
             heartbeat_interval: Some(Span(self.heartbeat_interval_ms)),
             offline_after: Some(Span(self.offline_after_ms)),
-            ..SettingsOverlay::default()
+            content_spread: self.content_spread_ms.map(Span),
+            content_rate_limit: self.content_rate_limit,
         };
         let previous: Settings = overlay.effective().map_err(|_| StateError::Value("trial"))?;
         let cursor = Cursor::new(self.epoch, self.revision);
@@ -217,7 +223,12 @@ mod tests {
             digest: Digest([7; 32]),
             reason: Reason::new("no \"such\"\nthing"),
         };
-        let previous = SettingsOverlay::default().effective().unwrap();
+        let settings = SettingsOverlay {
+            content_spread: Some(Span::from_secs(7)),
+            content_rate_limit: Some(1 << 20),
+            ..SettingsOverlay::default()
+        };
+        let previous = settings.effective().unwrap();
         let durable = Durable {
             assignment: Some(Placement { group: group.clone(), cursor }),
             floors: [(group.clone(), Floor { cursor, digest: Digest([1; 32]) })].into_iter().collect(),
