@@ -55,7 +55,7 @@ async fn manifests_that_could_harm_are_refused_with_the_entry_named() {
         (vec!["README", "readme"], "readme"),
         (vec!["A/x", "a/y"], "\"a\""),
         (vec!["\u{c4}rger", "\u{e4}rger"], "\u{e4}rger"),
-        (vec!["a", "a/b"], "\"a/b\""),
+        (vec!["a", "a/b"], "\"a\""),
         (vec![&long], "files[0].path"),
         (vec![&deep], "64"),
         (vec![&wide], "255"),
@@ -65,7 +65,6 @@ async fn manifests_that_could_harm_are_refused_with_the_entry_named() {
     for (names, told) in cases {
         let shown: Vec<String> = names.iter().take(3).map(|name| name.chars().take(40).collect()).collect();
         let refused = api.begin_upload(named(&names)).await.expect_err(&shown.join(" "));
-        println!("{shown:?}: {}", refused.message());
         assert_eq!(refused.code(), Code::InvalidArgument, "{shown:?}: {refused}");
         assert!(refused.message().contains(told), "{shown:?}: {}\nwithout {told}", refused.message());
         assert!(refused.message().len() < 2000, "{shown:?}: an answer for people");
