@@ -84,7 +84,8 @@ pub enum Piece {
 pub struct Referenced {
     contents: BTreeSet<Digest>,
     chunks: BTreeSet<Digest>,
-    held: BTreeSet<Digest>,
+    idle: BTreeSet<Digest>,
+    listed: BTreeSet<(Digest, Digest)>,
 }
 
 impl Referenced {
@@ -101,20 +102,29 @@ impl Referenced {
         self.chunks.extend(chunks);
     }
 
-    /// A content that agents hold, stored or not: patches from it are of use.
-    pub fn held(&mut self, manifest: Digest) {
-        self.held.insert(manifest);
+    /// A content that is needed and that no agent is led to: no delta to it is.
+    pub fn idle(&mut self, manifest: Digest) {
+        self.idle.insert(manifest);
     }
 
-    /// Whether a piece is needed. A patch is, as long as where it leads is, and where it starts is stored or held.
+    /// A patch that stands in the index of `to`. It is needed as long as that is: agents may hold `from` although it
+    /// has no revision any more.
+    pub fn listed(&mut self, from: Digest, to: Digest) {
+        self.listed.insert((from, to));
+    }
+
+    /// Whether a piece is needed. A delta is, as long as agents are led to where it leads, and where it starts is needed
+    /// too or it is listed: others are being made.
     #[must_use]
     pub fn needs(&self, piece: &Piece) -> bool {
         match piece {
             Piece::Manifest(manifest) | Piece::Index(manifest) => self.contents.contains(manifest),
             Piece::Chunk(chunk) => self.chunks.contains(chunk),
             Piece::Part { from, to, .. } => {
-                let starts = |from: &Digest| self.contents.contains(from) || self.held.contains(from);
-                self.contents.contains(to) && from.as_ref().is_none_or(starts)
+                let starts =
+                    |from: &Digest| self.contents.contains(from) || self.listed.contains(&(*from, *to));
+                let led = self.contents.contains(to) && !self.idle.contains(to);
+                led && from.as_ref().is_none_or(starts)
             }
         }
     }
@@ -204,23 +214,30 @@ mod tests {
         Digest::of(&[number])
     }
 
-    /// Contents of a few chunks; which of them are needed; which are held by agents.
-    fn store() -> impl Strategy<Value = Vec<(Vec<u8>, bool, bool)>> {
-        prop::collection::vec((prop::collection::vec(0u8..30, 0..6), any::<bool>(), any::<bool>()), 0..8)
+    /// Contents of a few chunks; which of them are needed, and are idle; and which patches between them are listed.
+    type Store = (Vec<(Vec<u8>, bool, bool)>, BTreeSet<(usize, usize)>);
+
+    fn store() -> impl Strategy<Value = Store> {
+        let chunks = prop::collection::vec(0u8..30, 0..6);
+        let contents = prop::collection::vec((chunks, any::<bool>(), any::<bool>()), 0..8);
+        (contents, prop::collection::btree_set((0usize..8, 0usize..8), 0..12))
     }
 
     proptest! {
         #[test]
-        fn nothing_needed_goes_and_nothing_else_stays(contents in store()) {
+        fn nothing_needed_goes_and_nothing_else_stays((contents, listed) in store()) {
             let name = |at: usize| Digest::of(&at.to_be_bytes());
             let mut referenced = Referenced::new();
-            for (at, (chunks, needed, held)) in contents.iter().enumerate() {
+            for (at, (chunks, needed, idle)) in contents.iter().enumerate() {
                 if *needed {
                     referenced.content(name(at), chunks.iter().copied().map(digest));
                 }
-                if *held {
-                    referenced.held(name(at));
+                if *idle {
+                    referenced.idle(name(at));
                 }
+            }
+            for (from, to) in &listed {
+                referenced.listed(name(*from), name(*to));
             }
             let mut stored: Vec<Piece> = (0..30).map(|chunk| Piece::Chunk(digest(chunk))).collect();
             for to in 0..contents.len() {
@@ -231,19 +248,18 @@ mod tests {
                 }));
             }
             let gone: BTreeSet<Piece> = referenced.sweep(stored.iter().copied()).into_iter().collect();
-            let content = |wanted: &Digest| {
-                (0..contents.len()).find(|at| name(*at) == *wanted).map(|at| &contents[at]).unwrap()
-            };
+            let place = |wanted: &Digest| (0..contents.len()).find(|at| name(*at) == *wanted).unwrap();
+            let needed = |wanted: &Digest| contents[place(wanted)].1;
+            let led = |wanted: &Digest| needed(wanted) && !contents[place(wanted)].2;
             for piece in stored {
                 let needed = match &piece {
-                    Piece::Manifest(it) | Piece::Index(it) => content(it).1,
+                    Piece::Manifest(it) | Piece::Index(it) => needed(it),
                     Piece::Chunk(it) => contents.iter().any(|(chunks, needed, _)| {
                         *needed && chunks.iter().any(|chunk| digest(*chunk) == *it)
                     }),
-                    Piece::Part { from: None, to, .. } => content(to).1,
+                    Piece::Part { from: None, to, .. } => led(to),
                     Piece::Part { from: Some(from), to, .. } => {
-                        let (_, stored, held) = content(from);
-                        content(to).1 && (*stored || *held)
+                        led(to) && (needed(from) || listed.contains(&(place(from), place(to))))
                     }
                 };
                 prop_assert_eq!(!gone.contains(&piece), needed, "{:?}", piece);

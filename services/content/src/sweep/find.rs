@@ -61,14 +61,14 @@ pub(super) async fn find(
     catalog: &Catalog,
     (most, dry_run): (usize, bool),
 ) -> Result<Option<Vec<Doomed>>, Refused> {
-    let Some(needed) = needed(replica, catalog, dry_run).await? else { return Ok(None) };
+    let Some(referenced) = referenced(replica, catalog, dry_run).await? else { return Ok(None) };
     let (mut doomed, mut deltas) = (Vec::new(), BTreeMap::new());
     let mut next = Some(0);
     while let Some(from) = next
         && doomed.len() + deltas.len() < most
     {
         let (stored, then) = replica.store.pieces(from).await?;
-        for piece in stored.into_iter().filter(|piece| !needed.needs(piece)) {
+        for piece in referenced.sweep(stored) {
             match piece {
                 Piece::Manifest(manifest) => doomed.push(Doomed::Manifest(manifest)),
                 Piece::Index(manifest) => doomed.push(Doomed::Index(manifest)),
@@ -81,23 +81,6 @@ pub(super) async fn find(
     doomed.extend(deltas.into_iter().map(|((from, to), parts)| Doomed::Delta { from, to, parts }));
     doomed.truncate(most);
     Ok(Some(doomed))
-}
-
-/// What is needed.
-struct Needed {
-    referenced: Referenced,
-    /// Contents of revisions that no agent is led to: deltas to them are of no use.
-    idle: BTreeSet<Digest>,
-}
-
-impl Needed {
-    fn needs(&self, piece: &Piece) -> bool {
-        let idle = match piece {
-            Piece::Part { to, .. } => self.idle.contains(to),
-            Piece::Manifest(_) | Piece::Index(_) | Piece::Chunk(_) => false,
-        };
-        !idle && self.referenced.needs(piece)
-    }
 }
 
 /// A manifest that a revision or an upload names, what it says, and the index beside it.
@@ -113,26 +96,29 @@ struct Content {
 ///
 /// # Errors
 /// [`Refused`] if that of a revision is not there: then nobody knows what it names.
-async fn needed(replica: &Replica, catalog: &Catalog, dry_run: bool) -> Result<Option<Needed>, Refused> {
-    let mut needed = Needed { referenced: Referenced::new(), idle: BTreeSet::new() };
+async fn referenced(
+    replica: &Replica,
+    catalog: &Catalog,
+    dry_run: bool,
+) -> Result<Option<Referenced>, Refused> {
+    let mut referenced = Referenced::new();
     let mut contents = stream::iter(named(replica, catalog))
         .map(|named| async move { read(replica, named).await })
         .buffer_unordered(MANIFESTS_AT_A_TIME);
     while let Some(content) = contents.try_next().await? {
         let Some(Content { name, manifest, index, led }) = content else { return Ok(None) };
-        needed.referenced.content(name, manifest.chunks().iter().map(|chunk| chunk.digest));
+        referenced.content(name, manifest.chunks().iter().map(|chunk| chunk.digest));
         let deltas = index.index.iter().flat_map(ContentIndex::deltas);
         if led {
-            // Agents may hold what has no revision any more: a patch from it stays as long as where it leads.
-            deltas.filter_map(Delta::from).for_each(|from| needed.referenced.held(from));
+            deltas.filter_map(Delta::from).for_each(|from| referenced.listed(from, name));
         } else {
-            needed.idle.insert(name);
+            referenced.idle(name);
             if !dry_run && deltas.count() > 0 {
                 strip(replica, &name, index).await?;
             }
         }
     }
-    Ok(Some(needed))
+    Ok(Some(referenced))
 }
 
 /// A manifest, whose revision it is (none: an upload's), and whether agents are led to that.
