@@ -203,42 +203,59 @@ fn forgeries(good: &Bytes) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// How many forgeries there are.
+const FORGERIES: usize = 11;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_that_nobody_signed_for_this_channel_moves_no_agent() {
-    let first = Tree::made(1, 100_000);
-    let fleet = seeded(&first).await;
-    let edge = Edge::start(&fleet, "edge-1", "/edge").await;
-    edge.agent.holds(CHANNEL, &first).await;
+    let fleet = Fleet::start().await;
+    let channels: Vec<String> = (0..FORGERIES).map(|n| format!("forged/{n}")).collect();
+    let old = Tree::made(1, 50_000);
+    let new = old.next(2);
+    for channel in &channels {
+        let _ = push(&fleet, channel, &old).await;
+    }
+    let policy = fleet.cli("policy");
+    let _ = policy.apply(&release(&channels, 1)).await;
+    let _ = policy.apply(&follower(&channels)).await;
+    let edge = Edge::start(&fleet, "edge-1", "/many").await;
+    for channel in &channels {
+        edge.agent.holds(channel, &old).await;
+    }
     let store = raw::Store::of(&fleet).await;
-    let known = store.subjects("manifest").await;
-    let second = first.next(2);
-    let _ = push(&fleet, CHANNEL, &second).await;
-    let _ = prepared(&fleet, CHANNEL, 2, &[]).await;
-    let subjects = store.subjects("manifest").await;
-    let subject = subjects.iter().find(|subject| !known.contains(subject)).expect("a new manifest");
-    let good = store.get(subject).await.expect("it is listed");
-    // The signed manifest of another channel, whole and true, in the place of this one.
-    let _ = push(&fleet, "rules/other", &second).await;
-    let now = store.subjects("manifest").await;
-    let other = now.iter().find(|one| !subjects.contains(one)).expect("a new manifest");
-    let mut all = forgeries(&good);
-    all.push(("that of another channel", store.get(other).await.expect("it is listed").to_vec()));
-    for (what, bytes) in all {
-        store.put(subject, bytes.into()).await;
-        // Assigned again counts as changed: tried at once.
-        let _ = promote(&fleet, CHANNEL, 1, "stable").await;
-        let _ = settled(&fleet, "edge-1", CHANNEL, 1).await;
-        let _ = promote(&fleet, CHANNEL, 2, "stable").await;
-        let shown = super::shows(&fleet, "edge-1", CHANNEL, what, |one| {
-            number(&one["wanted"]) == 2 && number(&one["active"]) == 1 && one["reason"].is_string()
+    let mut kept = Vec::new();
+    for channel in &channels {
+        let pushed = push(&fleet, channel, &new).await;
+        let subject = format!("content.manifest.{}", super::digest(&pushed["revision"]["manifest"]));
+        let good = store.get(&subject).await.expect("it was made");
+        kept.push((subject, good));
+    }
+    for (at, (subject, good)) in kept.iter().enumerate() {
+        let mut all = forgeries(good);
+        // Whole, signed and true, in another channel's place.
+        all.push(("that of another channel", kept[(at + 1) % FORGERIES].1.to_vec()));
+        assert_eq!(all.len(), FORGERIES);
+        store.put(subject, all.swap_remove(at).1.into()).await;
+    }
+    let _ = policy.apply(&release(&channels, 2)).await;
+    let shown = fleet
+        .shows("edge-1", "every channel says why it waits", |shown| {
+            channels.iter().all(|channel| {
+                let one = channel_of(shown, channel);
+                let says = one["reason"].as_str().is_some_and(|why| why.contains("manifest"));
+                number(&one["wanted"]) == 2 && number(&one["active"]) == 1 && says
+            })
         })
         .await;
-        assert!(shown["reason"].as_str().is_some_and(|why| why.contains("manifest")), "{what}: {shown}");
-        assert_eq!(edge.agent.content(CHANNEL).as_ref(), Some(&first), "{what}");
+    for channel in &channels {
+        assert_eq!(edge.agent.content(channel).as_ref(), Some(&old), "{channel}: {shown}");
     }
-    store.put(subject, good).await;
-    edge.agent.holds(CHANNEL, &second).await;
-    let _ = settled(&fleet, "edge-1", CHANNEL, 2).await;
+    for (subject, good) in kept {
+        store.put(&subject, good).await;
+    }
+    for channel in &channels {
+        edge.agent.holds(channel, &new).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,9 +48,9 @@ async fn a_slow_line_and_a_long_one_are_only_slow() {
 async fn a_line_that_falls_silent_is_given_up_and_made_anew() {
     // Without deltas the content comes in chunks, and the time that a piece is given is short.
     let fleet = Fleet::start_with(&["--patch-workers", "0"]).await;
-    let tree = Tree::dense(1, 3 << 19);
+    let tree = Tree::dense(1, 400_000);
     super::seed(&fleet, &tree).await;
-    let edge = edge(&fleet, Faults::down(Lane { hold_after: Some(500_000), ..Lane::default() })).await;
+    let edge = edge(&fleet, Faults::down(Lane { hold_after: Some(100_000), ..Lane::default() })).await;
     live::until("another line is made, for the first one stays as it is", || {
         let (made, open) = edge.proxy.connections(CONTENT);
         if made > 1 { Ok(()) } else { Err(format!("{made} made, {open} open")) }
@@ -85,6 +85,8 @@ async fn a_broker_that_restarts_amid_a_download_costs_what_was_on_its_way() {
     fleet.nats.start_again().await.expect("it starts again");
     edge.proxy.calm();
     edge.agent.holds(CHANNEL, &tree).await;
-    assert_eq!(edge.fetched_again(), []);
-    assert_eq!(edge.fetched().all(), full);
+    // The last piece may have been whole at the proxy and not at the agent.
+    let again = edge.fetched_again();
+    assert!(again.len() <= 1, "{again:?}");
+    assert_eq!(edge.fetched().all(), full + again.iter().map(|piece| piece.bytes).sum::<u64>());
 }
