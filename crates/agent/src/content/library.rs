@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::content::agent::Durable;
+use domain::content::plan::Road;
 use domain::content::{ChannelName, ContentIndex, ContentItem, ContentRevision, Delta, Manifest};
 use domain::{Digest, FleetId, Revision};
 use wire::content::ContentError;
@@ -27,18 +28,24 @@ use crate::disk::files as disk;
 const MAX_STATE_BYTES: usize = 1024 * 1024;
 /// Where a state that cannot be read is kept for people to look at.
 const CORRUPT: &str = "state.json.corrupt";
-/// Deltas that led astray and are remembered, oldest forgotten first; each would be tried once more.
-const MAX_BAD_DELTAS: usize = 64;
+/// Roads that led nowhere and are remembered, oldest forgotten first; each would be tried once more.
+const MAX_BAD_ROADS: usize = 64;
 
-/// A delta that led to something else than its content.
-type BadDelta = (Digest, Option<Digest>, Digest);
+/// A road to a content on which a piece was not there or not what it should be, or that led to something else. A
+/// delta is named by its fingerprint too: one that is made anew is tried anew.
+#[derive(Debug, PartialEq, Eq)]
+struct BadRoad {
+    manifest: Digest,
+    road: Road,
+    delta: Option<Digest>,
+}
 
 #[derive(Debug)]
 pub(super) struct Inner {
     /// What was found the last time each content or draft was compared with its manifest.
     checked: BTreeMap<PathBuf, Checked>,
     pub(super) pieces: Pieces,
-    bad_deltas: Vec<BadDelta>,
+    bad_roads: Vec<BadRoad>,
 }
 
 /// All of it.
@@ -74,7 +81,7 @@ impl Library {
         let Bounds { quota, cache_bytes } = bounds;
         let cache_bytes = quota.map_or(cache_bytes, |quota| quota.min(cache_bytes));
         let pieces = Pieces::open(dirs.pieces(), cache_bytes)?;
-        let inner = Inner { checked: BTreeMap::new(), pieces, bad_deltas: Vec::new() };
+        let inner = Inner { checked: BTreeMap::new(), pieces, bad_roads: Vec::new() };
         let (fleet, trust) = (fleet.clone(), trust.clone());
         Ok(Self {
             dirs,
@@ -251,31 +258,37 @@ impl Library {
         self.inner().checked.remove(path);
     }
 
-    /// A delta did not lead to its content: the next plan goes another way, until the delta is another one.
+    /// A road did not lead to its content: the next plan goes another way if there is one.
     pub(crate) fn distrust(&self, surveyed: &Surveyed) {
-        let Some(delta) = surveyed.delta() else { return };
-        let bad = (surveyed.item.manifest, delta.from(), fingerprint(delta));
+        let (manifest, road) = (surveyed.item.manifest, surveyed.plan.road);
+        let bad = BadRoad { manifest, road, delta: surveyed.delta().map(fingerprint) };
         let mut inner = self.inner();
-        if inner.bad_deltas.len() >= MAX_BAD_DELTAS {
-            inner.bad_deltas.remove(0);
+        if inner.bad_roads.len() >= MAX_BAD_ROADS {
+            inner.bad_roads.remove(0);
         }
-        inner.bad_deltas.push(bad);
+        inner.bad_roads.push(bad);
         // The base may have rotted in a way that its times do not show.
         inner.checked.clear();
     }
 
-    /// The index without deltas that led astray.
-    pub(super) fn trusted(&self, item: &ContentItem, index: ContentIndex) -> ContentIndex {
+    /// The roads to a content that led nowhere and are still the same.
+    pub(super) fn unusable(&self, item: &ContentItem, index: Option<&ContentIndex>) -> BTreeSet<Road> {
+        let now = |road: Road| {
+            let from = match road {
+                Road::Chunks => return None,
+                Road::Patch { from } => Some(from),
+                Road::Full => None,
+            };
+            index?.delta(from).map(fingerprint)
+        };
         let inner = self.inner();
-        let is_bad =
-            |delta: &Delta| inner.bad_deltas.contains(&(item.manifest, delta.from(), fingerprint(delta)));
-        if !index.deltas().iter().any(is_bad) {
-            return index;
-        }
-        let deltas = index.deltas().iter().filter(|delta| !is_bad(delta)).cloned().collect();
-        let (fleet, stored) = (index.fleet().clone(), index.stored_bytes().to_vec());
-        // With fewer deltas every rule is kept that was kept with more.
-        ContentIndex::new(fleet, index.manifest(), stored, deltas).unwrap_or(index)
+        let bad = inner.bad_roads.iter().filter(|bad| bad.manifest == item.manifest);
+        bad.filter(|bad| bad.delta == now(bad.road)).map(|bad| bad.road).collect()
+    }
+
+    /// No road to a content is left: each is tried once more.
+    pub(super) fn trust_again(&self, item: &ContentItem) {
+        self.inner().bad_roads.retain(|bad| bad.manifest != item.manifest);
     }
 
     /// Puts a whole content in force, or none.

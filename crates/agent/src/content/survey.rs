@@ -69,7 +69,7 @@ impl Library {
         index: Option<ContentIndex>,
     ) -> io::Result<Surveyed> {
         let manifest = Arc::new(manifest);
-        let index = index.map(|index| Arc::new(self.trusted(item, index)));
+        let index = index.map(Arc::new);
         let mut places = BTreeMap::new();
         let mut held = Held::default();
         let mut others = Vec::new();
@@ -102,7 +102,11 @@ impl Library {
         self.survey_cache(&wanted, &mut places)?;
         held.chunks = places.keys().copied().collect();
         held.parts = self.survey_parts(item, index.as_deref())?;
+        held.unusable = self.unusable(item, index.as_deref());
         let plan = Arc::new(domain::content::plan::plan(&manifest, index.as_deref(), &held));
+        if held.unusable.contains(&plan.road) {
+            self.trust_again(item);
+        }
         let whole = self.is_whole(item, &manifest)?;
         let mut surveyed =
             Surveyed { item: item.clone(), manifest, index, plan, others, places, whole, space: NO_SPACE };

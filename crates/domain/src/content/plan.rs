@@ -99,8 +99,9 @@ pub fn plan(manifest: &Manifest, index: Option<&ContentIndex>, held: &Held) -> P
     let roads = deltas.map(|delta| by_delta(manifest, delta, held));
     let chunks = by_chunks(manifest, index, held);
     let cost = |plan: &Plan| {
-        let fetches = !plan.pieces.is_empty();
-        (fetches && held.unusable.contains(&plan.road), plan.fetch_bytes, plan.road)
+        // Where all chunks are held, nothing of a road is used. A delta whose parts are all there still is.
+        let is_used = !(plan.pieces.is_empty() && plan.frames.is_empty());
+        (is_used && held.unusable.contains(&plan.road), plan.fetch_bytes, plan.road)
     };
     roads.fold(chunks, |best, road| if cost(&road) < cost(&best) { road } else { best })
 }

@@ -160,6 +160,37 @@ async fn missing_and_oversized_pieces_are_never_used() {
 }
 
 #[tokio::test]
+async fn a_chunk_that_is_lost_for_good_is_gone_round_by_the_whole_content() {
+    let damages: [fn(&[u8]) -> Option<Vec<u8>>; 2] = [|_| None, |good| Some(good[..good.len() / 2].to_vec())];
+    for damage in damages {
+        let store = Store::start().await;
+        let first = store.push("a", 1, files(1, FILES)).await;
+        let mut new = first.files.clone();
+        new.insert("data/c".to_owned(), (noise(7, 60_000), false));
+        let mut second = store.push("a", 2, new).await;
+        store.delta(None, &mut second).await;
+        let rig = Rig::new(&store);
+        let mut running = rig.start();
+        let _granting = running.generous();
+        rig.assign(&running, &[&first]);
+        running.applied(&first).await;
+        let known: Vec<_> = first.manifest.chunks().iter().map(|chunk| chunk.digest).collect();
+        let chunks = second.manifest.chunks().iter().enumerate();
+        let (lost, _) = chunks.filter(|(_, chunk)| !known.contains(&chunk.digest)).next_back().unwrap();
+        let subject = second.chunk(lost);
+        match damage(&store.get(&subject).await) {
+            None => store.remove(&subject).await,
+            Some(bad) => store.put(&subject, bad).await,
+        }
+        rig.assign(&running, &[&second]);
+        running.applied(&second).await;
+        is_whole(&rig, &second);
+        assert!(rig.bytes_of("content.patch.none") > 0);
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn manifests_that_are_not_the_one_assigned_are_not_obeyed() {
     let store = Store::start().await;
     let (stored, messages) = make("a", 1, files(1, &[("x", 90_000)]));
