@@ -16,6 +16,7 @@ use runtime::Shutdown;
 use runtime::clock::now;
 use tokio::sync::watch;
 
+use super::build::stopped;
 use super::fetch::{Control, Fetcher, blocking, survey_of};
 use super::library::Library;
 use super::link::{AgentLink, Told};
@@ -201,10 +202,7 @@ impl<H: Handler> Content<H> {
                 self.work.waiting.push_back(Long::RunHandler { channel, item });
             }
             Effect::CheckHealth(item) => self.work.waiting.push_back(Long::CheckHealth(item)),
-            Effect::StopFetch => {
-                self.control.borrow().stop.store(true, Ordering::Relaxed);
-                self.control.send_modify(|_| {});
-            }
+            Effect::StopFetch => self.stop_fetch(),
             Effect::Limit(rate) => self.control.send_modify(|control| control.rate = rate),
             Effect::Persist { ticket } => {
                 let durable = Box::new(self.machine.durable().clone());
@@ -217,6 +215,19 @@ impl<H: Handler> Content<H> {
             Effect::Report(content) => self.link.report(content),
             Effect::Note(note) => self.note(&note),
         }
+    }
+
+    /// Ends the fetch that runs; one that still waits for its turn is not begun.
+    fn stop_fetch(&mut self) {
+        let Work { waiting, inputs, .. } = &mut self.work;
+        let waits = waiting.iter().position(|long| matches!(long, Long::Fetch { .. }));
+        if let Some(Long::Fetch { item, .. }) = waits.and_then(|at| waiting.remove(at)) {
+            let ContentItem { channel, manifest, .. } = item;
+            inputs.push_back(Input::Fetched { channel, manifest, fetched: 0, result: Err(stopped()) });
+            return;
+        }
+        self.control.borrow().stop.store(true, Ordering::Relaxed);
+        self.control.send_modify(|_| {});
     }
 
     fn note(&self, note: &Note) {
