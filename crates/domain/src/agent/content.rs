@@ -1,18 +1,19 @@
 //! What heartbeats say of content. The machine that works it off is another one
 //! ([`crate::content::agent`]); this one reports for it and asks on its behalf.
 
+use crate::agent::ItemState;
 use crate::agent::machine::{Machine, Turn};
 use crate::content::{ContentStatus, DownloadWish, MAX_REPORTED_CHANNELS};
 use crate::time::{Span, Timestamp};
 
-/// Smallest time between two reports of content whose states changed: a content that fails and is taken back
-/// again and again does not become a flood.
+/// Smallest time between two reports of content whose states changed, and between two that tell how it ended: a
+/// content that fails and is taken back again and again does not become a flood.
 const STATE_GAP: Span = Span::from_secs(1);
 /// Smallest time between two reports of progress alone.
 const PROGRESS_GAP: Span = Span::from_secs(5);
 /// Longest random wait before a wish is said, so that agents that want the same at one moment ask one after
-/// the other.
-const WISH_SPREAD: Span = Span::from_secs(2);
+/// the other. Short: `contentSpread` has spread them already where that is wanted.
+const WISH_SPREAD: Span = Span(250);
 
 /// What is to be said of content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(super) struct Content {
     /// When a change is to be reported, if a heartbeat does not do so before.
     pub(super) report_at: Option<Timestamp>,
     last_at: Timestamp,
+    /// When it is or was told last how a content ended.
+    outcome_at: Timestamp,
 }
 
 impl Content {
@@ -42,6 +45,51 @@ impl Content {
     pub(super) fn shift(&mut self, span: Span) {
         self.report_at = self.report_at.map(|at| at - span);
         self.last_at = self.last_at - span;
+        self.outcome_at = self.outcome_at - span;
+    }
+
+    /// When a change is told. How a content ended is what people wait for, so it is told at once, although
+    /// something else was said a moment ago.
+    fn due(&mut self, now: Timestamp, change: Change) -> Timestamp {
+        let due = match change {
+            Change::Progress => self.last_at + PROGRESS_GAP,
+            Change::State => self.last_at + STATE_GAP,
+            Change::Outcome => self.outcome_at + STATE_GAP,
+        };
+        let due = due.max(now);
+        let due = self.report_at.map_or(due, |known| known.min(due));
+        if change == Change::Outcome {
+            self.outcome_at = due;
+        }
+        due
+    }
+}
+
+/// What differs from the last report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Progress,
+    State,
+    /// A content is in force or has failed.
+    Outcome,
+}
+
+impl Change {
+    fn between(before: &[ContentStatus], after: &[ContentStatus]) -> Self {
+        let stand = |status: &ContentStatus| {
+            (status.channel.clone(), status.active, status.wanted, status.revision, status.state)
+        };
+        if after.iter().map(stand).eq(before.iter().map(stand)) {
+            return Self::Progress;
+        }
+        let ended = |status: &ContentStatus| match status.state {
+            ItemState::Healthy => true,
+            // Until what was in force before is back, it is a state in between.
+            ItemState::Failed => status.active != status.wanted,
+            ItemState::Offered | ItemState::Received | ItemState::Verified | ItemState::Applied => false,
+        };
+        let is_new = |status: &ContentStatus| before.iter().all(|known| stand(known) != stand(status));
+        if after.iter().any(|status| ended(status) && is_new(status)) { Self::Outcome } else { Self::State }
     }
 }
 
@@ -51,13 +99,9 @@ impl Machine {
         if statuses == self.status.content {
             return;
         }
-        let stand = |status: &ContentStatus| {
-            (status.channel.clone(), status.active, status.wanted, status.revision, status.state)
-        };
-        let same = statuses.iter().map(stand).eq(self.status.content.iter().map(stand));
+        let change = Change::between(&self.status.content, &statuses);
         self.status.content = statuses;
-        let due = (self.content.last_at + if same { PROGRESS_GAP } else { STATE_GAP }).max(turn.now);
-        self.content.report_at = Some(self.content.report_at.map_or(due, |known| known.min(due)));
+        self.content.report_at = Some(self.content.due(turn.now, change));
     }
 
     pub(super) fn on_wish(&mut self, turn: &mut Turn, wish: DownloadWish) {
@@ -80,7 +124,7 @@ impl Machine {
 mod tests {
     use super::*;
     use crate::agent::test_rig::{Rig, names, push, settings, snapshot};
-    use crate::agent::{Effect, Input, ItemState, Source};
+    use crate::agent::{Effect, Input, Source};
     use crate::content::{ChannelName, ContentItem, ContentRevision, SourceBytes};
     use crate::digest::Digest;
     use crate::revision::{Cursor, Revision};
@@ -119,6 +163,20 @@ mod tests {
         let sent = rig.pass(Span(1));
         let Effect::SendStatus(beat) = &sent[0] else { panic!("{sent:?}") };
         assert_eq!(beat.status.as_ref().unwrap().content[0].percent, 30);
+    }
+
+    #[test]
+    fn how_it_ended_is_told_at_once_but_not_again_and_again() {
+        let mut rig = Rig::online(push(5, &[]));
+        rig.pass(Span::from_secs(9));
+        let mut told = |state| names(&rig.feed(Input::ContentReported(vec![status(state, 0)])));
+        assert_eq!(told(ItemState::Offered), ["status"]);
+        assert_eq!(told(ItemState::Received), [""; 0]);
+        assert_eq!(told(ItemState::Healthy), ["status"]);
+        assert_eq!(told(ItemState::Failed), [""; 0], "one that fails over and over is no flood");
+        assert_eq!(told(ItemState::Healthy), [""; 0]);
+        assert_eq!(names(&rig.pass(STATE_GAP)), ["status"]);
+        assert_eq!(names(&rig.pass(PROGRESS_GAP)), [""; 0]);
     }
 
     #[test]
