@@ -18,6 +18,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use runtime::clock::now;
+use runtime::tasks::background;
 use tokio::sync::watch;
 use wire::content::ContentError;
 use wire::envelope::EnvelopeError;
@@ -62,11 +63,12 @@ pub(crate) struct Fetcher {
     pub(crate) window_bytes: u64,
 }
 
-/// Does what blocks on a thread of its own.
+/// Does what blocks on a thread of its own, which stands back for policies and for what the machine is there for.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    match background("content", work).await {
         Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        // As when the work itself panics in place: the agent ends and begins anew from its disk.
+        Err(error) => panic!("{error}"),
     }
 }
 
