@@ -13,8 +13,10 @@ pub enum Work {
     W1b,
     /// Heartbeats with nothing changed.
     W2,
-    /// Content: bytes, time, memory, and policies beside it.
+    /// Content: bytes beside those of other tools.
     W3,
+    /// Content: time and memory of its delivery, and policies beside it.
+    W3b,
     /// Memory of presence for each agent.
     W5,
     /// One change at the root of ten thousand groups is compiled.

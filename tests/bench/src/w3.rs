@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use tempfile::TempDir;
 
 use crate::agents::Fleet as PolicyAgents;
 use crate::control::Operator;
@@ -36,30 +35,39 @@ const POLL: Duration = Duration::from_millis(2);
 /// Share of the agents' times that is told.
 const P99: f64 = 0.99;
 
-/// Measures W3 and gives its section.
+/// Measures the bytes of W3 and gives their section. They do not depend on how busy the machine is.
 ///
 /// # Errors
 /// When a part of Muster fails; peers that are not there leave their cells empty.
 pub async fn section(bench: &Bench) -> Result<String> {
     let dir = tempfile::Builder::new().prefix("muster-bench-content-").tempdir()?;
-    let quick = bench.args.quick;
-    let made = data::made(dir.path(), if quick { data::MADE_BYTES / 16 } else { data::MADE_BYTES })?;
-    let mut pairs = vec![made.clone()];
-    if !quick {
+    let mut pairs = vec![data::made(dir.path(), made_bytes(bench))?];
+    if !bench.args.quick {
         pairs.extend(data::real(&cache()?));
     }
     let mut bytes = Vec::new();
     for pair in &pairs {
         bytes.push(bytes_row(bench, pair).await?);
     }
+    Ok(format!("## W3: bytes of content\n\n{}\n\n{}", bench.machine.line(), bytes_table(&bytes)))
+}
+
+/// Measures what W3 takes of time and memory, and gives that section.
+///
+/// # Errors
+/// When a part of Muster fails; peers that are not there leave their cells empty.
+pub async fn delivery_section(bench: &Bench) -> Result<String> {
+    let dir = tempfile::Builder::new().prefix("muster-bench-content-").tempdir()?;
+    let made = data::made(dir.path(), made_bytes(bench))?;
     let delivery = deliveries(bench, &made).await?;
-    let memory = memory(bench, &dir, if quick { LARGE_BYTES / 16 } else { LARGE_BYTES }).await?;
     let beside = beside(bench, &made).await?;
-    Ok(format!(
-        "## W3: content\n\n{}\n\n{}\n{delivery}\n{memory}\n{beside}",
-        bench.machine.line(),
-        bytes_table(&bytes)
-    ))
+    let memory = memory(bench, if bench.args.quick { LARGE_BYTES / 16 } else { LARGE_BYTES }).await?;
+    let machine = bench.machine.line();
+    Ok(format!("## W3: delivery of content\n\n{machine}\n\n{delivery}\n{memory}\n{beside}"))
+}
+
+fn made_bytes(bench: &Bench) -> usize {
+    if bench.args.quick { data::MADE_BYTES / 16 } else { data::MADE_BYTES }
 }
 
 /// Where fetched releases are kept between runs.
@@ -206,7 +214,8 @@ fn nginx_row(sent: &Sent) -> Vec<String> {
 }
 
 /// What memory a large content takes at the server and at an agent.
-async fn memory(bench: &Bench, dir: &TempDir, bytes: usize) -> Result<String> {
+async fn memory(bench: &Bench, bytes: usize) -> Result<String> {
+    let dir = tempfile::Builder::new().prefix("muster-bench-content-").tempdir()?;
     let large = data::made(dir.path(), bytes)?;
     let (mut fleet, pushed) = Fleet::start(bench, &large.old, 1).await?;
     let server = fleet.musterd_peak_bytes();
