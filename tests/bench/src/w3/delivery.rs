@@ -66,13 +66,37 @@ fn beside(bench: &Bench, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What the agents get of the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// As much as everybody else.
+    Fair,
+    /// What everybody else leaves (`SCHED_IDLE` of Linux): nearly as if they were on machines of their own.
+    Rest,
+}
+
+fn agent_command(binary: &Path, share: Share) -> Command {
+    match share {
+        Share::Fair => Command::new(binary),
+        Share::Rest => {
+            let mut command = Command::new("chrt");
+            command.args(["--idle", "0"]).arg(binary);
+            command
+        }
+    }
+}
+
 impl Fleet {
     /// Starts the control plane, pushes `content` and starts `count` agents whose group follows the channel;
     /// nothing is assigned yet. Returns the time of the push.
     ///
     /// # Errors
     /// When anything does not start.
-    pub async fn start(bench: &Bench, content: &Path, count: usize) -> Result<(Self, Duration)> {
+    pub async fn start(
+        bench: &Bench,
+        content: &Path,
+        (count, share): (usize, Share),
+    ) -> Result<(Self, Duration)> {
         let mut control = Control::start(&bench.musterd()?, &bench.nats_server).await?;
         control.prepare(4096).await?;
         let dir = tempfile::Builder::new().prefix("muster-bench-agents-").tempdir()?;
@@ -84,7 +108,7 @@ impl Fleet {
         let agent = beside(bench, "muster-agent")?;
         for n in 0..count {
             let log = std::fs::File::create(fleet.dir.path().join(format!("{n}.log")))?;
-            let mut command = Command::new(&agent);
+            let mut command = agent_command(&agent, share);
             command
                 .args(["run", "--start-spread", "0s", "--id", &format!("agent-{n}"), "--join", &token])
                 .arg("--state-dir")
@@ -146,6 +170,7 @@ impl Fleet {
     /// # Errors
     /// When one fails or does not get there in time.
     pub async fn deliver(&mut self) -> Result<Delivery> {
+        say(&format!("W3 delivers to {} agents", self.agents.len()));
         let before = (self.control.processor_ms(), self.agents_ms());
         let fetched_before = self.fetched().await?;
         let begin = Instant::now();
