@@ -72,7 +72,9 @@ musterd=$!
 until_true "the start of musterd" 60 test -s "$dir/musterd/addresses.json"
 server=$(address api)
 until_true "loading the catalogue" 60 ready
-export MUSTER_SERVER=$server
+# The token of whoever owns the data directory.
+token=$(cd "$dir/musterd" && pwd)/admin.token
+export MUSTER_SERVER=$server MUSTER_TOKEN_FILE=$token
 say "demo: musterd is up at $server, NATS at $(sed -n 's/.*"\(nats:[^"]*\)".*/\1/p' "$dir/musterd/addresses.json")"
 
 # Groups of the examples follow this channel, so it comes first.
@@ -94,7 +96,8 @@ muster=$bin/muster
 [ "$port" != 0 ] || muster="$muster --server $server"
 cat >&2 <<TRY
 
-Try, in another terminal:
+Try, in another terminal, with the token that the server made for you:
+  export MUSTER_TOKEN_FILE=$token
   $muster status                                   the fleet at a glance
   $muster watch                                    what happens, live
   $muster policy explain --group /servers/web      where each value comes from

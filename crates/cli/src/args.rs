@@ -59,6 +59,10 @@ pub(crate) struct Global {
     /// Address of the server [env: MUSTER_SERVER] [default: http://127.0.0.1:7400]
     #[arg(long, global = true, env = "MUSTER_SERVER", value_name = "URL", hide_env = true)]
     pub(crate) server: Option<String>,
+    /// File of the API token to show the server; the token itself may be in MUSTER_TOKEN
+    /// [env: MUSTER_TOKEN_FILE]
+    #[arg(long, global = true, env = "MUSTER_TOKEN_FILE", value_name = "FILE", hide_env = true)]
+    pub(crate) token_file: Option<PathBuf>,
     /// Print a table, or the API's message as json or yaml [env: MUSTER_OUTPUT] [default: table]
     #[arg(
         long,
@@ -70,7 +74,7 @@ pub(crate) struct Global {
         hide_possible_values = true
     )]
     pub(crate) output: Option<Format>,
-    /// TOML file with `server` and `output` [env: MUSTER_CONFIG] [default: none]
+    /// TOML file with `server`, `token-file` and `output` [env: MUSTER_CONFIG] [default: none]
     #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE", hide_env = true)]
     pub(crate) config: Option<PathBuf>,
 }

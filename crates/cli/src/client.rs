@@ -3,12 +3,15 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use wire::api::v1::access_service_client::AccessServiceClient;
 use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::identity_service_client::IdentityServiceClient;
 use wire::api::v1::policy_service_client::PolicyServiceClient;
 use wire::api::v1::presence_service_client::PresenceServiceClient;
 
+use crate::credential::Credential;
 use crate::failure::Failure;
 
 /// Longest wait for a connection: a server on the same network answers in milliseconds.
@@ -32,13 +35,16 @@ const PAGE_OF_HISTORY: i32 = 100;
 /// Most pages of one list: ten million objects; a server that never ends its list is noticed.
 const MAX_PAGES: usize = 10_000;
 
+/// A connection on which each call carries the caller's credential.
+pub(crate) type Line = InterceptedService<Channel, Credential>;
+
 /// The services of one server.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Client {
     url: String,
-    channel: Channel,
+    channel: Line,
     /// Without a limit on how long a call takes: uploads and downloads last as long as they make progress.
-    unhurried: Channel,
+    unhurried: Line,
 }
 
 /// A call that takes longer than most.
@@ -69,7 +75,7 @@ pub(crate) fn passing(status: &tonic::Status) -> Option<String> {
 }
 
 impl Client {
-    pub(crate) async fn connect(url: &str) -> Result<Self, Failure> {
+    pub(crate) async fn connect(url: &str, credential: Credential) -> Result<Self, Failure> {
         let unreachable = |source| Failure::Unreachable { url: url.to_owned(), source };
         let endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(unreachable)?
@@ -78,28 +84,34 @@ impl Client {
             .keep_alive_timeout(KEEP_ALIVE);
         let unhurried = endpoint.connect_lazy();
         let channel = endpoint.timeout(ANSWER_TIMEOUT).connect().await.map_err(unreachable)?;
+        let channel = Line::new(channel, credential.clone());
+        let unhurried = Line::new(unhurried, credential);
         Ok(Self { url: url.to_owned(), channel, unhurried })
     }
 
-    pub(crate) fn policy(&self) -> PolicyServiceClient<Channel> {
+    pub(crate) fn policy(&self) -> PolicyServiceClient<Line> {
         PolicyServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    pub(crate) fn content(&self) -> ContentServiceClient<Channel> {
+    pub(crate) fn content(&self) -> ContentServiceClient<Line> {
         ContentServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// For calls that last; see [`patiently`].
-    pub(crate) fn content_unhurried(&self) -> ContentServiceClient<Channel> {
+    pub(crate) fn content_unhurried(&self) -> ContentServiceClient<Line> {
         ContentServiceClient::new(self.unhurried.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    pub(crate) fn presence(&self) -> PresenceServiceClient<Channel> {
+    pub(crate) fn presence(&self) -> PresenceServiceClient<Line> {
         PresenceServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    pub(crate) fn identity(&self) -> IdentityServiceClient<Channel> {
+    pub(crate) fn identity(&self) -> IdentityServiceClient<Line> {
         IdentityServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn access(&self) -> AccessServiceClient<Line> {
+        AccessServiceClient::new(self.channel.clone())
     }
 
     /// A refusal of this server.

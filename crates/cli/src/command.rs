@@ -1,6 +1,7 @@
 //! The commands: each knows its arguments and what it asks of the server.
 
 mod agent;
+mod api_token;
 mod apply;
 mod content;
 mod group;
@@ -11,6 +12,7 @@ mod status;
 mod token;
 mod wait;
 mod watch;
+mod whoami;
 
 use clap::{CommandFactory as _, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -43,6 +45,9 @@ pub(crate) enum Command {
     Agent(agent::Agent),
     #[command(subcommand)]
     Token(token::Token),
+    #[command(subcommand)]
+    ApiToken(api_token::ApiToken),
+    Whoami(whoami::Whoami),
     Status(status::Status),
     Wait(wait::Wait),
     Watch(watch::Watch),
@@ -76,6 +81,8 @@ pub(crate) async fn run(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure
         Command::Settings(settings) => Box::pin(settings.run(&mut connect(config, terminal).await?)).await,
         Command::Agent(agent) => Box::pin(agent.run(&mut connect(config, terminal).await?)).await,
         Command::Token(token) => Box::pin(token.run(&mut connect(config, terminal).await?)).await,
+        Command::ApiToken(token) => Box::pin(token.run(&mut connect(config, terminal).await?)).await,
+        Command::Whoami(whoami) => Box::pin(whoami.run(&mut connect(config, terminal).await?)).await,
         Command::Status(status) => Box::pin(status.run(&mut connect(config, terminal).await?)).await,
         Command::Wait(wait) => Box::pin(wait.run(&mut connect(config, terminal).await?)).await,
         Command::Watch(watch) => Box::pin(watch.run(&mut connect(config, terminal).await?)).await,
@@ -83,7 +90,7 @@ pub(crate) async fn run(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure
 }
 
 async fn connect(config: Config, terminal: &mut Terminal) -> Result<Session<'_>, Failure> {
-    let client = Client::connect(&config.server).await?;
+    let client = Client::connect(&config.server, config.credential).await?;
     Ok(Session { client, terminal, format: config.output })
 }
 

@@ -1,26 +1,29 @@
 //! Where the settings of the command line come from: flag, else environment, else file, else default.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::args::{DEFAULT_SERVER, Format, Global};
+use crate::credential::{self, Credential};
 use crate::failure::Failure;
 
-/// Largest configuration file, in bytes: it holds two lines.
+/// Largest configuration file, in bytes: it holds three lines.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// What is in force.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) server: String,
+    pub(crate) credential: Credential,
     pub(crate) output: Format,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
     server: Option<String>,
+    token_file: Option<PathBuf>,
     output: Option<Format>,
 }
 
@@ -31,7 +34,10 @@ pub(crate) fn resolve(global: Global) -> Result<Config, Failure> {
         None => File::default(),
     };
     let server = global.server.or(file.server).unwrap_or_else(|| DEFAULT_SERVER.to_owned());
-    Ok(Config { server: url(&server)?, output: global.output.or(file.output).unwrap_or_default() })
+    let server = url(&server)?;
+    let credential = credential::find(global.token_file, file.token_file)?;
+    credential.fits(&server)?;
+    Ok(Config { server, credential, output: global.output.or(file.output).unwrap_or_default() })
 }
 
 fn read(path: &Path) -> Result<File, Failure> {
@@ -79,11 +85,13 @@ mod tests {
         std::fs::write(&path, "server = \"10.0.0.1:7400\"\noutput = \"yaml\"\n").unwrap();
         let global = |server: Option<&str>, config: bool| Global {
             server: server.map(str::to_owned),
+            token_file: None,
             output: None,
             config: config.then(|| path.clone()),
         };
         let check = |global: Global, server: &str, output: Format| {
-            assert_eq!(resolve(global).unwrap(), Config { server: server.to_owned(), output });
+            let config = resolve(global).unwrap();
+            assert_eq!((config.server.as_str(), config.output), (server, output));
         };
         check(global(None, false), DEFAULT_SERVER, Format::Table);
         check(global(None, true), "http://10.0.0.1:7400", Format::Yaml);
@@ -96,7 +104,10 @@ mod tests {
         let path = folder.path().join("muster.toml");
         for (text, expected) in [
             ("server = 1", "muster.toml:1: invalid type: integer `1`, expected a string"),
-            ("\nsurver = \"x\"", "muster.toml:2: unknown field `surver`, expected `server` or `output`"),
+            (
+                "\nsurver = \"x\"",
+                "muster.toml:2: unknown field `surver`, expected one of `server`, `token-file`, `output`",
+            ),
         ] {
             std::fs::write(&path, text).unwrap();
             let global = Global { config: Some(path.clone()), ..Global::default() };

@@ -8,6 +8,7 @@ mod client;
 mod command;
 mod config;
 mod content;
+mod credential;
 mod failure;
 mod manifests;
 mod session;

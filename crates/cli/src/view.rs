@@ -1,6 +1,7 @@
 //! Messages as text for people. Every view is a function from a message to text.
 
 pub(crate) mod agent;
+pub(crate) mod api_token;
 pub(crate) mod change;
 pub(crate) mod content;
 pub(crate) mod event;

@@ -107,6 +107,8 @@ ids! {
     KindName;
     /// An enrolment token (its public part).
     TokenId;
+    /// An API token (its public part).
+    ApiTokenName;
     /// A stage of a content channel, such as `stable`.
     StageName;
 }

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod access;
 pub mod agent;
 pub mod catalog;
 pub mod change;
@@ -27,7 +28,7 @@ pub mod time;
 pub mod token;
 
 pub use digest::Digest;
-pub use id::{AgentId, FleetId, GroupId, IdError, KindName, PolicyName, TokenId};
+pub use id::{AgentId, ApiTokenName, FleetId, GroupId, IdError, KindName, PolicyName, TokenId};
 pub use path::{GroupPath, PathError};
 pub use revision::{Cursor, Epoch, Revision};
 pub use settings::{Mode, Settings, SettingsOverlay};

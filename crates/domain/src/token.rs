@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Entry, ObjectKey, Token};
 use crate::change::MAX_TOKENS;
-use crate::digest::Digest;
+use crate::digest::{Digest, same};
 use crate::id::{AgentId, GroupId, TokenId};
 use crate::registry::AgentKey;
 use crate::time::{Span, Timestamp};
@@ -179,12 +179,6 @@ pub fn admit(
     }
     let secret_digest = token.secret_digest;
     Ok(Admission::Consume(Uses { secret_digest, used: used + 1, last: claim.clone() }))
-}
-
-/// Compares in a time that does not depend on where two digests differ.
-fn same(a: &Digest, b: &Digest) -> bool {
-    let differences = a.0.iter().zip(&b.0).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
-    differences == 0
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@
 //! [`store::Log`].
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod clock;
 pub mod config;
 pub mod content_keys;

@@ -10,6 +10,7 @@ use ed25519_dalek::SigningKey;
 use tonic::service::RoutesBuilder;
 use wire::envelope::ContentTrust;
 
+use crate::access::{AccessArgs, Gate, OpenError};
 use crate::content_keys::{ContentKeyArgs, ContentKeys, ContentKeysError};
 use crate::keys::{self, KeyError};
 use crate::nats::{CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError};
@@ -51,6 +52,10 @@ pub struct ServiceArgs {
     /// Keys of content.
     #[command(flatten)]
     pub content_keys: ContentKeyArgs,
+
+    /// How callers are known.
+    #[command(flatten)]
+    pub access: AccessArgs,
 
     /// Replicas of each JetStream stream: 1, or 3 on a cluster of NATS servers.
     #[arg(long, env = "MUSTER_STREAM_REPLICAS", value_name = "N", default_value = "1", value_parser = replicas)]
@@ -96,6 +101,9 @@ pub enum ServiceError {
     /// The service that signs content has no key for it.
     #[error("this service signs content and needs a key for it: give its file with --content-key")]
     NoContentKey,
+    /// Everybody would be let in from other machines.
+    #[error("the API cannot be served without authentication")]
+    Open(#[from] OpenError),
     /// The listener failed.
     #[error("the API cannot be served")]
     Serve(#[from] ServeError),
@@ -133,6 +141,8 @@ pub struct ServiceContext {
     pub agent_servers: Vec<String>,
     /// Replicas for streams.
     pub stream_replicas: u8,
+    /// Who may call.
+    pub gate: Gate,
     director: Option<Arc<SigningKey>>,
     content: ContentKeys,
 }
@@ -144,6 +154,7 @@ impl ServiceContext {
     /// # Errors
     /// [`ServiceError`] if a key, the broker or a stream cannot be used.
     pub async fn connect(args: &ServiceArgs, name: &str, tasks: Tasks) -> Result<Self, ServiceError> {
+        args.access.check(args.listen)?;
         let director = args.director_key.as_deref().map(keys::load).transpose()?.map(Arc::new);
         let content = ContentKeys::load(&args.content_keys)?;
         let nats = Nats::connect(&Connection::service(args.nats_url.clone(), name)).await?;
@@ -151,6 +162,7 @@ impl ServiceContext {
             nats.ensure_stream(&spec, args.stream_replicas).await?;
         }
         let readiness = Readiness::new();
+        let gate = Gate::start(&args.access, &nats, &tasks, &readiness);
         let condition = readiness.register("nats");
         let watched = nats.clone();
         let shutdown = tasks.shutdown().clone();
@@ -165,6 +177,7 @@ impl ServiceContext {
             fleet: args.fleet.clone(),
             agent_servers: args.servers_for_agents().to_vec(),
             stream_replicas: args.stream_replicas,
+            gate,
             director,
             content,
         })
@@ -212,11 +225,12 @@ impl ServiceContext {
         Ok(Trust::new(self.fleet.clone(), &director, &self.content.trust, self.agent_servers.clone())?)
     }
 
-    /// Serves `routes` as one more task.
+    /// Serves `routes` behind the gate as one more task.
     pub fn serve(&self, listener: Listener, routes: RoutesBuilder) {
         let (readiness, shutdown) = (self.readiness.clone(), self.shutdown().clone());
+        let routes = self.gate.guard(routes.routes());
         self.tasks.spawn("serve", async move {
-            listener.serve(routes.routes(), &[wire::DESCRIPTORS], readiness, shutdown).await
+            listener.serve(routes, &[wire::DESCRIPTORS], readiness, shutdown).await
         });
     }
 

@@ -1,5 +1,6 @@
 //! Entries of the catalogue (stream POLICY) between their domain form and stored bytes.
 
+mod access;
 mod content;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub fn store_key(key: &ObjectKey) -> StoreKey {
         ObjectKey::Policy(name) => StoreKey::Policy(name),
         ObjectKey::Group(id) => StoreKey::Group(id),
         ObjectKey::Token(id) => StoreKey::Token(id),
+        ObjectKey::ApiToken(name) => StoreKey::ApiToken(name),
         ObjectKey::Channel(name) => StoreKey::Channel(name),
         ObjectKey::Content(name, number) => StoreKey::Content(name, number),
         ObjectKey::Uploads => StoreKey::Uploads,
@@ -51,6 +53,7 @@ pub fn object_key(key: &StoreKey) -> ObjectKey {
         StoreKey::Policy(name) => ObjectKey::Policy(name),
         StoreKey::Group(id) => ObjectKey::Group(id),
         StoreKey::Token(id) => ObjectKey::Token(id),
+        StoreKey::ApiToken(name) => ObjectKey::ApiToken(name),
         StoreKey::Channel(name) => ObjectKey::Channel(name),
         StoreKey::Content(name, number) => ObjectKey::Content(name, number),
         StoreKey::Uploads => ObjectKey::Uploads,
@@ -79,6 +82,7 @@ pub fn encode(entry: &Entry) -> Result<Vec<u8>, DocumentError> {
             expires_at_ms: token.expires_at.0,
             secret_sha256: token.secret_digest.0.to_vec(),
         }),
+        Entry::ApiToken(token) => Object::ApiToken(access::api_token(token)),
         Entry::Epoch(epoch) => Object::Epoch(EpochState { epoch: epoch.0 }),
         Entry::Channel(channel) => Object::Channel(content::channel(channel)),
         Entry::Content(revision) => Object::ContentRevision(content::revision(revision)),
@@ -120,6 +124,7 @@ pub fn read(key: &StoreKey, bytes: &[u8]) -> Result<Entry, DecodeError> {
         (StoreKey::Kind(name), Object::Kind(state)) => read_kind(name.clone(), state),
         (StoreKey::Policy(name), Object::Policy(state)) => read_policy(name.clone(), state),
         (StoreKey::Token(id), Object::Token(state)) => read_token(id.clone(), state),
+        (StoreKey::ApiToken(name), Object::ApiToken(state)) => access::read_api_token(name.clone(), state),
         (StoreKey::Epoch, Object::Epoch(state)) => Ok(Entry::Epoch(Epoch(state.epoch))),
         (StoreKey::Channel(name), Object::Channel(state)) => content::read_channel(name.clone(), state),
         (StoreKey::Content(name, number), Object::ContentRevision(state)) => {
@@ -132,6 +137,7 @@ pub fn read(key: &StoreKey, bytes: &[u8]) -> Result<Entry, DecodeError> {
             | StoreKey::Kind(_)
             | StoreKey::Policy(_)
             | StoreKey::Token(_)
+            | StoreKey::ApiToken(_)
             | StoreKey::Channel(_)
             | StoreKey::Content(..)
             | StoreKey::Uploads
@@ -141,6 +147,7 @@ pub fn read(key: &StoreKey, bytes: &[u8]) -> Result<Entry, DecodeError> {
             | Object::Kind(_)
             | Object::Policy(_)
             | Object::Token(_)
+            | Object::ApiToken(_)
             | Object::Channel(_)
             | Object::ContentRevision(_)
             | Object::Uploads(_)
@@ -258,6 +265,7 @@ mod tests {
                 Entry::Kind(Arc::new(kind)),
                 Entry::Policy(Arc::new(policy)),
                 Entry::Token(Arc::new(token)),
+                access::tests::sample(),
                 Entry::Epoch(Epoch(2)),
                 Entry::Deleted { key: gone, generation: 8 },
             ],

@@ -54,6 +54,7 @@ pub mod api {
     }
 }
 
+pub mod api_token;
 pub mod catalog;
 pub mod content;
 pub mod document;

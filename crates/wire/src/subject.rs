@@ -4,7 +4,7 @@
 use std::fmt;
 
 use domain::content::{ChannelName, ContentRevision};
-use domain::{AgentId, Digest, GroupId, KindName, PolicyName, TokenId};
+use domain::{AgentId, ApiTokenName, Digest, GroupId, KindName, PolicyName, TokenId};
 
 /// Stream of the store of record: the catalogue.
 pub const STREAM_POLICY: &str = "POLICY";
@@ -72,6 +72,8 @@ impl From<Subject> for String {
 pub mod pattern {
     /// Everything in the catalogue.
     pub const STORE: &str = "store.>";
+    /// API tokens of the catalogue.
+    pub const STORE_API_TOKENS: &str = "store.apitoken.*";
     /// Every desired state.
     pub const DESIRED: &str = "desired.>";
     /// Heads of all groups.
@@ -136,6 +138,12 @@ pub fn store_policy(name: &PolicyName) -> Subject {
 #[must_use]
 pub fn store_token(id: &TokenId) -> Subject {
     Subject(format!("store.token.{id}"))
+}
+
+/// State of an API token in the catalogue.
+#[must_use]
+pub fn store_api_token(name: &ApiTokenName) -> Subject {
+    Subject(format!("store.apitoken.{name}"))
 }
 
 /// State of a content channel in the catalogue. "/" in the channel's name becomes ".".
@@ -311,6 +319,8 @@ pub enum StoreKey {
     Policy(PolicyName),
     /// `store.token.<id>`
     Token(TokenId),
+    /// `store.apitoken.<name>`
+    ApiToken(ApiTokenName),
     /// `store.channel.<channel>`
     Channel(ChannelName),
     /// `store.content.<channel>.<number>`
@@ -340,6 +350,7 @@ impl StoreKey {
             "kind" => KindName::new(id).ok().map(Self::Kind),
             "policy" => PolicyName::new(id).ok().map(Self::Policy),
             "token" => TokenId::new(id).ok().map(Self::Token),
+            "apitoken" => ApiTokenName::new(id).ok().map(Self::ApiToken),
             "channel" => channel_of(id).map(Self::Channel),
             "content" => {
                 let (channel, number) = id.rsplit_once('.')?;
@@ -358,6 +369,7 @@ impl StoreKey {
             Self::Kind(name) => store_kind(name),
             Self::Policy(name) => store_policy(name),
             Self::Token(id) => store_token(id),
+            Self::ApiToken(name) => store_api_token(name),
             Self::Channel(name) => store_channel(name),
             Self::Content(name, number) => store_content(name, *number),
             Self::Uploads => store_uploads(),
@@ -428,17 +440,9 @@ mod tests {
 
     #[test]
     fn store_keys_round_trip() {
-        for subject in [
-            "store.group.web",
-            "store.kind.k",
-            "store.policy.p-1",
-            "store.token.t_2",
-            "store.epoch",
-            "store.channel.definitions.ips",
-            "store.content.a.b.7",
-            "store.uploads",
-            "store.sweep",
-        ] {
+        let subjects = "store.group.web store.kind.k store.policy.p-1 store.token.t_2 store.apitoken.ci store.epoch \
+            store.channel.definitions.ips store.content.a.b.7 store.uploads store.sweep";
+        for subject in subjects.split_whitespace() {
             assert_eq!(StoreKey::parse(subject).unwrap().subject().as_str(), subject);
         }
         for subject in [

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
+use runtime::access::caller;
 use tonic::{Request, Response, Status, Streaming};
 use wire::api::v1;
 use wire::api::v1::content_service_server::ContentService;
@@ -54,7 +55,7 @@ impl ContentService for Api {
         request: Request<v1::ListChannelsRequest>,
     ) -> Result<Response<v1::ListChannelsResponse>, Status> {
         let _call = self.0.call();
-        read::list(&self.0, &request.into_inner()).await.map(Response::new)
+        read::list(&self.0, &caller(request.extensions())?.reach, request.get_ref()).await.map(Response::new)
     }
 
     async fn get_channel(
@@ -62,7 +63,9 @@ impl ContentService for Api {
         request: Request<v1::GetChannelRequest>,
     ) -> Result<Response<v1::Channel>, Status> {
         let _call = self.0.call();
-        read::channel(&self.0, &request.into_inner()).await.map(Response::new)
+        read::channel(&self.0, &caller(request.extensions())?.reach, request.get_ref())
+            .await
+            .map(Response::new)
     }
 
     async fn update_channel(
@@ -86,7 +89,9 @@ impl ContentService for Api {
         request: Request<v1::GetRevisionRequest>,
     ) -> Result<Response<v1::RevisionDetail>, Status> {
         let _call = self.0.call();
-        read::revision(&self.0, &request.into_inner()).await.map(Response::new)
+        read::revision(&self.0, &caller(request.extensions())?.reach, request.get_ref())
+            .await
+            .map(Response::new)
     }
 
     async fn diff_revisions(
@@ -94,7 +99,7 @@ impl ContentService for Api {
         request: Request<v1::DiffRevisionsRequest>,
     ) -> Result<Response<v1::DiffRevisionsResponse>, Status> {
         let _call = self.0.call();
-        read::diff(&self.0, &request.into_inner()).await.map(Response::new)
+        read::diff(&self.0, &caller(request.extensions())?.reach, request.get_ref()).await.map(Response::new)
     }
 
     async fn promote(
@@ -131,14 +136,16 @@ impl ContentService for Api {
         request: Request<v1::CollectGarbageRequest>,
     ) -> Result<Response<v1::CollectGarbageResponse>, Status> {
         let _call = self.0.call();
-        let author = convert::author(request.metadata(), "collect garbage".to_owned())?;
+        let author =
+            convert::author((request.metadata(), request.extensions()), "collect garbage".to_owned())?;
         collect::collect(&self.0, &author, request.get_ref().dry_run).await.map(Response::new)
     }
 
     type FetchStream = Pin<Box<dyn Stream<Item = Result<v1::FetchResponse, Status>> + Send>>;
 
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let pieces = fetch::fetch(Arc::clone(&self.0), &request.into_inner()).await?;
+        let reach = caller(request.extensions())?.reach;
+        let pieces = fetch::fetch(Arc::clone(&self.0), &reach, request.get_ref()).await?;
         Ok(Response::new(Box::pin(self.0.shutdown.until(pieces))))
     }
 }

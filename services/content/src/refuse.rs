@@ -176,6 +176,7 @@ fn named(key: ObjectKey) -> (&'static str, String) {
         ObjectKey::Kind(name) => ("PolicyKind", name.to_string()),
         ObjectKey::Policy(name) => ("Policy", name.to_string()),
         ObjectKey::Token(id) => ("EnrollmentToken", id.to_string()),
+        ObjectKey::ApiToken(name) => ("ApiToken", name.to_string()),
         ObjectKey::Epoch => ("Epoch", String::new()),
     }
 }

@@ -99,7 +99,7 @@ fn read(key: &StoreKey, body: &[u8]) -> Option<Result<Entry, DecodeError>> {
         | StoreKey::Uploads
         | StoreKey::Sweep
         | StoreKey::Epoch => Some(wire::catalog::read(key, body)),
-        StoreKey::Kind(_) | StoreKey::Policy(_) | StoreKey::Token(_) => None,
+        StoreKey::Kind(_) | StoreKey::Policy(_) | StoreKey::Token(_) | StoreKey::ApiToken(_) => None,
     }
 }
 
@@ -115,6 +115,7 @@ fn without_policies(entry: Entry) -> Entry {
         other @ (Entry::Kind(_)
         | Entry::Policy(_)
         | Entry::Token(_)
+        | Entry::ApiToken(_)
         | Entry::Epoch(_)
         | Entry::Channel(_)
         | Entry::Content(_)

@@ -1,12 +1,15 @@
 //! The gRPC service: reads requests, and turns what comes of them into answers.
 
+mod access;
 mod agents;
 mod tokens;
 
 use std::sync::Arc;
 
+use domain::access::Reach;
 use domain::catalog::Catalog;
 use domain::{GroupId, GroupPath};
+use runtime::access::caller;
 use tonic::{Request, Response, Status};
 use wire::api::v1::identity_service_server::IdentityService;
 use wire::api::v1::{
@@ -17,6 +20,8 @@ use wire::api::v1::{
 
 use crate::{Shared, status};
 
+pub(crate) use access::Access;
+
 /// The service as tonic calls it.
 pub(crate) struct Api(pub(crate) Arc<Shared>);
 
@@ -26,39 +31,45 @@ impl IdentityService for Api {
         &self,
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<JoinTokenSecret>, Status> {
-        tokens::create(&self.0, request.into_inner()).await.map(Response::new)
+        let caller = caller(request.extensions())?;
+        tokens::create(&self.0, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_tokens(
         &self,
         request: Request<ListTokensRequest>,
     ) -> Result<Response<ListTokensResponse>, Status> {
-        tokens::list(&self.0, &request.into_inner()).await.map(Response::new)
+        let caller = caller(request.extensions())?;
+        tokens::list(&self.0, &caller, &request.into_inner()).await.map(Response::new)
     }
 
     async fn revoke_token(
         &self,
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<RevokeTokenResponse>, Status> {
-        tokens::revoke(&self.0, &request.into_inner()).await.map(Response::new)
+        let caller = caller(request.extensions())?;
+        tokens::revoke(&self.0, &caller, &request.into_inner()).await.map(Response::new)
     }
 
     async fn get_registration(
         &self,
         request: Request<GetRegistrationRequest>,
     ) -> Result<Response<Registration>, Status> {
-        agents::get(&self.0, &request.into_inner()).await.map(Response::new)
+        let caller = caller(request.extensions())?;
+        agents::get(&self.0, &caller, &request.into_inner()).await.map(Response::new)
     }
 
     async fn move_agent(&self, request: Request<MoveAgentRequest>) -> Result<Response<Registration>, Status> {
-        agents::move_to_group(&self.0, &request.into_inner()).await.map(Response::new)
+        let caller = caller(request.extensions())?;
+        agents::move_to_group(&self.0, &caller, &request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_agent(
         &self,
         request: Request<DeleteAgentRequest>,
     ) -> Result<Response<DeleteAgentResponse>, Status> {
-        agents::delete(&self.0, &request.into_inner()).await.map(Response::new)
+        let caller = caller(request.extensions())?;
+        agents::delete(&self.0, &caller, &request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -82,11 +93,13 @@ impl GroupRef {
         }
     }
 
-    fn find(&self, catalog: &Catalog) -> Option<GroupId> {
+    /// The group, if there is one that a caller sees.
+    fn find(&self, catalog: &Catalog, reach: &Reach) -> Option<GroupId> {
         let group = match self {
             Self::Path(path) => catalog.group_at(path),
             Self::Id(id) => catalog.group(id),
         };
+        let group = group.filter(|group| reach.holds(catalog, &group.value.path));
         group.map(|group| group.value.id.clone())
     }
 

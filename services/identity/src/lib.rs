@@ -27,6 +27,7 @@ use ed25519_dalek::SigningKey;
 use runtime::store::Catalogue;
 use runtime::{Nats, ServiceArgs, ServiceContext, ServiceError, Shutdown, Trust};
 use tonic::service::RoutesBuilder;
+use wire::api::v1::access_service_server::AccessServiceServer;
 use wire::api::v1::identity_service_server::IdentityServiceServer;
 
 use crate::assign::HighestPlace;
@@ -79,6 +80,8 @@ pub async fn start(
     });
     let api = IdentityServiceServer::new(api::Api(Arc::clone(&shared)));
     routes.add_service(api.max_decoding_message_size(MAX_REQUEST_BYTES));
+    let access = AccessServiceServer::new(api::Access(Arc::clone(&shared)));
+    routes.add_service(access.max_decoding_message_size(MAX_REQUEST_BYTES));
 
     let shutdown = context.shutdown();
     let tasks = &context.tasks;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::access::{Caller, OutOfReach};
 use domain::catalog::Entry;
 use domain::change::{Current, Operation, Plan, Refusal, plan};
 use domain::{GroupId, Revision};
@@ -24,8 +25,6 @@ pub(crate) const CATCH_UP: Duration = Duration::from_secs(5);
 /// How long a caller waits for the heads of its change. 10,000 heads take seconds; when it is over the change
 /// is stored all the same, and its heads will be published.
 const PUBLISH: Duration = Duration::from_secs(10);
-/// Who changes the catalogue through the API. Callers are not authenticated yet, so none has a name.
-const ACTOR: &str = "operator";
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +32,9 @@ pub(crate) enum ChangeError {
     /// A rule is broken.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The caller reaches not that far.
+    #[error(transparent)]
+    OutOfReach(#[from] OutOfReach),
     /// The request itself is wrong, as found when it was read against the newest state.
     #[error("{}", .0.message())]
     Request(Box<tonic::Status>),
@@ -76,8 +78,10 @@ pub(crate) enum Behind {
 }
 
 /// How a change is to be made.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Manner {
+    /// Who asks for it.
+    pub(crate) caller: Caller,
     pub(crate) dry_run: bool,
     /// Why, in the caller's words.
     pub(crate) message: String,
@@ -154,6 +158,8 @@ async fn planned(
     let before = reach(replica, Revision(0)).await?;
     let agents = replica.agents.counts();
     let operations = wish(&before)?;
+    // Before anything is planned: a refusal of the planner tells of objects that the caller may not see.
+    manner.caller.reach.sight(&before.catalog).check(&operations)?;
     let dry_run = manner.dry_run;
     // A change of the root of a large fleet takes a tenth of a second and more.
     let planning = tokio::task::spawn_blocking(move || {
@@ -169,7 +175,7 @@ async fn commit(replica: &Replica, manner: &Manner, made: &Made) -> Result<Revis
     let entries: Vec<_> = made.plan.entries.iter().map(stored).collect();
     let info = ChangeInfo {
         id: ids::random_id().parse().expect("invariant: a random id is an id"),
-        actor: ACTOR.to_owned(),
+        actor: manner.caller.name.clone(),
         message: manner.message.clone(),
         time: clock::now(),
         trace_id: manner.trace_id,

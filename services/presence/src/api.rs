@@ -4,11 +4,13 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use domain::access::Reach;
 use domain::content::ChannelName;
 use domain::presence::{Filter, Progress};
 use domain::{AgentId, FleetId, Mode, Revision};
 use futures::{Stream, StreamExt as _};
 use runtime::Shutdown;
+use runtime::access::caller;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -16,7 +18,7 @@ use wire::api::v1 as api;
 use wire::api::v1::presence_service_server::PresenceService;
 
 use crate::present;
-use crate::queries::{NoGroup, Part, Place, Query, Unwatched, Wanted};
+use crate::queries::{At, NoGroup, Part, Place, Query, Unwatched, Wanted};
 use crate::status;
 use crate::watchers::{MAX_WATCHERS, Watching};
 
@@ -77,9 +79,10 @@ impl PresenceService for Api {
         &self,
         request: Request<api::GetAgentRequest>,
     ) -> Result<Response<api::Agent>, Status> {
+        let reach = caller(request.extensions())?.reach;
         let name = request.into_inner().name;
         let id = AgentId::new(&name).map_err(|error| status::invalid("name", error))?;
-        let found = self.ask(|answer| Query::Agent(id, answer)).await?;
+        let found = self.ask(|answer| Query::Agent((id, reach), answer)).await?;
         found.map(Response::new).ok_or_else(|| status::not_found("agent", &name))
     }
 
@@ -87,10 +90,11 @@ impl PresenceService for Api {
         &self,
         request: Request<api::GetContentStatusRequest>,
     ) -> Result<Response<api::ContentStatus>, Status> {
+        let reach = caller(request.extensions())?.reach;
         let request = request.into_inner();
         let channel =
             ChannelName::new(&request.channel).map_err(|error| status::invalid("channel", error))?;
-        let place = place(&request.group, true, "group")?;
+        let place = place(reach, &request.group, true, "group")?;
         let found = self.ask(|answer| Query::Content(channel, place, answer)).await?;
         Ok(Response::new(*found.map_err(|group| no_group(&group))?))
     }
@@ -99,6 +103,7 @@ impl PresenceService for Api {
         &self,
         request: Request<api::ListAgentsRequest>,
     ) -> Result<Response<api::ListAgentsResponse>, Status> {
+        let reach = caller(request.extensions())?.reach;
         let request = request.into_inner();
         let size = match usize::try_from(request.page_size) {
             Ok(0) => DEFAULT_PAGE,
@@ -115,7 +120,7 @@ impl PresenceService for Api {
         };
         let mut page = api::ListAgentsResponse::default();
         for _ in 0..MAX_LOOKS {
-            let wanted = Box::new(wanted(&filter)?);
+            let wanted = Box::new(wanted(reach.clone(), &filter)?);
             let room = size - page.agents.len();
             let part = self.ask(|answer| Query::List(wanted, (after.take(), room), answer)).await?;
             let Part { agents, next, total } = part.map_err(|group| no_group(&group))?;
@@ -134,8 +139,9 @@ impl PresenceService for Api {
         &self,
         request: Request<api::GetStatusRequest>,
     ) -> Result<Response<api::FleetStatus>, Status> {
+        let reach = caller(request.extensions())?.reach;
         let request = request.into_inner();
-        let place = place(&request.group, !request.only_itself, "group")?;
+        let place = place(reach, &request.group, !request.only_itself, "group")?;
         self.caught_up(request.min_revision).await?;
         let found = self.ask(|answer| Query::Status(place, answer)).await?;
         let found = found.map_err(|group| no_group(&group))?;
@@ -145,7 +151,8 @@ impl PresenceService for Api {
     type WatchStream = WatchStream;
 
     async fn watch(&self, request: Request<api::WatchRequest>) -> Result<Response<WatchStream>, Status> {
-        let wanted = Box::new(wanted(&request.into_inner().filter.unwrap_or_default())?);
+        let reach = caller(request.extensions())?.reach;
+        let wanted = Box::new(wanted(reach, &request.into_inner().filter.unwrap_or_default())?);
         let watching = self.ask(|answer| Query::Watch(wanted, answer)).await?;
         let watching = watching.map_err(|why| match why {
             Unwatched::NoGroup(group) => no_group(&group),
@@ -176,19 +183,20 @@ fn no_group(group: &NoGroup) -> Status {
     status::not_found("group", &group.0)
 }
 
-fn place(group: &str, within: bool, field: &str) -> Result<Place, Status> {
+fn place(reach: Reach, group: &str, within: bool, field: &str) -> Result<Place, Status> {
     if group.len() > MAX_TEXT {
         return Err(status::invalid(field, format!("is longer than {MAX_TEXT} bytes")));
     }
-    Ok(match group {
-        "" => Place::Fleet,
-        group if within => Place::Within(group.to_owned()),
-        group => Place::Only(group.to_owned()),
-    })
+    let at = match group {
+        "" => At::Fleet,
+        group if within => At::Within(group.to_owned()),
+        group => At::Only(group.to_owned()),
+    };
+    Ok(Place { reach, at })
 }
 
-fn wanted(filter: &api::AgentFilter) -> Result<Wanted, Status> {
-    let place = place(&filter.group, filter.include_children, "filter.group")?;
+fn wanted(reach: Reach, filter: &api::AgentFilter) -> Result<Wanted, Status> {
+    let place = place(reach, &filter.group, filter.include_children, "filter.group")?;
     if filter.agent_version.len() > MAX_TEXT {
         return Err(status::invalid("filter.agent_version", format!("is longer than {MAX_TEXT} bytes")));
     }
@@ -225,21 +233,24 @@ mod tests {
 
     #[test]
     fn filters_are_read_or_refused_by_field() {
-        let read = wanted(&api::AgentFilter {
-            group: "/servers".into(),
-            include_children: true,
-            states: vec![api::PresenceState::Late.into()],
-            mode: api::Mode::Push.into(),
-            progress: api::Progress::Failed.into(),
-            revision: 9,
-            agent_version: "1.0".into(),
-        });
+        let read = wanted(
+            Reach::Everywhere,
+            &api::AgentFilter {
+                group: "/servers".into(),
+                include_children: true,
+                states: vec![api::PresenceState::Late.into()],
+                mode: api::Mode::Push.into(),
+                progress: api::Progress::Failed.into(),
+                revision: 9,
+                agent_version: "1.0".into(),
+            },
+        );
         let read = read.unwrap();
-        assert_eq!(read.place, Place::Within("/servers".into()));
+        assert_eq!(read.place, Place { reach: Reach::Everywhere, at: At::Within("/servers".into()) });
         assert_eq!((read.filter.mode, read.filter.progress), (Some(Mode::Push), Some(Progress::Failed)));
         assert_eq!(read.filter.revision, Some(Revision(9)));
         let check = |filter: api::AgentFilter, field: &str| {
-            let error = wanted(&filter).err().expect("refused");
+            let error = wanted(Reach::Everywhere, &filter).err().expect("refused");
             assert!(error.message().starts_with(field), "{error}");
         };
         check(api::AgentFilter { states: vec![0], ..Default::default() }, "filter.states");

@@ -1,8 +1,9 @@
 //! Questions of the API to the fleet's task.
 
-use domain::AgentId;
+use domain::access::Reach;
 use domain::content::ChannelName;
 use domain::presence::{Filter, Scope};
+use domain::{AgentId, GroupId};
 use tokio::sync::oneshot;
 use wire::api::v1 as api;
 
@@ -13,9 +14,16 @@ use crate::watchers::Watching;
 /// Questions that wait. Each is answered within milliseconds; more callers wait for room.
 pub(crate) const MAX_WAITING: usize = 64;
 
+/// Groups that a caller asks for, as far as it reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) reach: Reach,
+    pub(crate) at: At,
+}
+
 /// Groups as the API names them: by path or by id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum At {
     Fleet,
     Only(String),
     Within(String),
@@ -47,7 +55,7 @@ pub(crate) struct Wanted {
 
 /// A question and where its answer goes. A caller that has left is no concern of the fleet's.
 pub(crate) enum Query {
-    Agent(AgentId, oneshot::Sender<Option<api::Agent>>),
+    Agent((AgentId, Reach), oneshot::Sender<Option<api::Agent>>),
     List(Box<Wanted>, (Option<AgentId>, usize), oneshot::Sender<Result<Part, NoGroup>>),
     Status(Place, oneshot::Sender<Result<Box<api::FleetStatus>, NoGroup>>),
     Content(ChannelName, Place, oneshot::Sender<Result<Box<api::ContentStatus>, NoGroup>>),
@@ -57,8 +65,9 @@ pub(crate) enum Query {
 impl Fleet {
     pub(crate) fn query(&mut self, query: Query) {
         match query {
-            Query::Agent(id, answer) => {
-                let found = self.machine.agent(id.as_str()).map(|view| present::agent(&view));
+            Query::Agent((id, reach), answer) => {
+                let found = self.machine.agent(id.as_str()).filter(|view| self.holds(&reach, view.group));
+                let found = found.map(|view| present::agent(&view));
                 drop(answer.send(found));
             }
             Query::List(wanted, (after, limit), answer) => {
@@ -84,12 +93,10 @@ impl Fleet {
 
     fn status(&self, place: &Place) -> Result<Box<api::FleetStatus>, NoGroup> {
         let scope = self.scope(place)?;
-        let group = match place {
-            Place::Fleet => String::new(),
-            Place::Only(text) | Place::Within(text) => {
-                self.machine.find_group(text).map_or_else(String::new, |(id, path)| {
-                    path.map_or_else(|| id.to_string(), ToString::to_string)
-                })
+        let group = match &scope {
+            Scope::Fleet => String::new(),
+            Scope::Only(id) | Scope::Within(id) => {
+                self.machine.path(id).map_or_else(|| id.to_string(), ToString::to_string)
             }
         };
         let revision = self.out.compiled.borrow().0;
@@ -110,12 +117,26 @@ impl Fleet {
 
     fn scope(&self, place: &Place) -> Result<Scope, NoGroup> {
         let find = |text: &String| {
-            self.machine.find_group(text).map(|(id, _)| id.clone()).ok_or_else(|| NoGroup(text.clone()))
+            let found = self.machine.find_group(text).map(|(id, _)| id);
+            let seen = found.filter(|id| self.holds(&place.reach, id));
+            seen.cloned().ok_or_else(|| NoGroup(text.clone()))
         };
-        match place {
-            Place::Fleet => Ok(Scope::Fleet),
-            Place::Only(text) => find(text).map(Scope::Only),
-            Place::Within(text) => find(text).map(Scope::Within),
+        match (&place.at, &place.reach) {
+            (At::Fleet, Reach::Everywhere) => Ok(Scope::Fleet),
+            (At::Fleet, Reach::Under(top)) => Ok(Scope::Within(top.clone())),
+            (At::Only(text), _) => find(text).map(Scope::Only),
+            (At::Within(text), _) => find(text).map(Scope::Within),
+        }
+    }
+
+    /// Whether a group is within reach.
+    fn holds(&self, reach: &Reach, group: &GroupId) -> bool {
+        match reach {
+            Reach::Everywhere => true,
+            Reach::Under(top) => match (self.machine.path(group), self.machine.path(top)) {
+                (Some(path), Some(top)) => path.is_within(top),
+                (None, _) | (_, None) => false,
+            },
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use domain::FleetId;
+use runtime::access::{AccessArgs, FirstTokenError, first_token, first_token_name};
 use runtime::keys::{self, KeyError};
 use runtime::nats_server::{FindError, NatsServer, ServerError, Setup, find, supervise};
 use runtime::{
@@ -18,7 +19,7 @@ use crate::data_dir::{Addresses, DataDir, DataDirError};
 /// Options of `musterd all`.
 #[derive(Debug, Clone, Args)]
 pub struct AllArgs {
-    /// Where everything is kept: the JetStream store, the keys. Made if it is not there.
+    /// Where everything is kept: the JetStream store, the keys, the administrator's API token (admin.token). Made if it is not there.
     #[arg(long, env = "MUSTER_DATA_DIR", value_name = "DIR", default_value = "muster-data")]
     pub data_dir: PathBuf,
 
@@ -58,6 +59,10 @@ pub struct AllArgs {
     #[command(flatten)]
     pub content_keys: ContentKeyArgs,
 
+    /// How callers are known.
+    #[command(flatten)]
+    pub access: AccessArgs,
+
     /// Options of policy.
     #[command(flatten)]
     pub policy: policy::Config,
@@ -87,6 +92,9 @@ pub enum AllError {
     /// The director key or the content key cannot be used.
     #[error("a key cannot be used")]
     Key(#[from] KeyError),
+    /// There is no API token for the administrator.
+    #[error("the administrator has no API token")]
+    FirstToken(#[from] FirstTokenError),
     /// The API cannot be served.
     #[error("the API cannot be served")]
     Serve(#[from] ServeError),
@@ -109,6 +117,7 @@ struct Unsupervised;
 /// [`AllError`] if anything cannot start or ends early.
 pub async fn run(args: &AllArgs, shutdown: Shutdown) -> Result<(), AllError> {
     let dir = DataDir::open(&args.data_dir)?;
+    args.access.check(args.listen).map_err(ServiceError::from)?;
     let listener = Listener::bind(args.listen).await?;
     let server_tasks = Tasks::new(Shutdown::new());
     let nats_url = match args.nats_url.is_empty() {
@@ -151,6 +160,7 @@ async fn run_services(
         fleet: args.fleet.clone(),
         director_key: Some(director_key),
         content_keys: ContentKeyArgs { content_key: Some(content_key), ..args.content_keys.clone() },
+        access: args.access.clone(),
         stream_replicas: 1,
     };
     let tasks = Tasks::new(shutdown);
@@ -162,7 +172,10 @@ async fn run_services(
         }
     });
     let context = ServiceContext::connect(&service_args, "musterd all", tasks).await?;
-    let started = start_services(args, &context).await;
+    let started = match first_token(&context.nats, &dir.admin_token(), &first_token_name()).await {
+        Ok(()) => start_services(args, &context).await,
+        Err(error) => Err(error.into()),
+    };
     match started {
         Ok(routes) => {
             announce(dir, &service_args, &context, &listener)?;

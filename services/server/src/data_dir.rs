@@ -14,6 +14,7 @@ const NATS: &str = "nats";
 const NATS_PORT: &str = "nats-port";
 const DIRECTOR_KEY: &str = "director.key";
 const CONTENT_KEY: &str = "content.key";
+const ADMIN_TOKEN: &str = "admin.token";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +96,11 @@ impl DataDir {
     /// The file of the key that signs content.
     pub(crate) fn content_key(&self) -> PathBuf {
         self.path.join(CONTENT_KEY)
+    }
+
+    /// The file of the API token of whoever owns this directory.
+    pub(crate) fn admin_token(&self) -> PathBuf {
+        self.path.join(ADMIN_TOKEN)
     }
 
     /// The port that nats-server had before: agents were told it.

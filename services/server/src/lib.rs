@@ -1,6 +1,7 @@
 //! The binary `musterd`: `musterd policy | content | presence | identity` runs one service against a NATS that runs
 //! elsewhere, `musterd all` runs every service in one process beside a supervised `nats-server`.
 
+mod admin_token;
 mod all;
 mod data_dir;
 
@@ -12,6 +13,7 @@ use clap_complete::Shell;
 use runtime::log::{self, LogConfig};
 use runtime::{ServiceArgs, Shutdown};
 
+use admin_token::AdminTokenArgs;
 pub use all::{AllArgs, AllError, run as run_all};
 pub use data_dir::{Addresses, DataDirError};
 
@@ -37,6 +39,9 @@ enum Target {
     Presence(One<presence::Config>),
     /// The identity service: join tokens and the registry of agents
     Identity(One<identity::Config>),
+    /// Makes an API token for an administrator straight in the store: the first of a control plane whose services
+    /// run one by one, or another when all are lost
+    AdminToken(AdminTokenArgs),
     /// Prints the completion script for a shell
     Completion {
         /// The shell
@@ -100,6 +105,7 @@ async fn run(target: Target, shutdown: Shutdown) -> anyhow::Result<()> {
         Target::Content(args) => Box::pin(content::run(&args.common, &args.own, shutdown)).await?,
         Target::Presence(args) => Box::pin(presence::run(&args.common, &args.own, shutdown)).await?,
         Target::Identity(args) => Box::pin(identity::run(&args.common, &args.own, shutdown)).await?,
+        Target::AdminToken(args) => Box::pin(admin_token::run(&args, shutdown)).await?,
         Target::Completion { .. } => {}
     }
     Ok(())

@@ -8,7 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use tempfile::TempDir;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 use wire::api::v1::content_reference::Which;
 use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::identity_service_client::IdentityServiceClient;
@@ -39,9 +43,30 @@ struct Addresses {
     api: String,
 }
 
+/// A connection on which each call carries the administrator's token.
+type Line = InterceptedService<Channel, Bearer>;
+
+/// The administrator's token.
+#[derive(Clone)]
+struct Bearer(MetadataValue<Ascii>);
+
+impl Bearer {
+    fn read(file: &Path) -> Result<Self> {
+        let token = std::fs::read_to_string(file).context("musterd made no token")?;
+        Ok(Self(format!("Bearer {}", token.trim()).parse()?))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
 /// Who changes policies.
 #[derive(Clone)]
-pub struct Operator(PolicyServiceClient<Channel>);
+pub struct Operator(PolicyServiceClient<Line>);
 
 impl Operator {
     /// Writes the policy of the group anew: `bytes` long, told apart by `salt`. Gives the store revision.
@@ -64,10 +89,11 @@ impl Operator {
 pub struct Control {
     process: Running,
     operator: Operator,
-    presence: PresenceServiceClient<Channel>,
-    identity: IdentityServiceClient<Channel>,
-    content: ContentServiceClient<Channel>,
+    presence: PresenceServiceClient<Line>,
+    identity: IdentityServiceClient<Line>,
+    content: ContentServiceClient<Line>,
     api: String,
+    token_file: PathBuf,
     _data: TempDir,
 }
 
@@ -95,13 +121,15 @@ impl Control {
         let api = process.until(async || read_api(&addresses)).await;
         let api = api.with_context(|| format!("its log ends: {}", tail(&log)))?;
         let endpoint = Endpoint::from_shared(api.clone())?.timeout(CALL_TIMEOUT);
-        let channel = endpoint.connect_lazy();
+        let token_file = data.path().join("data").join("admin.token");
+        let channel = InterceptedService::new(endpoint.connect_lazy(), Bearer::read(&token_file)?);
         let mut control = Self {
             operator: Operator(PolicyServiceClient::new(channel.clone())),
             presence: PresenceServiceClient::new(channel.clone()),
             identity: IdentityServiceClient::new(channel.clone()),
             content: ContentServiceClient::new(channel),
             api,
+            token_file,
             process,
             _data: data,
         };
@@ -233,6 +261,12 @@ impl Control {
     pub async fn content_status(&mut self, channel: &str) -> Result<ContentStatus> {
         let request = GetContentStatusRequest { channel: channel.to_owned(), group: String::new() };
         Ok(self.presence.get_content_status(request).await?.into_inner())
+    }
+
+    /// File of the token that the API wants.
+    #[must_use]
+    pub fn token_file(&self) -> &Path {
+        &self.token_file
     }
 
     /// URL of the API.

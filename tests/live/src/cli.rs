@@ -6,13 +6,15 @@ use std::process::Stdio;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
+use crate::line::ADMIN_TOKEN;
 use crate::process::binary;
 
-/// `muster`, talking to one server.
+/// `muster`, talking to one server as the administrator of the fleet that is kept in a directory.
 #[derive(Clone)]
 pub struct Cli {
     server: String,
     dir: PathBuf,
+    token_file: PathBuf,
 }
 
 /// What a command did.
@@ -54,7 +56,19 @@ impl Cli {
     /// For a server at `address`.
     #[must_use]
     pub fn new(address: &str, dir: PathBuf) -> Self {
-        Self { server: format!("http://{address}"), dir }
+        let token_file = dir.join(ADMIN_TOKEN);
+        Self { server: format!("http://{address}"), dir, token_file }
+    }
+
+    /// The same with a token of its own.
+    ///
+    /// # Panics
+    /// If the token cannot be kept in a file.
+    #[must_use]
+    pub fn with_token(&self, name: &str, token: &str) -> Self {
+        let token_file = self.dir.join(format!("{name}.token"));
+        crate::line::keep_token(&token_file, token);
+        Self { token_file, ..self.clone() }
     }
 
     /// Runs a command line, words separated by spaces.
@@ -71,6 +85,7 @@ impl Cli {
         let mut child = tokio::process::Command::new(binary("muster"))
             .args(args)
             .env("MUSTER_SERVER", &self.server)
+            .env("MUSTER_TOKEN_FILE", &self.token_file)
             .env_remove("MUSTER_CONFIG")
             .current_dir(&self.dir)
             .stdin(Stdio::piped())

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::agents::AgentProcess;
 use crate::cli::Cli;
+use crate::line::ADMIN_TOKEN;
 use crate::process::Process;
 use crate::wait::{eventually, until};
 
@@ -85,7 +86,16 @@ impl Fleet {
         for at in 0..fleet.services.len() {
             fleet.wait_ready(at).await;
         }
+        fleet.make_admin().await;
         fleet
+    }
+
+    /// Makes the token that [`Fleet::cli`] and all else here call with, as whoever has the broker does.
+    async fn make_admin(&self) {
+        let (url, out) = (self.nats.url(), self.dir.path().join(ADMIN_TOKEN).to_string_lossy().into_owned());
+        let args = ["admin-token", "--out", &out, "--name", "test", "--nats-url", &url];
+        let mut made = Process::start(self.dir.path(), "admin-token", "musterd", &args, &[]);
+        assert!(made.wait().await.success(), "{}", made.log());
     }
 
     /// Starts one more replica; [`Fleet::wait_ready`] tells when it is of use.

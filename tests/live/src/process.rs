@@ -46,6 +46,7 @@ impl Process {
         let file = File::options().create(true).append(true).open(&log).expect("the log can be opened");
         let child = Command::new(binary(program))
             .args(args)
+            .env("MUSTER_TOKEN_FILE", dir.join(crate::line::ADMIN_TOKEN))
             .envs(env.iter().copied())
             .current_dir(dir)
             .stdin(std::process::Stdio::null())

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use domain::content::{ChannelName, ContentRevision};
-use domain::{AgentId, Digest, GroupId, KindName, PolicyName, TokenId};
+use domain::{AgentId, ApiTokenName, Digest, GroupId, KindName, PolicyName, TokenId};
 use wire::subject;
 
 /// Every subject the code can build, with placeholders for ids.
@@ -23,6 +23,7 @@ fn built() -> BTreeSet<String> {
         subject::store_kind(&KindName::new("kind").expect("a name")),
         subject::store_policy(&PolicyName::new("policy").expect("a name")),
         subject::store_token(&token),
+        subject::store_api_token(&ApiTokenName::new("name").expect("a name")),
         subject::store_epoch(),
         subject::store_channel(&channel),
         subject::store_content(&channel, ContentRevision(NUMBER)),

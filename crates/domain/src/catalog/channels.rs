@@ -97,7 +97,8 @@ impl Channels {
             | ObjectKey::Kind(_)
             | ObjectKey::Policy(_)
             | ObjectKey::Group(_)
-            | ObjectKey::Token(_) => None,
+            | ObjectKey::Token(_)
+            | ObjectKey::ApiToken(_) => None,
         }
     }
 }

@@ -19,8 +19,9 @@ pub use objects::{
     MAX_LOCKS, Policy, ROOT, Token, TooManyLocks, root_id,
 };
 
+use crate::access::ApiToken;
 use crate::content::{ChannelName, ContentRevision};
-use crate::id::{GroupId, KindName, PolicyName, TokenId};
+use crate::id::{ApiTokenName, GroupId, KindName, PolicyName, TokenId};
 use crate::path::GroupPath;
 use crate::revision::{Epoch, Revision};
 use channels::Channels;
@@ -38,6 +39,8 @@ pub enum ObjectKey {
     Group(GroupId),
     /// An enrolment token.
     Token(TokenId),
+    /// An API token.
+    ApiToken(ApiTokenName),
     /// A content channel.
     Channel(ChannelName),
     /// One revision of a content channel.
@@ -56,6 +59,7 @@ impl fmt::Display for ObjectKey {
             Self::Policy(name) => write!(f, "policy {name:?}", name = name.as_str()),
             Self::Group(id) => write!(f, "group {id:?}", id = id.as_str()),
             Self::Token(id) => write!(f, "token {id:?}", id = id.as_str()),
+            Self::ApiToken(name) => write!(f, "API token {name:?}", name = name.as_str()),
             Self::Channel(name) => write!(f, "channel {name:?}", name = name.as_str()),
             Self::Content(name, number) => {
                 write!(f, "revision {number} of channel {name:?}", name = name.as_str())
@@ -77,6 +81,8 @@ pub enum Entry {
     Policy(Arc<Policy>),
     /// A new state of a token.
     Token(Arc<Token>),
+    /// A new state of an API token.
+    ApiToken(Arc<ApiToken>),
     /// A new generation of the store.
     Epoch(Epoch),
     /// A new state of a channel.
@@ -106,6 +112,7 @@ impl Entry {
             Self::Kind(kind) => ObjectKey::Kind(kind.name.clone()),
             Self::Policy(policy) => ObjectKey::Policy(policy.name.clone()),
             Self::Token(token) => ObjectKey::Token(token.id.clone()),
+            Self::ApiToken(token) => ObjectKey::ApiToken(token.name.clone()),
             Self::Epoch(_) => ObjectKey::Epoch,
             Self::Channel(channel) => ObjectKey::Channel(channel.name.clone()),
             Self::Content(content) => ObjectKey::Content(content.channel.clone(), content.number),
@@ -149,6 +156,7 @@ pub struct Catalog {
     kinds: BTreeMap<KindName, Versioned<Kind>>,
     policies: BTreeMap<PolicyName, Versioned<Policy>>,
     tokens: BTreeMap<TokenId, Versioned<Token>>,
+    api_tokens: BTreeMap<ApiTokenName, Versioned<ApiToken>>,
     /// Last generation of each deleted policy, so that a new one of that name counts on. Bounded by the
     /// names that the log keeps.
     retired: BTreeMap<PolicyName, u64>,
@@ -176,6 +184,7 @@ impl Catalog {
             kinds: BTreeMap::new(),
             policies: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            api_tokens: BTreeMap::new(),
             retired: BTreeMap::new(),
             content: Channels::default(),
         }
@@ -208,6 +217,9 @@ impl Catalog {
             Entry::Token(value) => {
                 self.tokens.insert(value.id.clone(), Versioned { value, revision });
             }
+            Entry::ApiToken(value) => {
+                self.api_tokens.insert(value.name.clone(), Versioned { value, revision });
+            }
             Entry::Epoch(epoch) => self.epoch = self.epoch.max(epoch),
             Entry::Channel(value) => self.content.put_channel(value, revision),
             Entry::Content(value) => self.content.put_revision(value, revision),
@@ -234,6 +246,9 @@ impl Catalog {
             }
             ObjectKey::Token(id) => {
                 self.tokens.remove(&id);
+            }
+            ObjectKey::ApiToken(name) => {
+                self.api_tokens.remove(&name);
             }
             ObjectKey::Channel(name) => {
                 // A number that fits is written; a larger one can only make the next number larger.
@@ -344,6 +359,17 @@ impl Catalog {
         self.tokens.values()
     }
 
+    /// An API token by name.
+    #[must_use]
+    pub fn api_token(&self, name: &ApiTokenName) -> Option<&Versioned<ApiToken>> {
+        self.api_tokens.get(name)
+    }
+
+    /// All API tokens in order of name.
+    pub fn api_tokens(&self) -> impl Iterator<Item = &Versioned<ApiToken>> {
+        self.api_tokens.values()
+    }
+
     /// The generation that the next version of this policy gets.
     #[must_use]
     pub fn next_generation(&self, name: &PolicyName) -> u64 {
@@ -360,6 +386,7 @@ impl Catalog {
             ObjectKey::Policy(name) => self.policies.get(name).map(|object| object.revision),
             ObjectKey::Group(id) => self.groups.get(id).map(|object| object.revision),
             ObjectKey::Token(id) => self.tokens.get(id).map(|object| object.revision),
+            ObjectKey::ApiToken(name) => self.api_tokens.get(name).map(|object| object.revision),
             ObjectKey::Channel(_) | ObjectKey::Content(..) | ObjectKey::Uploads | ObjectKey::Sweep => {
                 self.content.revision_of(key)
             }

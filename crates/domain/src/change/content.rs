@@ -113,6 +113,7 @@ impl Structure<'_> {
                 | Entry::Kind(_)
                 | Entry::Policy(_)
                 | Entry::Token(_)
+                | Entry::ApiToken(_)
                 | Entry::Epoch(_)
                 | Entry::Uploads(_)
                 | Entry::Sweep(_)

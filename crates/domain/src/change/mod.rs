@@ -189,6 +189,7 @@ fn generation(catalog: &Catalog, key: &ObjectKey) -> u64 {
         ObjectKey::Group(_)
         | ObjectKey::Kind(_)
         | ObjectKey::Token(_)
+        | ObjectKey::ApiToken(_)
         | ObjectKey::Content(..)
         | ObjectKey::Uploads
         | ObjectKey::Sweep

@@ -32,6 +32,7 @@ impl Structure<'_> {
             Entry::Kind(_)
             | Entry::Policy(_)
             | Entry::Token(_)
+            | Entry::ApiToken(_)
             | Entry::Epoch(_)
             | Entry::Channel(_)
             | Entry::Content(_)
@@ -48,6 +49,7 @@ impl Structure<'_> {
             | Entry::Kind(_)
             | Entry::Policy(_)
             | Entry::Token(_)
+            | Entry::ApiToken(_)
             | Entry::Epoch(_)
             | Entry::Channel(_)
             | Entry::Content(_)
@@ -142,6 +144,7 @@ impl Structure<'_> {
                 }
                 Entry::Policy(_)
                 | Entry::Token(_)
+                | Entry::ApiToken(_)
                 | Entry::Kind(_)
                 | Entry::Epoch(_)
                 | Entry::Uploads(_)
@@ -193,14 +196,22 @@ impl Structure<'_> {
                 ObjectKey::Group(id) => {
                     self.agents_of(id, violations);
                     let users = self.candidate.tokens().filter(|token| token.value.group == *id);
-                    users.map(|token| ObjectKey::Token(token.value.id.clone())).collect()
+                    let users = users.map(|token| ObjectKey::Token(token.value.id.clone()));
+                    // Who is bound to a group reaches nothing once it is gone, and another of its name later.
+                    let bound = self.candidate.api_tokens();
+                    let bound = bound.filter(|token| token.value.group.as_ref() == Some(id));
+                    users.chain(bound.map(|token| ObjectKey::ApiToken(token.value.name.clone()))).collect()
                 }
                 ObjectKey::Channel(name) => self.channel_users(name),
                 ObjectKey::Content(channel, number) => {
                     self.retired(channel, *number, violations);
                     Vec::new()
                 }
-                ObjectKey::Token(_) | ObjectKey::Epoch | ObjectKey::Uploads | ObjectKey::Sweep => Vec::new(),
+                ObjectKey::Token(_)
+                | ObjectKey::ApiToken(_)
+                | ObjectKey::Epoch
+                | ObjectKey::Uploads
+                | ObjectKey::Sweep => Vec::new(),
             };
             if !users.is_empty() {
                 let total = users.len();

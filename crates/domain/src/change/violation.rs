@@ -228,6 +228,7 @@ fn missing(needs: &ObjectKey) -> String {
         | ObjectKey::Policy(_)
         | ObjectKey::Group(_)
         | ObjectKey::Token(_)
+        | ObjectKey::ApiToken(_)
         | ObjectKey::Uploads
         | ObjectKey::Sweep => String::new(),
     }

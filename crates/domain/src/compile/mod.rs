@@ -188,6 +188,7 @@ impl Compiled {
             | ObjectKey::Kind(_)
             | ObjectKey::Policy(_)
             | ObjectKey::Token(_)
+            | ObjectKey::ApiToken(_)
             | ObjectKey::Channel(_)
             | ObjectKey::Content(..)
             | ObjectKey::Uploads
@@ -224,7 +225,11 @@ fn tops(catalog: &Catalog, changed: &[ObjectKey]) -> BTreeSet<GroupPath> {
             ObjectKey::Channel(name) | ObjectKey::Content(name, _) => {
                 channels.insert(name);
             }
-            ObjectKey::Uploads | ObjectKey::Sweep | ObjectKey::Token(_) | ObjectKey::Epoch => {}
+            ObjectKey::Uploads
+            | ObjectKey::Sweep
+            | ObjectKey::Token(_)
+            | ObjectKey::ApiToken(_)
+            | ObjectKey::Epoch => {}
         }
     }
     if !kinds.is_empty() {

@@ -4,7 +4,7 @@
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Entry {
     /// The object, or its tombstone.
-    #[prost(oneof = "entry::Object", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "entry::Object", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub object: ::core::option::Option<entry::Object>,
 }
 /// Nested message and enum types in `Entry`.
@@ -42,6 +42,9 @@ pub mod entry {
         /// store.sweep
         #[prost(message, tag = "10")]
         Sweep(super::SweepState),
+        /// store.apitoken.<name>
+        #[prost(message, tag = "11")]
+        ApiToken(super::ApiTokenState),
     }
 }
 impl ::prost::Name for Entry {
@@ -235,6 +238,38 @@ impl ::prost::Name for TokenState {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.store.v1.TokenState".into()
+    }
+}
+/// An API token, without its secret.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApiTokenState {
+    /// What its bearer may do: "viewer", "enroller", "operator" or "admin".
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// Id of the group that it is bound to; empty for the whole fleet.
+    #[prost(string, tag = "2")]
+    pub group: ::prost::alloc::string::String,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "3")]
+    pub created_at_ms: u64,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "4")]
+    pub expires_at_ms: u64,
+    /// SHA-256 of the secret.
+    #[prost(bytes = "vec", tag = "5")]
+    pub secret_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Who made it.
+    #[prost(string, tag = "6")]
+    pub created_by: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ApiTokenState {
+    const NAME: &'static str = "ApiTokenState";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.ApiTokenState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.ApiTokenState".into()
     }
 }
 /// Generation of the store.

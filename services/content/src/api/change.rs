@@ -1,5 +1,6 @@
 //! Changes of channels and their revisions.
 
+use domain::access::Reach;
 use domain::catalog::{Catalog, Channel, ObjectKey, StoredRevision};
 use domain::change::{Operation, Wanted};
 use domain::content::{ChannelName, ContentRevision, StageName};
@@ -80,9 +81,10 @@ pub(super) async fn promote(
     replica: &Replica,
     request: Request<v1::PromoteRequest>,
 ) -> Result<v1::ContentChange, Status> {
-    let (metadata, _, request) = request.into_parts();
+    let (metadata, extensions, request) = request.into_parts();
     let stage = convert::stage(&request.stage)?;
-    let author = convert::author(&metadata, reason(request.message, || format!("promote to {stage}")))?;
+    let author =
+        convert::author((&metadata, &extensions), reason(request.message, || format!("promote to {stage}")))?;
     make(replica, &author, request.dry_run, |catalog| {
         let revision = convert::select(catalog, "selector", request.selector.as_ref())?;
         Ok(named(found(catalog, &revision.channel)?, &stage, revision))
@@ -94,10 +96,11 @@ pub(super) async fn rollback(
     replica: &Replica,
     request: Request<v1::RollbackContentRequest>,
 ) -> Result<v1::ContentChange, Status> {
-    let (metadata, _, request) = request.into_parts();
+    let (metadata, extensions, request) = request.into_parts();
     let name = convert::channel("channel", &request.channel)?;
     let stage = convert::stage(&request.stage)?;
-    let author = convert::author(&metadata, reason(request.message, || format!("roll back {stage}")))?;
+    let author =
+        convert::author((&metadata, &extensions), reason(request.message, || format!("roll back {stage}")))?;
     let to = Some(ContentRevision(request.to)).filter(|to| to.0 > 0);
     make(replica, &author, request.dry_run, |catalog| {
         let channel = found(catalog, &name)?;
@@ -136,11 +139,11 @@ pub(super) async fn pin(
     replica: &Replica,
     request: Request<v1::PinRequest>,
 ) -> Result<v1::ContentChange, Status> {
-    let (metadata, _, request) = request.into_parts();
+    let (metadata, extensions, request) = request.into_parts();
     let name = convert::channel("channel", &request.channel)?;
     let (number, pinned) = (ContentRevision(request.revision), request.pinned);
     let done = if pinned { "pin" } else { "unpin" };
-    let author = convert::author(&metadata, format!("{done} {name} {number}"))?;
+    let author = convert::author((&metadata, &extensions), format!("{done} {name} {number}"))?;
     make(replica, &author, false, |catalog| {
         let revision = StoredRevision { pinned, ..convert::numbered(catalog, &name, number)?.clone() };
         let subject = Subject { revision: Some(revision.clone()), stage: None };
@@ -153,10 +156,10 @@ pub(super) async fn retire(
     replica: &Replica,
     request: Request<v1::RetireRequest>,
 ) -> Result<v1::ContentChange, Status> {
-    let (metadata, _, request) = request.into_parts();
+    let (metadata, extensions, request) = request.into_parts();
     let name = convert::channel("channel", &request.channel)?;
     let number = ContentRevision(request.revision);
-    let author = convert::author(&metadata, format!("retire {name} {number}"))?;
+    let author = convert::author((&metadata, &extensions), format!("retire {name} {number}"))?;
     make(replica, &author, request.dry_run, |catalog| {
         let revision = convert::numbered(catalog, &name, number)?.clone();
         let subject = Subject { revision: Some(revision), stage: None };
@@ -169,9 +172,9 @@ pub(super) async fn delete(
     replica: &Replica,
     request: Request<v1::DeleteChannelRequest>,
 ) -> Result<v1::ContentChange, Status> {
-    let (metadata, _, request) = request.into_parts();
+    let (metadata, extensions, request) = request.into_parts();
     let name = convert::channel("channel", &request.channel)?;
-    let author = convert::author(&metadata, format!("delete channel {name}"))?;
+    let author = convert::author((&metadata, &extensions), format!("delete channel {name}"))?;
     make(replica, &author, request.dry_run, |catalog| {
         found(catalog, &name)?;
         let revisions = catalog.content_revisions(&name);
@@ -186,9 +189,10 @@ pub(super) async fn update(
     replica: &Replica,
     request: Request<v1::UpdateChannelRequest>,
 ) -> Result<v1::Channel, Status> {
-    let (metadata, _, request) = request.into_parts();
+    let (metadata, extensions, request) = request.into_parts();
     let name = convert::channel("channel", &request.channel)?;
-    let author = convert::author(&metadata, format!("change how long {name} keeps revisions"))?;
+    let author =
+        convert::author((&metadata, &extensions), format!("change how long {name} keeps revisions"))?;
     let keep_for = request.keep_for.as_ref().map(|keep_for| {
         read_duration(keep_for).ok_or_else(|| refuse::field("keep_for", "must not be negative or too long"))
     });
@@ -204,5 +208,5 @@ pub(super) async fn update(
         Ok((Subject::default(), vec![Wanted::Channel(channel).into()]))
     })
     .await?;
-    read::shown(replica, &name)
+    read::shown(replica, &Reach::Everywhere, &name)
 }

@@ -2,13 +2,15 @@
 
 use domain::Digest;
 use domain::FleetId;
+use domain::access::Sight;
 use domain::catalog::{Catalog, Note, RevisionLabel, StoredRevision};
 use domain::content::{
     ChannelName, ChunkEntry, ContentRevision, FilePath, Manifest, ManifestFile, StageName,
 };
+use runtime::access::caller;
 use runtime::store::Author;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Status};
 use wire::api::v1;
 use wire::api::v1::revision_selector::Which;
 
@@ -16,8 +18,6 @@ use crate::refuse;
 
 /// Longest reason that a caller may give for a change, in bytes: it is kept with the change.
 const MAX_MESSAGE_BYTES: usize = 1024;
-/// Who changes the catalogue through the API. Callers are not authenticated yet, so none has a name.
-const ACTOR: &str = "operator";
 
 /// Reads the name of a channel.
 ///
@@ -86,13 +86,29 @@ pub(super) fn manifest(fleet: &FleetId, request: &v1::BeginUploadRequest) -> Res
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` if the reason is too long.
-pub(super) fn author(metadata: &MetadataMap, message: String) -> Result<Author, Status> {
+pub(super) fn author(
+    (metadata, extensions): (&MetadataMap, &Extensions),
+    message: String,
+) -> Result<Author, Status> {
     if message.len() > MAX_MESSAGE_BYTES {
         let why = format!("is {} bytes long; at most {MAX_MESSAGE_BYTES} are allowed", message.len());
         return Err(refuse::field("message", why));
     }
+    let actor = caller(extensions)?.name;
     let trace_id = metadata.get("traceparent").and_then(|value| wire::trace::trace_id(value.to_str().ok()?));
-    Ok(Author { actor: ACTOR.to_owned(), message, trace_id })
+    Ok(Author { actor, message, trace_id })
+}
+
+/// Whether the caller sees the channel of a selector.
+///
+/// # Errors
+/// `NOT_FOUND` if not, as if there were none.
+pub(super) fn visible(sight: &Sight<'_>, selector: Option<&v1::RevisionSelector>) -> Result<(), Status> {
+    let named = selector.and_then(|selector| ChannelName::new(&selector.channel).ok());
+    match named.filter(|name| !sight.channel(name)) {
+        Some(name) => Err(refuse::no_channel(&name)),
+        None => Ok(()),
+    }
 }
 
 /// Finds the revision that is meant.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use domain::access::Reach;
 use domain::catalog::StoredRevision;
 use futures::stream;
 use futures::{Stream, StreamExt as _};
@@ -18,10 +19,13 @@ const READ_AHEAD: usize = 8;
 
 pub(super) async fn fetch(
     replica: Arc<Replica>,
+    reach: &Reach,
     request: &v1::FetchRequest,
 ) -> Result<impl Stream<Item = Result<v1::FetchResponse, Status>> + Send + use<>, Status> {
     replica.catalogue.catch_up().await.map_err(Refused::from)?;
     let catalog = replica.catalogue.current();
+    let sight = reach.sight(&catalog);
+    convert::visible(&sight, request.selector.as_ref())?;
     let revision = convert::select(&catalog, "selector", request.selector.as_ref())?.clone();
     let lost = |what: &str| {
         let StoredRevision { channel, number, .. } = &revision;
@@ -37,8 +41,10 @@ pub(super) async fn fetch(
         let why = format!("must be at most {}: the revision has no more chunks", chunks.len());
         return Err(refuse::field("from_chunk", why));
     }
-    let head =
-        v1::FetchHead { revision: Some(show::revision(&catalog, &revision)), manifest: envelope.to_vec() };
+    let head = v1::FetchHead {
+        revision: Some(show::revision_to(&sight, &catalog, &revision)),
+        manifest: envelope.to_vec(),
+    };
     let head = Ok(v1::FetchResponse { piece: Some(Piece::Head(head)) });
     let rest = chunks[from..].to_vec();
     let frames = stream::iter(rest).map(move |chunk| {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use domain::access::Reach;
 use domain::catalog::StoredRevision;
 use domain::content::{ChannelName, ContentIndex, Delta, Manifest, ManifestFile};
 use domain::{Digest, Revision};
@@ -24,6 +25,7 @@ const MAX_FILES: usize = domain::content::manifest::MAX_FILES;
 /// The page token is the name of the last channel on the page before: pages stay right when channels come and go.
 pub(super) async fn list(
     replica: &Replica,
+    reach: &Reach,
     request: &v1::ListChannelsRequest,
 ) -> Result<v1::ListChannelsResponse, Status> {
     let size = match usize::try_from(request.page_size) {
@@ -38,15 +40,17 @@ pub(super) async fn list(
     replica.catalogue.catch_up().await.map_err(Refused::from)?;
     let stored_bytes = replica.store.used().await.map_err(Refused::from)?;
     let catalog = replica.catalogue.current();
-    let agents = show::followers(&catalog, &replica.agents.counts());
+    let sight = reach.sight(&catalog);
+    let agents = show::followers(&catalog, reach, &replica.agents.counts());
     let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let rest = catalog.channels().filter(|channel| match after {
         Bound::Excluded(after) => channel.value.name > *after,
         Bound::Included(_) | Bound::Unbounded => true,
     });
     let mut channels: Vec<v1::Channel> = rest
+        .filter(|channel| sight.channel(&channel.value.name))
         .take(size + 1)
-        .map(|channel| show::channel(&catalog, &channel.value, &agents, show::Detail::Named))
+        .map(|channel| show::channel(&sight, &catalog, (&channel.value, &agents), show::Detail::Named))
         .collect();
     let more = channels.len() > size;
     channels.truncate(size);
@@ -62,6 +66,7 @@ pub(super) async fn list(
 
 pub(super) async fn channel(
     replica: &Replica,
+    reach: &Reach,
     request: &v1::GetChannelRequest,
 ) -> Result<v1::Channel, Status> {
     let name = convert::channel("channel", &request.channel)?;
@@ -70,15 +75,17 @@ pub(super) async fn channel(
         revision => replica.catalogue.reach(Revision(revision)).await,
     };
     reached.map_err(Refused::from)?;
-    shown(replica, &name)
+    shown(replica, reach, &name)
 }
 
 /// A channel with all its revisions, as far as this replica knows it.
-pub(super) fn shown(replica: &Replica, name: &ChannelName) -> Result<v1::Channel, Status> {
+pub(super) fn shown(replica: &Replica, reach: &Reach, name: &ChannelName) -> Result<v1::Channel, Status> {
     let catalog = replica.catalogue.current();
-    let channel = catalog.channel(name).ok_or_else(|| refuse::no_channel(name))?;
-    let agents = show::followers(&catalog, &replica.agents.counts());
-    Ok(show::channel(&catalog, &channel.value, &agents, show::Detail::All))
+    let sight = reach.sight(&catalog);
+    let channel = catalog.channel(name).filter(|_| sight.channel(name));
+    let channel = channel.ok_or_else(|| refuse::no_channel(name))?;
+    let agents = show::followers(&catalog, reach, &replica.agents.counts());
+    Ok(show::channel(&sight, &catalog, (&channel.value, &agents), show::Detail::All))
 }
 
 /// A revision with its pieces.
@@ -120,10 +127,13 @@ impl Pieces {
 
 pub(super) async fn revision(
     replica: &Replica,
+    reach: &Reach,
     request: &v1::GetRevisionRequest,
 ) -> Result<v1::RevisionDetail, Status> {
     replica.catalogue.catch_up().await.map_err(Refused::from)?;
     let catalog = replica.catalogue.current();
+    let sight = reach.sight(&catalog);
+    convert::visible(&sight, request.selector.as_ref())?;
     let revision = convert::select(&catalog, "selector", request.selector.as_ref())?;
     let pieces = Pieces::of(replica, revision).await?;
     let siblings = catalog.content_revisions(&revision.channel).rev();
@@ -133,7 +143,7 @@ pub(super) async fn revision(
     });
     let patches = patches.collect();
     Ok(v1::RevisionDetail {
-        revision: Some(show::revision(&catalog, revision)),
+        revision: Some(show::revision_to(&sight, &catalog, revision)),
         files: pieces.manifest.files().iter().map(file).collect(),
         chunks: u32::try_from(pieces.manifest.chunks().len()).unwrap_or(u32::MAX),
         chunk_bytes: pieces.chunk_bytes(),
@@ -154,10 +164,14 @@ fn file(file: &ManifestFile) -> v1::ContentFile {
 
 pub(super) async fn diff(
     replica: &Replica,
+    reach: &Reach,
     request: &v1::DiffRevisionsRequest,
 ) -> Result<v1::DiffRevisionsResponse, Status> {
     replica.catalogue.catch_up().await.map_err(Refused::from)?;
     let catalog = replica.catalogue.current();
+    let sight = reach.sight(&catalog);
+    convert::visible(&sight, request.from.as_ref())?;
+    convert::visible(&sight, request.to.as_ref())?;
     let from = convert::select(&catalog, "from", request.from.as_ref())?;
     let to = convert::select(&catalog, "to", request.to.as_ref())?;
     if from.channel != to.channel {
@@ -167,8 +181,8 @@ pub(super) async fn diff(
     let missing = after.chunks.iter().filter(|(digest, _)| !before.chunks.contains_key(*digest));
     let same = from.manifest == to.manifest;
     Ok(v1::DiffRevisionsResponse {
-        from: Some(show::revision(&catalog, from)),
-        to: Some(show::revision(&catalog, to)),
+        from: Some(show::revision_to(&sight, &catalog, from)),
+        to: Some(show::revision_to(&sight, &catalog, to)),
         files: file_changes(before.manifest.files(), after.manifest.files()),
         patch_bytes: if same { Some(0) } else { after.delta(Some(from.manifest)).map(Delta::stored_bytes) },
         chunk_bytes: missing.map(|(_, bytes)| *bytes).sum(),

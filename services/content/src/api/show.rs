@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use domain::access::{Reach, Sight};
 use domain::catalog::{Catalog, Channel, ContentUser, StoredRevision};
 use domain::content::{ChannelName, ContentRevision};
 use domain::{GroupId, GroupPath};
@@ -20,13 +21,20 @@ pub(super) enum Detail {
     All,
 }
 
+/// A revision for those who reach the whole fleet.
 pub(super) fn revision(catalog: &Catalog, revision: &StoredRevision) -> v1::Revision {
+    revision_to(&Reach::Everywhere.sight(catalog), catalog, revision)
+}
+
+/// A revision, with the groups that the caller is told of.
+pub(super) fn revision_to(sight: &Sight<'_>, catalog: &Catalog, revision: &StoredRevision) -> v1::Revision {
     let (mut stages, mut groups) = (Vec::new(), Vec::new());
     for user in catalog.content_users(&revision.channel, revision.number) {
         match user {
             ContentUser::Pin => {}
             ContentUser::Stage(stage) => stages.push(stage.to_string()),
-            ContentUser::Group(path) => groups.push(path.to_string()),
+            ContentUser::Group(path) if sight.names(&path) => groups.push(path.to_string()),
+            ContentUser::Group(_) => {}
         }
     }
     groups.sort();
@@ -48,11 +56,11 @@ pub(super) fn revision(catalog: &Catalog, revision: &StoredRevision) -> v1::Revi
     }
 }
 
-/// A channel. `agents` are those that follow each.
+/// A channel, with the groups that the caller is told of. `agents` are those that follow each.
 pub(super) fn channel(
+    sight: &Sight<'_>,
     catalog: &Catalog,
-    channel: &Channel,
-    agents: &BTreeMap<ChannelName, u64>,
+    (channel, agents): (&Channel, &BTreeMap<ChannelName, u64>),
     detail: Detail,
 ) -> v1::Channel {
     let stages = channel.stages.iter().map(|(name, stage)| v1::Stage {
@@ -65,9 +73,10 @@ pub(super) fn channel(
     let newest_first = catalog.content_revisions(&channel.name).rev().enumerate();
     let shown = newest_first
         .filter(|(at, it)| detail == Detail::All || *at == 0 || named.contains(&it.value.number))
-        .map(|(_, it)| revision(catalog, &it.value));
+        .map(|(_, it)| revision_to(sight, catalog, &it.value));
+    let followers = catalog.followers(&channel.name).map(|group| &group.value.path);
     let mut groups: Vec<String> =
-        catalog.followers(&channel.name).map(|group| group.value.path.to_string()).collect();
+        followers.filter(|path| sight.names(path)).map(ToString::to_string).collect();
     groups.sort();
     groups.truncate(MAX_GROUPS);
     v1::Channel {
@@ -82,11 +91,18 @@ pub(super) fn channel(
     }
 }
 
-/// How many agents follow each channel, because their group or one above it assigns it.
-pub(super) fn followers(catalog: &Catalog, agents: &BTreeMap<GroupId, u64>) -> BTreeMap<ChannelName, u64> {
+/// How many agents within reach follow each channel, because their group or one above it assigns it.
+pub(super) fn followers(
+    catalog: &Catalog,
+    reach: &Reach,
+    agents: &BTreeMap<GroupId, u64>,
+) -> BTreeMap<ChannelName, u64> {
     let mut followers = BTreeMap::new();
     for (group, agents) in agents {
         let Some(group) = catalog.group(group) else { continue };
+        if !reach.holds(catalog, &group.value.path) {
+            continue;
+        }
         let line = std::iter::successors(Some(group.value.path.clone()), GroupPath::parent);
         let channels: BTreeSet<ChannelName> = line
             .filter_map(|path| catalog.group_at(&path))
@@ -127,9 +143,14 @@ mod tests {
         catalog.fold(groups, Revision(4));
         let agents = [("a", 1), ("ab", 10), ("c", 100), ("gone", 1000)];
         let agents = agents.map(|(id, count)| (GroupId::new(id).unwrap(), count)).into();
-        let followers = followers(&catalog, &agents);
-        let followers: Vec<String> =
-            followers.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        assert_eq!(followers.join(", "), "a 11, all 111, b 10");
+        let check = |reach: Reach, expected: &str| {
+            let followers = followers(&catalog, &reach, &agents);
+            let followers: Vec<String> =
+                followers.iter().map(|(name, count)| format!("{name} {count}")).collect();
+            assert_eq!(followers.join(", "), expected);
+        };
+        check(Reach::Everywhere, "a 11, all 111, b 10");
+        check(Reach::Under(GroupId::new("ab").unwrap()), "a 10, all 10, b 10");
+        check(Reach::Under(GroupId::new("gone").unwrap()), "");
     }
 }

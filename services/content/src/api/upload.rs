@@ -19,7 +19,10 @@ pub(super) async fn begin(
     request: Request<v1::BeginUploadRequest>,
 ) -> Result<v1::BeginUploadResponse, Status> {
     let manifest = convert::manifest(&replica.store.fleet, request.get_ref())?;
-    let author = convert::author(request.metadata(), format!("begin an upload to {}", manifest.channel()))?;
+    let author = convert::author(
+        (request.metadata(), request.extensions()),
+        format!("begin an upload to {}", manifest.channel()),
+    )?;
     // The request is as large as the manifest, which stays.
     drop(request);
     Ok(match upload::begin(replica, manifest, &author).await? {
@@ -64,7 +67,7 @@ pub(super) async fn finish(
     replica: &Replica,
     request: Request<v1::FinishUploadRequest>,
 ) -> Result<v1::FinishUploadResponse, Status> {
-    let (metadata, _, request) = request.into_parts();
+    let (metadata, extensions, request) = request.into_parts();
     let channel = convert::channel("channel", &request.channel)?;
     let manifest = convert::digest("manifest", &request.manifest)?;
     let (label, note) = convert::texts(&request.label, &request.note)?;
@@ -75,7 +78,7 @@ pub(super) async fn finish(
         key_id: signature.key_id.into(),
         signature: signature.signature.into(),
     });
-    let author = convert::author(&metadata, format!("push to {channel}"))?;
+    let author = convert::author((&metadata, &extensions), format!("push to {channel}"))?;
     let finish = Finish { channel, manifest, label, note, signatures: signatures.collect() };
     let finished = upload::finish(replica, finish, &author).await?;
     let revision = replica.catalogue.look(|catalog| show::revision(catalog, &finished.revision));

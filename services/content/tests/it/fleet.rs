@@ -84,6 +84,7 @@ impl Fleet {
             fleet: "main".parse().unwrap(),
             director_key: None,
             content_keys: self.keys.clone(),
+            access: runtime::access::AccessArgs { insecure_no_auth: true },
             stream_replicas: 1,
         };
         let context = ServiceContext::connect(&args, "content", Tasks::new(Shutdown::new())).await.unwrap();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use domain::access::Caller;
+use domain::catalog::Catalog;
 use domain::registry::Registration;
 use domain::{AgentId, GroupId};
 use runtime::{clock, ids};
@@ -25,24 +27,25 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) async fn get(
     shared: &Shared,
+    caller: &Caller,
     request: &GetRegistrationRequest,
 ) -> Result<v1::Registration, Status> {
     let agent = read_id(&request.agent)?;
-    let (_, registration) = read(shared, &agent).await?;
-    catch_up(shared).await?;
+    let (_, registration) = read(shared, caller, &agent).await?;
     Ok(message(shared, &agent, &registration))
 }
 
 pub(super) async fn move_to_group(
     shared: &Shared,
+    caller: &Caller,
     request: &MoveAgentRequest,
 ) -> Result<v1::Registration, Status> {
     let agent = read_id(&request.agent)?;
     let group = GroupRef::read("group", &request.group)?;
     for _ in 0..MAX_TRIES {
-        let (stored, registration) = read(shared, &agent).await?;
-        catch_up(shared).await?;
-        let (found, epoch) = shared.catalogue.look(|catalog| (group.find(catalog), catalog.epoch()));
+        let (stored, registration) = read(shared, caller, &agent).await?;
+        let find = |catalog: &Catalog| (group.find(catalog, &caller.reach), catalog.epoch());
+        let (found, epoch) = shared.catalogue.look(find);
         let found: GroupId = found.ok_or_else(|| group.not_found())?;
         let Some(moved) = registration.moved(&found, epoch) else {
             return Ok(message(shared, &agent, &registration));
@@ -50,7 +53,7 @@ pub(super) async fn move_to_group(
         let assignment = assign::sign(shared, &agent, &moved);
         match registry::write(&shared.nats, &agent, (&moved, assignment.clone()), stored.sequence).await {
             Ok(()) => {
-                tracing::info!(%agent, from = %registration.group, to = %moved.group, "an agent moves");
+                tracing::info!(%agent, from = %registration.group, to = %moved.group, by = caller.name, "an agent moves");
                 tell(shared, &agent, &Head::Assigned(&moved, &assignment)).await;
                 return Ok(message(shared, &agent, &moved));
             }
@@ -63,15 +66,16 @@ pub(super) async fn move_to_group(
 
 pub(super) async fn delete(
     shared: &Shared,
+    caller: &Caller,
     request: &DeleteAgentRequest,
 ) -> Result<DeleteAgentResponse, Status> {
     let agent = read_id(&request.agent)?;
     for _ in 0..MAX_TRIES {
-        let (stored, registration) = read(shared, &agent).await?;
+        let (stored, registration) = read(shared, caller, &agent).await?;
         let gone = registration.deleted(clock::now());
         match registry::bury(&shared.nats, &agent, &gone, stored.sequence).await {
             Ok(()) => {
-                tracing::info!(%agent, "an agent was deleted");
+                tracing::info!(%agent, by = caller.name, "an agent was deleted");
                 tell(shared, &agent, &Head::Gone(&gone)).await;
                 return Ok(DeleteAgentResponse {});
             }
@@ -90,11 +94,15 @@ async fn catch_up(shared: &Shared) -> Result<(), Status> {
     shared.catalogue.catch_up().await.map_err(|error| status::unavailable(&error))
 }
 
-/// The record of an agent that is there.
-async fn read(shared: &Shared, agent: &AgentId) -> Result<(Stored, Registration), Status> {
+/// The record of an agent that is there and that the caller sees, held against the newest catalogue.
+async fn read(shared: &Shared, caller: &Caller, agent: &AgentId) -> Result<(Stored, Registration), Status> {
     let stored = registry::read(&shared.nats, agent).await.map_err(|error| status::unavailable(&error))?;
     let stored = stored.ok_or_else(|| status::not_found("agent", agent.as_str()))?;
     let registration = stored.record.registered.agent().cloned();
+    catch_up(shared).await?;
+    let seen =
+        |it: &Registration| shared.catalogue.look(|catalog| caller.reach.holds_group(catalog, &it.group));
+    let registration = registration.filter(seen);
     let registration = registration.ok_or_else(|| status::not_found("agent", agent.as_str()))?;
     Ok((stored, registration))
 }

@@ -1,6 +1,7 @@
 //! Tokens: made, listed, revoked.
 
 use domain::TokenId;
+use domain::access::Caller;
 use domain::catalog::{Catalog, Token};
 use domain::token::{self, CreateError, Terms, TermsError};
 use runtime::clock;
@@ -28,7 +29,11 @@ enum CreateRefused {
     Rule(CreateError),
 }
 
-pub(super) async fn create(shared: &Shared, request: CreateTokenRequest) -> Result<JoinTokenSecret, Status> {
+pub(super) async fn create(
+    shared: &Shared,
+    caller: &Caller,
+    request: CreateTokenRequest,
+) -> Result<JoinTokenSecret, Status> {
     let details = request.details.unwrap_or_default();
     let id = match details.name.as_str() {
         "" => None,
@@ -37,9 +42,9 @@ pub(super) async fn create(shared: &Shared, request: CreateTokenRequest) -> Resu
     let group = GroupRef::read("details.group", &details.group)?;
     let terms = read_terms(&details)?;
     let mut issued = None;
-    let author = author("token create");
+    let author = author(caller, "token create");
     let change = shared.catalogue.change(&author, |catalog| {
-        let group = group.find(catalog).ok_or_else(|| CreateRefused::Group(group.clone()))?;
+        let group = group.find(catalog, &caller.reach).ok_or_else(|| CreateRefused::Group(group.clone()))?;
         let new = shared.trust.issue(id.clone(), group, terms, clock::now());
         let entry = token::create(catalog, new.token.clone()).map_err(CreateRefused::Rule)?;
         issued = Some(new);
@@ -76,7 +81,7 @@ fn create_refused(refused: CreateRefused) -> Status {
     }
 }
 
-fn change_status<E>(error: ChangeError<E>, refused: impl FnOnce(E) -> Status) -> Status {
+pub(super) fn change_status<E>(error: ChangeError<E>, refused: impl FnOnce(E) -> Status) -> Status {
     match error {
         ChangeError::Refused(why) => refused(why),
         ChangeError::CatchUp(error) => status::unavailable(&error),
@@ -105,7 +110,11 @@ fn message(shared: &Shared, catalog: &Catalog, token: &Token) -> v1::Token {
 }
 
 /// The page token is the id of the last token on the page before: pages stay right when tokens come and go.
-pub(super) async fn list(shared: &Shared, request: &ListTokensRequest) -> Result<ListTokensResponse, Status> {
+pub(super) async fn list(
+    shared: &Shared,
+    caller: &Caller,
+    request: &ListTokensRequest,
+) -> Result<ListTokensResponse, Status> {
     let size = match usize::try_from(request.page_size) {
         Ok(0) => DEFAULT_PAGE,
         Ok(size) => size.min(MAX_PAGE),
@@ -121,6 +130,7 @@ pub(super) async fn list(shared: &Shared, request: &ListTokensRequest) -> Result
     Ok(shared.catalogue.look(|catalog| {
         let rest =
             catalog.tokens().filter(|token| after.as_ref().is_none_or(|after| token.value.id > *after));
+        let rest = rest.filter(|token| caller.reach.holds_group(catalog, &token.value.group));
         let mut tokens: Vec<_> =
             rest.take(size + 1).map(|token| message(shared, catalog, &token.value)).collect();
         let more = tokens.len() > size;
@@ -132,11 +142,15 @@ pub(super) async fn list(shared: &Shared, request: &ListTokensRequest) -> Result
 
 pub(super) async fn revoke(
     shared: &Shared,
+    caller: &Caller,
     request: &RevokeTokenRequest,
 ) -> Result<RevokeTokenResponse, Status> {
     let id = TokenId::new(&request.name).map_err(|error| status::invalid("name", error))?;
-    let author = author("token revoke");
-    let decide = |catalog: &Catalog| Ok(vec![token::revoke(catalog, &id).ok_or(())?]);
+    let author = author(caller, "token revoke");
+    let decide = |catalog: &Catalog| {
+        let token = catalog.token(&id).filter(|it| caller.reach.holds_group(catalog, &it.value.group));
+        Ok(vec![token.and_then(|_| token::revoke(catalog, &id)).ok_or(())?])
+    };
     let change = shared.catalogue.change(&author, decide);
     let revision =
         change.await.map_err(|error| change_status(error, |()| status::not_found("token", id.as_str())))?;

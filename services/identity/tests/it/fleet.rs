@@ -59,6 +59,7 @@ impl Fleet {
             fleet: "main".parse().unwrap(),
             director_key: Some(self.key.clone()),
             content_keys: runtime::ContentKeyArgs::default(),
+            access: runtime::access::AccessArgs { insecure_no_auth: true },
             stream_replicas: 1,
         };
         let context = ServiceContext::connect(&args, "identity", Tasks::new(Shutdown::new())).await.unwrap();

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use domain::catalog::{Catalog, ObjectKey, Token};
+use domain::access::Reach;
+use domain::catalog::{Catalog, Group, ObjectKey, Token, Versioned};
 use domain::change::{MAX_ENTRIES, Operation, Wanted};
 use domain::token::Terms;
 use domain::{GroupId, GroupPath, TokenId};
@@ -35,8 +36,9 @@ pub(super) async fn apply(
         prepared.map_err(|error| Status::internal(format!("the request could not be read: {error}")))?;
     let mut drafted = Draft::default();
     let mut places: BTreeMap<ObjectKey, String> = BTreeMap::new();
+    let reach = &manner.caller.reach;
     let wish = |view: &View| {
-        drafted = draft(replica, view, &prepared)?;
+        drafted = draft(replica, (view, reach), &prepared)?;
         for (operation, field) in drafted.operations.iter().zip(&drafted.fields) {
             places.entry(operation.wanted.key()).or_insert_with(|| field.clone());
         }
@@ -127,7 +129,7 @@ struct Draft {
     issued: Vec<IssuedToken>,
 }
 
-fn draft(replica: &Replica, view: &View, prepared: &Prepared) -> Result<Draft, Status> {
+fn draft(replica: &Replica, (view, reach): (&View, &Reach), prepared: &Prepared) -> Result<Draft, Status> {
     let mut draft = Draft::default();
     let mut wrong = prepared.wrong.clone();
     let mut groups: BTreeMap<GroupPath, GroupId> = BTreeMap::new();
@@ -148,7 +150,8 @@ fn draft(replica: &Replica, view: &View, prepared: &Prepared) -> Result<Draft, S
     }
     for (field, part) in &prepared.resources {
         let Part::Token(message) = part else { continue };
-        let Some(asked) = token(&view.catalog, &groups, (&mut wrong, field), message) else { continue };
+        let known = Groups { catalog: &view.catalog, reach, new: &groups };
+        let Some(asked) = token(&known, (&mut wrong, field), message) else { continue };
         let wanted = match asked {
             Asked::Known(token) => token,
             Asked::New { id, group, terms } => {
@@ -179,18 +182,20 @@ enum Asked {
     New { id: Option<TokenId>, group: GroupId, terms: Terms },
 }
 
-fn token(
-    catalog: &Catalog,
-    groups: &BTreeMap<GroupPath, GroupId>,
-    (wrong, field): (&mut Fields, &str),
-    message: &v1::Token,
-) -> Option<Asked> {
+/// Groups that a token may name: those of the catalogue that the caller sees, and those of the same request.
+struct Groups<'a> {
+    catalog: &'a Catalog,
+    reach: &'a Reach,
+    new: &'a BTreeMap<GroupPath, GroupId>,
+}
+
+fn token(groups: &Groups<'_>, (wrong, field): (&mut Fields, &str), message: &v1::Token) -> Option<Asked> {
     let at = |part: &str| format!("{field}.{part}");
     let id = match message.name.as_str() {
         "" => Some(None),
         text => wrong.take(&at("name"), TokenId::new(text)).map(Some),
     };
-    let group = wrong.take(&at("group"), group_of(catalog, groups, &message.group));
+    let group = wrong.take(&at("group"), groups.find(&message.group));
     let ttl = match &message.ttl {
         None => Some(None),
         Some(ttl) => match wire::time::read_duration(ttl) {
@@ -206,7 +211,7 @@ fn token(
     let blamed = if matches!(terms, Err(domain::token::TermsError::Uses)) { "uses" } else { "ttl" };
     let terms = wrong.take(&at(blamed), terms)?;
     let (id, group) = (id?, group?);
-    let known = id.as_ref().and_then(|id| catalog.token(id));
+    let known = id.as_ref().and_then(|id| groups.catalog.token(id));
     let Some(known) = known else { return Some(Asked::New { id, group, terms }) };
     let known = &*known.value;
     let same = terms.token(known.id.clone(), group, known.secret_digest, known.created_at);
@@ -218,17 +223,20 @@ fn token(
     None
 }
 
-/// A group by path or name, in the catalogue or in the same request.
-fn group_of(catalog: &Catalog, groups: &BTreeMap<GroupPath, GroupId>, text: &str) -> Result<GroupId, String> {
-    let missing = || format!("there is no group {text:?}");
-    if text.starts_with('/') {
-        let path = GroupPath::new(text).map_err(|error| error.to_string())?;
-        let there = catalog.group_at(&path).map(|group| &group.value.id);
-        return groups.get(&path).or(there).cloned().ok_or_else(missing);
+impl Groups<'_> {
+    /// A group by path or name.
+    fn find(&self, text: &str) -> Result<GroupId, String> {
+        let missing = || format!("there is no group {text:?}");
+        let seen = |group: &&Versioned<Group>| self.reach.holds(self.catalog, &group.value.path);
+        if text.starts_with('/') {
+            let path = GroupPath::new(text).map_err(|error| error.to_string())?;
+            let there = self.catalog.group_at(&path).filter(seen).map(|group| &group.value.id);
+            return self.new.get(&path).or(there).cloned().ok_or_else(missing);
+        }
+        let id = GroupId::new(text).map_err(|error| error.to_string())?;
+        let there = self.catalog.group(&id).filter(seen).is_some();
+        if there || self.new.values().any(|new| *new == id) { Ok(id) } else { Err(missing()) }
     }
-    let id = GroupId::new(text).map_err(|error| error.to_string())?;
-    let is_known = catalog.group(&id).is_some() || groups.values().any(|new| *new == id);
-    if is_known { Ok(id) } else { Err(missing()) }
 }
 
 fn secret(issued: IssuedToken) -> v1::JoinTokenSecret {
@@ -270,9 +278,10 @@ mod tests {
     }
 
     fn ask(message: &v1::Token) -> Result<Asked, Vec<(String, String)>> {
-        let groups = [(GroupPath::new("/new").unwrap(), GroupId::new("new").unwrap())].into();
+        let new = [(GroupPath::new("/new").unwrap(), GroupId::new("new").unwrap())].into();
+        let groups = Groups { catalog: &catalog(), reach: &Reach::Everywhere, new: &new };
         let mut wrong = Fields::default();
-        let asked = token(&catalog(), &groups, (&mut wrong, "token"), message);
+        let asked = token(&groups, (&mut wrong, "token"), message);
         asked.ok_or_else(|| wrong_fields(wrong))
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use domain::access::Reach;
 use domain::catalog::{Catalog, Group, Kind, Labels, Locks, Policy, ROOT};
 use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::{Document, Pointer};
@@ -33,13 +34,19 @@ pub(super) fn message(text: String) -> Result<String, Status> {
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` if the text is neither, `NOT_FOUND` if there is no such group.
-pub(super) fn find_group<'a>(catalog: &'a Catalog, field: &str, text: &str) -> Result<&'a Group, Status> {
+pub(super) fn find_group<'a>(
+    catalog: &'a Catalog,
+    reach: &Reach,
+    field: &str,
+    text: &str,
+) -> Result<&'a Group, Status> {
     let found = if text.starts_with('/') {
         catalog.group_at(&GroupPath::new(text).map_err(|error| refuse::field(field, error))?)
     } else {
         catalog.group(&GroupId::new(text).map_err(|error| refuse::field(field, error))?)
     };
-    found.map(|group| &*group.value).ok_or_else(|| refuse::missing("Group", text))
+    let seen = found.map(|group| &*group.value).filter(|group| reach.holds(catalog, &group.path));
+    seen.ok_or_else(|| refuse::missing("Group", text))
 }
 
 /// Reads a name.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use domain::access::Reach;
 use domain::catalog::{Entry, Locks, ObjectKey, Policy};
 use domain::change::{Operation, Wanted};
 use domain::{PolicyName, Revision};
@@ -12,6 +13,7 @@ use wire::api::v1;
 use wire::subject::StoreKey;
 
 use super::{convert, manner, page, refuse, show, write};
+use crate::change;
 use crate::replica::Replica;
 
 /// Generations of a page when the caller does not say.
@@ -57,6 +59,17 @@ fn generation(stored: StoredEntry) -> Option<Generation> {
     Some(Generation { number, revision, change: stored.change, policy })
 }
 
+/// The kept generations of a policy that the caller sees.
+async fn seen(replica: &Replica, reach: &Reach, name: &PolicyName) -> Result<Vec<Generation>, Status> {
+    if *reach != Reach::Everywhere {
+        let view = change::reach(replica, Revision(0)).await.map_err(|behind| refuse::behind(&behind))?;
+        if !reach.sight(&view.catalog).policy(name) {
+            return Err(refuse::missing("Policy", name.as_str()));
+        }
+    }
+    generations(replica, name).await
+}
+
 /// One version of a policy.
 pub(super) async fn version(replica: &Replica, name: &PolicyName, number: u64) -> Result<Version, Status> {
     find(&generations(replica, name).await?, name, number)
@@ -82,6 +95,7 @@ fn before(generations: &[Generation], name: &PolicyName, number: u64) -> Result<
 
 pub(super) async fn list(
     replica: &Replica,
+    reach: &Reach,
     request: v1::ListPolicyHistoryRequest,
 ) -> Result<v1::ListPolicyHistoryResponse, Status> {
     let name: PolicyName = convert::name("name", &request.name)?;
@@ -90,7 +104,7 @@ pub(super) async fn list(
         "" => u64::MAX,
         token => token.parse().map_err(|_| refuse::field("page_token", "is not one of this list"))?,
     };
-    let generations = generations(replica, &name).await?;
+    let generations = seen(replica, reach, &name).await?;
     let shown = generations.iter().enumerate().rev().filter(|(_, generation)| generation.number < from);
     let shown = shown.map(|(index, generation)| {
         let older = index.checked_sub(1).and_then(|index| generations.get(index));
@@ -124,10 +138,11 @@ fn show_generation(older: Option<&Generation>, generation: &Generation) -> v1::P
 
 pub(super) async fn diff(
     replica: &Replica,
+    reach: &Reach,
     request: v1::DiffPolicyRequest,
 ) -> Result<v1::DiffPolicyResponse, Status> {
     let name: PolicyName = convert::name("name", &request.name)?;
-    let generations = generations(replica, &name).await?;
+    let generations = seen(replica, reach, &name).await?;
     let newer = match request.to {
         0 => before(&generations, &name, u64::MAX)?,
         number => find(&generations, &name, number)?,
@@ -165,7 +180,7 @@ pub(super) async fn rollback(
 ) -> Result<v1::PolicyChange, Status> {
     let (manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
     let name: PolicyName = convert::name("name", &request.name)?;
-    let generations = generations(replica, &name).await?;
+    let generations = seen(replica, &manner.caller.reach, &name).await?;
     let newest = generations.last().map_or(0, |generation| generation.number);
     let version = match request.to {
         0 => before(&generations, &name, newest)?,
@@ -177,7 +192,8 @@ pub(super) async fn rollback(
     };
     let (made, result) = write::make(replica, &manner, &write::named, wish).await?;
     let policy = made.plan.candidate.policy(&name);
-    let policy = policy.map(|policy| show::policy(&show::users(&made.plan.candidate), policy));
+    let sight = manner.caller.reach.sight(&made.plan.candidate);
+    let policy = policy.map(|policy| show::policy(&show::users(&made.plan.candidate, &sight), policy));
     Ok(v1::PolicyChange { policy, result: Some(result) })
 }
 

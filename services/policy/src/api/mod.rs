@@ -13,6 +13,7 @@ mod write;
 
 use std::sync::Arc;
 
+use runtime::access::caller;
 use tonic::{Request, Response, Status};
 use wire::api::v1;
 use wire::api::v1::policy_service_server::PolicyService;
@@ -29,14 +30,15 @@ pub(crate) struct Api(pub(crate) Arc<Replica>);
 /// How a change is to be made, and the request for it.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` if the reason is too long.
+/// `INVALID_ARGUMENT` if the reason is too long, `INTERNAL` if nobody knows who asks.
 fn manner<T>(request: Request<T>, of: impl FnOnce(&mut T) -> (bool, String)) -> Result<(Manner, T), Status> {
+    let caller = caller(request.extensions())?;
     let trace_id =
         request.metadata().get("traceparent").and_then(|value| wire::trace::trace_id(value.to_str().ok()?));
     let mut request = request.into_inner();
     let (dry_run, message) = of(&mut request);
     let message = convert::message(message)?;
-    Ok((Manner { dry_run, message, trace_id }, request))
+    Ok((Manner { caller, dry_run, message, trace_id }, request))
 }
 
 #[tonic::async_trait]
@@ -46,14 +48,18 @@ impl PolicyService for Api {
     }
 
     async fn get_group(&self, request: Request<v1::GetGroupRequest>) -> Result<Response<v1::Group>, Status> {
-        read::get_group(&self.0, request.into_inner()).await.map(Response::new)
+        read::get_group(&self.0, &caller(request.extensions())?.reach, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn list_groups(
         &self,
         request: Request<v1::ListGroupsRequest>,
     ) -> Result<Response<v1::ListGroupsResponse>, Status> {
-        read::list_groups(&self.0, request.into_inner()).await.map(Response::new)
+        read::list_groups(&self.0, &caller(request.extensions())?.reach, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn create_group(
@@ -106,14 +112,18 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::GetPolicyRequest>,
     ) -> Result<Response<v1::Policy>, Status> {
-        read::get_policy(&self.0, request.into_inner()).await.map(Response::new)
+        read::get_policy(&self.0, &caller(request.extensions())?.reach, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn list_policies(
         &self,
         request: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
-        read::list_policies(&self.0, request.into_inner()).await.map(Response::new)
+        read::list_policies(&self.0, &caller(request.extensions())?.reach, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn delete_policy(
@@ -127,14 +137,18 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::ListPolicyHistoryRequest>,
     ) -> Result<Response<v1::ListPolicyHistoryResponse>, Status> {
-        history::list(&self.0, request.into_inner()).await.map(Response::new)
+        history::list(&self.0, &caller(request.extensions())?.reach, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn diff_policy(
         &self,
         request: Request<v1::DiffPolicyRequest>,
     ) -> Result<Response<v1::DiffPolicyResponse>, Status> {
-        history::diff(&self.0, request.into_inner()).await.map(Response::new)
+        history::diff(&self.0, &caller(request.extensions())?.reach, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn rollback_policy(
@@ -148,6 +162,8 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::ExplainGroupRequest>,
     ) -> Result<Response<v1::ExplainGroupResponse>, Status> {
-        read::explain_group(&self.0, request.into_inner()).await.map(Response::new)
+        read::explain_group(&self.0, &caller(request.extensions())?.reach, request.into_inner())
+            .await
+            .map(Response::new)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use domain::access::Reach;
 use domain::explain::explain;
 use domain::{GroupPath, KindName, PolicyName, Revision};
 use prost::Message as _;
@@ -18,15 +19,20 @@ async fn view(replica: &Replica, min_revision: u64) -> Result<Arc<View>, Status>
     reach(replica, Revision(min_revision)).await.map_err(|behind| refuse::behind(&behind))
 }
 
-pub(super) async fn get_group(replica: &Replica, request: v1::GetGroupRequest) -> Result<v1::Group, Status> {
+pub(super) async fn get_group(
+    replica: &Replica,
+    reach: &Reach,
+    request: v1::GetGroupRequest,
+) -> Result<v1::Group, Status> {
     let view = view(replica, request.min_revision).await?;
-    let id = &convert::find_group(&view.catalog, "group", &request.group)?.id;
+    let id = &convert::find_group(&view.catalog, reach, "group", &request.group)?.id;
     let group = view.catalog.group(id).ok_or_else(|| refuse::missing("Group", &request.group))?;
     Ok(show::group(replica, &view.catalog, view.compiled.effective(id), group))
 }
 
 pub(super) async fn list_groups(
     replica: &Replica,
+    reach: &Reach,
     request: v1::ListGroupsRequest,
 ) -> Result<v1::ListGroupsResponse, Status> {
     let size = page::usual_size(request.page_size)?;
@@ -36,10 +42,10 @@ pub(super) async fn list_groups(
     };
     let view = view(replica, request.min_revision).await?;
     let under = match request.under.as_str() {
-        "" => GroupPath::root(),
-        text => convert::find_group(&view.catalog, "under", text)?.path.clone(),
+        "" => reach.sight(&view.catalog).top(),
+        text => Some(convert::find_group(&view.catalog, reach, "under", text)?.path.clone()),
     };
-    let groups = view.catalog.subtree(&under).into_iter();
+    let groups = under.map(|under| view.catalog.subtree(&under)).unwrap_or_default().into_iter();
     let groups = groups.filter(|group| after.as_ref().is_none_or(|after| group.value.path > *after));
     let shown = groups.map(|group| {
         let effective = view.compiled.effective(&group.value.id);
@@ -70,14 +76,19 @@ pub(super) async fn list_kinds(
 
 pub(super) async fn get_policy(
     replica: &Replica,
+    reach: &Reach,
     request: v1::GetPolicyRequest,
 ) -> Result<v1::Policy, Status> {
     let name: PolicyName = convert::name("name", &request.name)?;
     let view = view(replica, request.min_revision).await?;
+    let sight = reach.sight(&view.catalog);
+    if !sight.policy(&name) {
+        return Err(refuse::missing("Policy", &request.name));
+    }
     let newest = view.catalog.policy(&name);
     if request.generation == 0 || newest.is_some_and(|p| p.value.generation == request.generation) {
         let newest = newest.ok_or_else(|| refuse::missing("Policy", &request.name))?;
-        return Ok(show::policy(&show::users(&view.catalog), newest));
+        return Ok(show::policy(&show::users(&view.catalog, &sight), newest));
     }
     let version = history::version(replica, &name, request.generation).await?;
     Ok(v1::Policy { revision: version.revision.0, ..show::policy_alone(&version.policy) })
@@ -85,6 +96,7 @@ pub(super) async fn get_policy(
 
 pub(super) async fn list_policies(
     replica: &Replica,
+    reach: &Reach,
     request: v1::ListPoliciesRequest,
 ) -> Result<v1::ListPoliciesResponse, Status> {
     let size = page::usual_size(request.page_size)?;
@@ -99,7 +111,9 @@ pub(super) async fn list_policies(
     let after = request.page_token.as_str();
     let policies = view.catalog.policies().filter(|policy| policy.value.name.as_str() > after);
     let policies = policies.filter(|policy| kind.as_ref().is_none_or(|kind| policy.value.kind == *kind));
-    let users = show::users(&view.catalog);
+    let sight = reach.sight(&view.catalog);
+    let policies = policies.filter(|policy| sight.policy(&policy.value.name));
+    let users = show::users(&view.catalog, &sight);
     let shown = policies.map(|policy| (policy.value.name.to_string(), show::policy(&users, policy)));
     let (policies, next_page_token) = page::page(shown, size);
     Ok(v1::ListPoliciesResponse { policies, next_page_token, revision: view.revision().0 })
@@ -107,6 +121,7 @@ pub(super) async fn list_policies(
 
 pub(super) async fn explain_group(
     replica: &Replica,
+    reach: &Reach,
     request: v1::ExplainGroupRequest,
 ) -> Result<v1::ExplainGroupResponse, Status> {
     let pointer = convert::pointer(&request.pointer)?;
@@ -115,7 +130,7 @@ pub(super) async fn explain_group(
         text => Some(convert::name("kind", text)?),
     };
     let view = view(replica, request.min_revision).await?;
-    let group = convert::find_group(&view.catalog, "group", &request.group)?;
+    let group = convert::find_group(&view.catalog, reach, "group", &request.group)?;
     if let Some(kind) = kind.as_ref().filter(|kind| view.catalog.kind(kind).is_none()) {
         return Err(refuse::missing("PolicyKind", kind.as_str()));
     }

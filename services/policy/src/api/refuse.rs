@@ -103,6 +103,7 @@ pub(super) fn named(key: &ObjectKey) -> (&'static str, String) {
         ObjectKey::Kind(name) => ("PolicyKind", name.as_str()),
         ObjectKey::Policy(name) => ("Policy", name.as_str()),
         ObjectKey::Token(id) => ("EnrollmentToken", id.as_str()),
+        ObjectKey::ApiToken(name) => ("ApiToken", name.as_str()),
         ObjectKey::Channel(name) => (super::release::CHANNEL, name.as_str()),
         ObjectKey::Content(channel, number) => return ("ContentRevision", format!("{channel} {number}")),
         ObjectKey::Uploads => ("Uploads", ""),
@@ -146,6 +147,7 @@ fn part(violation: &Violation, key: &ObjectKey) -> &'static str {
             ObjectKey::Token(_) => ".group",
             ObjectKey::Kind(_)
             | ObjectKey::Channel(_)
+            | ObjectKey::ApiToken(_)
             | ObjectKey::Content(..)
             | ObjectKey::Uploads
             | ObjectKey::Sweep
@@ -177,6 +179,7 @@ fn part(violation: &Violation, key: &ObjectKey) -> &'static str {
 pub(super) fn change(error: ChangeError, place: Place<'_>) -> Status {
     match error {
         ChangeError::Refused(refusal) => refused(&refusal, place),
+        ChangeError::OutOfReach(error) => runtime::access::out_of_reach(&error),
         ChangeError::Request(status) => *status,
         ChangeError::Behind(behind) => self::behind(&behind),
         ChangeError::Contended => reason(Code::Aborted, "CONTENDED", error.to_string()),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use domain::access::Sight;
 use domain::catalog::{Catalog, Group, Kind, Policy, Versioned};
 use domain::compile::Effective;
 use domain::content::{ChannelName, ContentPointer};
@@ -52,10 +53,13 @@ pub(super) fn kind(kind: &Versioned<Kind>) -> v1::Kind {
     }
 }
 
-/// Paths of the groups that assign each policy.
-pub(super) fn users(catalog: &Catalog) -> BTreeMap<PolicyName, Vec<String>> {
+/// Paths of the groups that assign each policy, as far as the caller is told of them.
+pub(super) fn users(catalog: &Catalog, sight: &Sight<'_>) -> BTreeMap<PolicyName, Vec<String>> {
     let mut users: BTreeMap<PolicyName, Vec<String>> = BTreeMap::new();
     for group in catalog.subtree(&GroupPath::root()) {
+        if !sight.names(&group.value.path) {
+            continue;
+        }
         for name in &group.value.policies {
             users.entry(name.clone()).or_default().push(group.value.path.to_string());
         }

@@ -113,7 +113,7 @@ pub(super) async fn update_group(
     }
     let named = if message.name.is_empty() { &message.path } else { &message.name };
     change_group(replica, &manner, &in_group, |view| {
-        let group = convert::find_group(&view.catalog, "group.name", named)?;
+        let group = convert::find_group(&view.catalog, &manner.caller.reach, "group.name", named)?;
         let group = masked(group, &message, &mask)?;
         Ok((group, expect(message.revision)))
     })
@@ -159,7 +159,7 @@ pub(super) async fn move_group(
     let place =
         |_: &ObjectKey, part: &str| Some(if part == ".path" { "to".to_owned() } else { "group".to_owned() });
     change_group(replica, &manner, &place, |view| {
-        let group = convert::find_group(&view.catalog, "group", &request.group)?;
+        let group = convert::find_group(&view.catalog, &manner.caller.reach, "group", &request.group)?;
         Ok((Group { path: path.clone(), ..group.clone() }, Expect::Any))
     })
     .await
@@ -172,7 +172,7 @@ pub(super) async fn delete_group(
     let (manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
     let place = |_: &ObjectKey, _: &str| Some("group".to_owned());
     let wish = |view: &View| {
-        let group = convert::find_group(&view.catalog, "group", &request.group)?;
+        let group = convert::find_group(&view.catalog, &manner.caller.reach, "group", &request.group)?;
         Ok(delete(ObjectKey::Group(group.id.clone()), request.revision))
     };
     make(replica, &manner, &place, wish).await.map(|(_, result)| result)

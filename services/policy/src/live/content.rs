@@ -7,12 +7,12 @@ use domain::content::{ChannelName, ContentRevision, StageName};
 use domain::{Digest, Revision, Snapshot, Timestamp};
 use runtime::store::ChangeInfo;
 use serde_json::{Value, json};
-use tonic::{Code, Request};
+use tonic::Code;
 use tonic_types::StatusExt as _;
 use wire::api::v1;
 use wire::api::v1::policy_service_server::PolicyService as _;
 
-use super::{Rig, Running, servers, soon};
+use super::{Rig, Running, asked, servers, soon};
 
 fn ips() -> ChannelName {
     ChannelName::new("definitions/ips").unwrap()
@@ -168,7 +168,7 @@ async fn groups_show_what_they_follow_and_who_says_so() {
         update_mask: Some(prost_types::FieldMask { paths: vec!["content".into()] }),
         ..v1::UpdateGroupRequest::default()
     };
-    let updated = one.api.update_group(Request::new(update)).await.unwrap().into_inner().group.unwrap();
+    let updated = one.api.update_group(asked(update)).await.unwrap().into_inner().group.unwrap();
     assert_eq!(updated.policies, ["web"]);
     let shown = |content: &[v1::EffectiveContent]| -> Vec<(Option<v1::ContentReference>, u32, String)> {
         content.iter().map(|it| (it.reference.clone(), it.revision, it.set_by.clone())).collect()
@@ -182,7 +182,7 @@ async fn groups_show_what_they_follow_and_who_says_so() {
     assert_eq!(servers.settings_origin["contentRateLimit"], "/servers");
     assert_eq!(servers.settings_origin["contentSpread"], "default");
     let explain = v1::ExplainGroupRequest { group: "/servers/web".into(), ..Default::default() };
-    let explained = one.api.explain_group(Request::new(explain)).await.unwrap().into_inner();
+    let explained = one.api.explain_group(asked(explain)).await.unwrap().into_inner();
     assert_eq!(shown(&explained.content), expected);
     one.stop().await;
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::access::{Caller, Reach, Role};
 use domain::{Cursor, GroupId, Revision, Snapshot};
 use runtime::nats::{Nats, StreamMessage};
 use runtime::nats_server::{NatsServer, Setup, find};
@@ -25,6 +26,14 @@ use wire::subject::{self, STREAM_DESIRED, header};
 use crate::Config;
 use crate::api::Api;
 use crate::replica::Replica;
+
+/// A request of an administrator.
+pub(super) fn asked<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let (name, role) = ("token:test".to_owned(), Role::Admin);
+    request.extensions_mut().insert(Caller { name, role, reach: Reach::Everywhere, until: None });
+    request
+}
 
 /// Longest wait for any state. Reached only by a failure.
 const SOON: Duration = Duration::from_secs(30);
@@ -67,6 +76,7 @@ impl Rig {
             fleet: "test".parse().unwrap(),
             director_key: Some(self.dir.path().join("director.key")),
             content_keys: runtime::content_keys::ContentKeyArgs::default(),
+            access: runtime::access::AccessArgs::default(),
             stream_replicas: 1,
         };
         let context = ServiceContext::connect(&args, "test", Tasks::new(Shutdown::new())).await.unwrap();
@@ -131,7 +141,7 @@ impl Running {
     pub(super) async fn apply(&self, resources: &[Value]) -> Result<v1::ApplyResponse, Status> {
         let resources = resources.iter().map(resource).collect();
         let request = v1::ApplyRequest { resources, dry_run: false, message: "test".to_owned() };
-        self.api.apply(Request::new(request)).await.map(tonic::Response::into_inner)
+        self.api.apply(asked(request)).await.map(tonic::Response::into_inner)
     }
 
     /// Applies and gives the revision.
@@ -141,7 +151,7 @@ impl Running {
 
     pub(super) async fn group(&self, group: &str) -> Result<v1::Group, Status> {
         let request = v1::GetGroupRequest { group: group.to_owned(), min_revision: 0 };
-        self.api.get_group(Request::new(request)).await.map(tonic::Response::into_inner)
+        self.api.get_group(asked(request)).await.map(tonic::Response::into_inner)
     }
 
     pub(super) fn revision(&self) -> Revision {

@@ -1,12 +1,12 @@
 //! What the API does when nothing goes wrong, and what it refuses.
 
 use serde_json::json;
-use tonic::{Code, Request};
+use tonic::Code;
 use tonic_types::StatusExt as _;
 use wire::api::v1;
 use wire::api::v1::policy_service_server::PolicyService as _;
 
-use super::{Rig, base, documents, servers};
+use super::{Rig, asked, base, documents, servers};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_apply_is_answered_when_its_heads_are_published() {
@@ -44,7 +44,7 @@ async fn a_dry_run_shows_the_change_and_writes_nothing() {
     one.applied(&servers()).await;
     let resources = vec![super::resource(&base("allow"))];
     let request = v1::ApplyRequest { resources, dry_run: true, message: String::new() };
-    let answer = one.api.apply(Request::new(request)).await.unwrap().into_inner().result.unwrap();
+    let answer = one.api.apply(asked(request)).await.unwrap().into_inner().result.unwrap();
     assert_eq!((answer.dry_run, answer.groups_touched, answer.revision), (true, 2, 6));
     let changes: Vec<String> = answer.groups[1]
         .changes
@@ -83,12 +83,12 @@ async fn refusals_name_the_field_and_write_nothing() {
         assert!(violation.description.contains(why), "{}", violation.description);
     }
     let in_use = v1::DeleteKindRequest { name: "firewall".into(), ..v1::DeleteKindRequest::default() };
-    let status = one.api.delete_kind(Request::new(in_use)).await.unwrap_err();
+    let status = one.api.delete_kind(asked(in_use)).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("policy \"base\", policy \"web\""), "{}", status.message());
     let stale =
         v1::DeletePolicyRequest { name: "web".into(), revision: 4, ..v1::DeletePolicyRequest::default() };
-    assert_eq!(one.api.delete_policy(Request::new(stale)).await.unwrap_err().code(), Code::Aborted);
+    assert_eq!(one.api.delete_policy(asked(stale)).await.unwrap_err().code(), Code::Aborted);
     assert_eq!(one.group("nobody").await.unwrap_err().code(), Code::NotFound);
     assert_eq!(one.replica.log.end().await.unwrap().0, 6);
     one.stop().await;
@@ -102,25 +102,25 @@ async fn history_diff_and_rollback() {
     one.applied(&[base("allow")]).await;
     let name = || "base".to_owned();
     let history = v1::ListPolicyHistoryRequest { name: name(), page_size: 1, page_token: String::new() };
-    let first = one.api.list_policy_history(Request::new(history)).await.unwrap().into_inner();
+    let first = one.api.list_policy_history(asked(history)).await.unwrap().into_inner();
     assert_eq!((first.generations[0].generation, first.next_page_token.as_str()), (2, "2"));
     let history =
         v1::ListPolicyHistoryRequest { name: name(), page_size: 9, page_token: first.next_page_token };
-    let second = one.api.list_policy_history(Request::new(history)).await.unwrap().into_inner();
+    let second = one.api.list_policy_history(asked(history)).await.unwrap().into_inner();
     assert_eq!((second.generations.len(), second.next_page_token.as_str()), (1, ""));
     assert_eq!(second.generations[0].change.as_ref().unwrap().message, "test");
     let diff = v1::DiffPolicyRequest { name: name(), from: 0, to: 0 };
-    let diff = one.api.diff_policy(Request::new(diff)).await.unwrap().into_inner();
+    let diff = one.api.diff_policy(asked(diff)).await.unwrap().into_inner();
     assert_eq!((diff.from, diff.to, diff.changes[0].pointer.as_str()), (1, 2, "/rules/ssh"));
     let rollback = v1::RollbackPolicyRequest { name: name(), ..v1::RollbackPolicyRequest::default() };
-    let rolled = one.api.rollback_policy(Request::new(rollback)).await.unwrap().into_inner();
+    let rolled = one.api.rollback_policy(asked(rollback)).await.unwrap().into_inner();
     let (policy, result) = (rolled.policy.unwrap(), rolled.result.unwrap());
     assert_eq!((policy.generation, policy.groups), (3, vec!["/servers".to_owned()]));
     let web = rig.head(&one.replica, "servers-web").await.unwrap();
     assert_eq!(documents(&web)["firewall"]["rules"]["ssh"], "deny");
     assert_eq!(web.cursor.revision.0, result.revision);
     let old = v1::GetPolicyRequest { name: name(), generation: 2, min_revision: 0 };
-    let old = one.api.get_policy(Request::new(old)).await.unwrap().into_inner();
+    let old = one.api.get_policy(asked(old)).await.unwrap().into_inner();
     assert_eq!((old.generation, old.revision), (2, 7));
     one.stop().await;
 }
@@ -132,10 +132,9 @@ async fn groups_are_created_updated_moved_and_deleted() {
     one.applied(&servers()).await;
     let group = Some(v1::Group { path: "/servers/db".into(), ..v1::Group::default() });
     let create = v1::CreateGroupRequest { group, ..v1::CreateGroupRequest::default() };
-    let created =
-        one.api.create_group(Request::new(create.clone())).await.unwrap().into_inner().group.unwrap();
+    let created = one.api.create_group(asked(create.clone())).await.unwrap().into_inner().group.unwrap();
     assert_eq!(created.name, "servers-db");
-    assert_eq!(one.api.create_group(Request::new(create)).await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(one.api.create_group(asked(create)).await.unwrap_err().code(), Code::AlreadyExists);
     let settings = Some(v1::Settings { mode: Some(v1::Mode::Pull.into()), ..v1::Settings::default() });
     let group =
         v1::Group { name: created.name, settings, revision: created.revision, ..v1::Group::default() };
@@ -145,20 +144,20 @@ async fn groups_are_created_updated_moved_and_deleted() {
         update_mask: Some(mask),
         ..v1::UpdateGroupRequest::default()
     };
-    let updated = one.api.update_group(Request::new(update)).await.unwrap().into_inner().group.unwrap();
+    let updated = one.api.update_group(asked(update)).await.unwrap().into_inner().group.unwrap();
     assert_eq!(updated.effective_settings.unwrap().mode(), v1::Mode::Pull);
     let move_it =
         v1::MoveGroupRequest { group: "/servers".into(), to: "/linux".into(), ..Default::default() };
-    one.api.move_group(Request::new(move_it)).await.unwrap();
+    one.api.move_group(asked(move_it)).await.unwrap();
     // The head of a group that only moved says where it is now, under the cursor that it had.
     let web = rig.head(&one.replica, "servers-web").await.unwrap();
     assert_eq!((web.path.as_str(), web.cursor.revision.0), ("/linux/web", 6));
     let listed = v1::ListGroupsRequest { page_size: 3, ..v1::ListGroupsRequest::default() };
-    let listed = one.api.list_groups(Request::new(listed)).await.unwrap().into_inner();
+    let listed = one.api.list_groups(asked(listed)).await.unwrap().into_inner();
     let paths: Vec<&str> = listed.groups.iter().map(|group| group.path.as_str()).collect();
     assert_eq!((paths, listed.next_page_token.as_str()), (vec!["/", "/linux", "/linux/db"], "/linux/db"));
     let delete = v1::DeleteGroupRequest { group: "/linux/db".into(), ..v1::DeleteGroupRequest::default() };
-    one.api.delete_group(Request::new(delete)).await.unwrap();
+    one.api.delete_group(asked(delete)).await.unwrap();
     super::until(async || rig.message("servers-db").await.unwrap().payload.is_empty()).await;
     one.stop().await;
 }
@@ -174,7 +173,7 @@ async fn an_explanation_says_who_set_what() {
         min_revision: 6,
         ..v1::ExplainGroupRequest::default()
     };
-    let answer = one.api.explain_group(Request::new(request)).await.unwrap().into_inner();
+    let answer = one.api.explain_group(asked(request)).await.unwrap().into_inner();
     assert_eq!((answer.documents.len(), answer.head_revision), (1, 6));
     let value = &answer.documents[0].values[0];
     assert_eq!((value.pointer.as_str(), value.policy.as_str()), ("/rules/ssh", "base"));

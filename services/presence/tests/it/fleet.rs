@@ -211,6 +211,7 @@ impl Replica {
             fleet: FleetId::new("main").unwrap(),
             director_key: None,
             content_keys: runtime::ContentKeyArgs::default(),
+            access: runtime::access::AccessArgs { insecure_no_auth: true },
             stream_replicas: 1,
         };
         let context = ServiceContext::connect(&args, "presence", Tasks::new(Shutdown::new())).await.unwrap();

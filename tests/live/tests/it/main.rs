@@ -1,5 +1,6 @@
 //! Live tests: real broker, real services, real agents, real CLI. One binary, so that it is linked once.
 
+mod access;
 mod catch_up;
 mod content;
 mod crashes;

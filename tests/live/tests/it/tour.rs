@@ -166,6 +166,7 @@ impl Demo {
             .current_dir(root())
             .env("PATH", path)
             .env("MUSTER_SERVER", self.server())
+            .env("MUSTER_TOKEN_FILE", self.dir.path().join("demo/musterd/admin.token"))
             .stdin(Stdio::null())
             .output()
             .expect("bash is there");

@@ -1,6 +1,7 @@
 //! SIGKILL anywhere: the old content or the new one, and nothing is lost.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use domain::Digest;
 use live::{Cli, Faults, Fleet, Lane, Proxy, Tree, eventually};
@@ -82,8 +83,9 @@ async fn orphans(fleet: &Fleet, channel: &str) -> BTreeSet<String> {
 
 /// What makes a service pass its crash points, once a push is under way: a stage moves, so that retention finds
 /// something to retire, and garbage is collected. Whatever comes of it.
-async fn stir(address: &str) -> Result<(), tonic::Status> {
-    let mut api = raw::api(address).await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+async fn stir(address: &str, dir: &Path) -> Result<(), tonic::Status> {
+    let api = raw::api(address, dir).await;
+    let mut api = api.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
     let selector = RevisionSelector { channel: CHANNEL.to_owned(), which: None };
     let promote =
         PromoteRequest { selector: Some(selector), stage: "stable".to_owned(), ..PromoteRequest::default() };
@@ -118,13 +120,14 @@ async fn killed_at(points: &[&str]) {
         tree = tree.next(round);
         let path = on_disk(&fleet, &tree).to_string_lossy().into_owned();
         let line = format!("content push {CHANNEL} {path}");
+        let dir = fleet.dir().to_owned();
         let dying = async {
             let service = &mut fleet.services[at];
             eventually(format!("{point} is passed"), async || {
                 if service.process.ended().is_some() {
                     return Ok(());
                 }
-                let stirred = stir(&service.address).await;
+                let stirred = stir(&service.address, &dir).await;
                 Err(format!("it lives: {stirred:?}"))
             })
             .await;

@@ -1,27 +1,33 @@
 //! Below the CLI: the API as any client calls it, and the stream as whoever administers the broker sees it.
 
+use std::path::Path;
+
 use async_nats::jetstream::{self, stream::Stream};
 use codec::chunk::{Chunk, Chunker};
 use domain::Digest;
 use futures::{StreamExt as _, TryStreamExt as _};
 use live::{Fleet, Tree};
 use prost::bytes::Bytes;
-use tonic::transport::Channel;
 use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::{BeginUploadRequest, ContentFile, FinishUploadRequest, UploadChunksRequest};
 
-/// A client of one replica of content.
-pub(crate) async fn api(address: &str) -> Result<ContentServiceClient<Channel>, tonic::transport::Error> {
-    ContentServiceClient::connect(format!("http://{address}")).await
+/// A client of content.
+pub(crate) type Client = ContentServiceClient<live::Line>;
+
+/// A client of one replica of content, for the fleet that is kept in `dir`.
+pub(crate) async fn api(address: &str, dir: &Path) -> Result<Client, tonic::transport::Error> {
+    live::admin_line(address, dir).await.map(ContentServiceClient::new)
 }
 
 /// A client of one of the replicas of content that run.
-pub(crate) async fn replica(fleet: &Fleet, number: usize) -> ContentServiceClient<Channel> {
-    api(&fleet.services[fleet.replicas("content")[number]].address).await.expect("content listens")
+pub(crate) async fn replica(fleet: &Fleet, number: usize) -> Client {
+    api(&fleet.services[fleet.replicas("content")[number]].address, fleet.dir())
+        .await
+        .expect("content listens")
 }
 
 /// A client of the first replica of content.
-pub(crate) async fn content(fleet: &Fleet) -> ContentServiceClient<Channel> {
+pub(crate) async fn content(fleet: &Fleet) -> Client {
     replica(fleet, 0).await
 }
 
@@ -134,7 +140,7 @@ pub(crate) fn chunk_subjects(upload: &Upload) -> Vec<String> {
 
 /// Sends chunks in one call that ends in order.
 pub(crate) async fn send(
-    client: &mut ContentServiceClient<Channel>,
+    client: &mut Client,
     chunks: Vec<UploadChunksRequest>,
 ) -> Result<u32, tonic::Status> {
     let stream = futures::stream::iter(chunks).boxed();

@@ -1,0 +1,177 @@
+//! One call at the gate.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Mutex, PoisonError};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Extensions, HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use domain::access::{Caller, Lockout, Method, Peer, Refused, method};
+use tonic::Status;
+use tonic::transport::server::TcpConnectInfo;
+use wire::api_token::BearerToken;
+
+use super::tokens::{LookUpError, Tokens};
+use super::{Gate, Inner, anybody, refuse};
+use crate::clock;
+
+/// What a credential comes after in its header.
+const BEARER: &str = "bearer ";
+
+/// Lets a call through with its [`Caller`], or answers it.
+pub(super) async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    let asked = Asked::of(&request);
+    match gate.look(&asked).await {
+        Ok(caller) => {
+            // Nothing behind the gate needs the credential, so nothing can log it.
+            request.headers_mut().remove(header::AUTHORIZATION);
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(status) => status.into_http::<Body>(),
+    }
+}
+
+/// What the gate looks at.
+struct Asked {
+    address: IpAddr,
+    credential: Option<String>,
+    method: Option<&'static Method>,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        Self {
+            address: address(request.extensions()),
+            credential: credential(request.headers()).map(str::to_owned),
+            method: method(request.uri().path().trim_start_matches('/')),
+        }
+    }
+}
+
+impl Gate {
+    /// Who calls, if they may use the method.
+    async fn look(&self, asked: &Asked) -> Result<Caller, Status> {
+        let caller = match &*self.0 {
+            Inner::Open => anybody(),
+            Inner::Closed { tokens, lockout } => {
+                let peer = peer(asked.address);
+                listen(lockout, peer)?;
+                let known = authenticate(tokens, asked.credential.as_deref()).await;
+                judge(lockout, peer, known)?
+            }
+        };
+        // A method without a row lets nobody in.
+        let row = asked.method.ok_or_else(|| Status::unimplemented("there is no such method"))?;
+        match caller.may(row) {
+            Ok(()) => Ok(caller),
+            Err(forbidden) => {
+                tracing::info!(caller = caller.name, method = row.name, "refused: not allowed");
+                Err(refuse::forbidden(&forbidden))
+            }
+        }
+    }
+}
+
+/// Where the call comes from.
+fn address(extensions: &Extensions) -> IpAddr {
+    let info = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    // Without an address all share one, which is the stricter side.
+    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+}
+
+/// What counts of an address: an IPv4 address in IPv6 is the same host.
+fn peer(address: IpAddr) -> Peer {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Peer::v4(address.into()),
+        IpAddr::V6(address) => Peer::v6(address.into()),
+    }
+}
+
+fn listen(lockout: &Mutex<Lockout>, peer: Peer) -> Result<(), Status> {
+    let lockout = lockout.lock().unwrap_or_else(PoisonError::into_inner);
+    lockout.check(peer, clock::now()).map_err(refuse::locked_out)
+}
+
+/// Why a caller is not known.
+enum Unknown {
+    /// No credential came.
+    Nothing,
+    /// A wrong one came.
+    Wrong(Refused),
+    /// It cannot be told now.
+    LookUp(LookUpError),
+}
+
+async fn authenticate(tokens: &Tokens, credential: Option<&str>) -> Result<Caller, Unknown> {
+    let credential = credential.ok_or(Unknown::Nothing)?;
+    let bearer = BearerToken::decode(credential).map_err(|_| Unknown::Wrong(Refused::Unknown))?;
+    let token = tokens.find(&bearer.name).await.map_err(Unknown::LookUp)?;
+    domain::access::admit(token.as_deref(), &bearer.digest(), clock::now()).map_err(Unknown::Wrong)
+}
+
+/// What stands after "Bearer" in the one header for it.
+fn credential(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (first, None) = (all.next()?, all.next()) else { return None };
+    let text = first.to_str().ok()?;
+    let (scheme, rest) = text.split_at_checked(BEARER.len())?;
+    scheme.eq_ignore_ascii_case(BEARER).then_some(rest.trim())
+}
+
+/// Remembers a wrong credential, and forgets those before a right one.
+fn judge(lockout: &Mutex<Lockout>, peer: Peer, known: Result<Caller, Unknown>) -> Result<Caller, Status> {
+    let mut lockout = lockout.lock().unwrap_or_else(PoisonError::into_inner);
+    match known {
+        Ok(caller) => {
+            lockout.succeeded(peer);
+            Ok(caller)
+        }
+        Err(Unknown::Nothing) => Err(refuse::no_credential()),
+        Err(Unknown::LookUp(error)) => Err(refuse::cannot_tell(&error)),
+        // Whoever knows the secret is no guesser.
+        Err(Unknown::Wrong(refused @ Refused::Expired)) => Err(refuse::unauthenticated(refused)),
+        Err(Unknown::Wrong(refused @ Refused::Unknown)) => {
+            if let Some(wait) = lockout.failed(peer, clock::now()) {
+                tracing::warn!(
+                    ?peer,
+                    wait_ms = wait.0,
+                    "too many bad credentials: not listening for a while"
+                );
+            }
+            Err(refuse::unauthenticated(refused))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_either_form_is_one_peer() {
+        let at = |text: &str| peer(text.parse().unwrap());
+        assert_eq!(at("::ffff:10.0.0.1"), at("10.0.0.1"));
+        assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
+        assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
+    }
+
+    #[test]
+    fn a_credential_stands_once_after_its_scheme() {
+        let check = |values: &[&'static str], expected: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, value.parse().unwrap());
+            }
+            assert_eq!(credential(&headers), expected, "{values:?}");
+        };
+        check(&["Bearer mat1_x"], Some("mat1_x"));
+        check(&["bearer  mat1_x "], Some("mat1_x"));
+        check(&["Basic mat1_x"], None);
+        check(&["Bearer"], None);
+        check(&["Bearer a", "Bearer b"], None);
+        check(&[], None);
+    }
+}

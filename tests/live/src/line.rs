@@ -1,0 +1,60 @@
+//! The API as any client calls it, with a token.
+
+use std::path::Path;
+
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// A connection on which each call carries a token, or none.
+pub type Line = InterceptedService<Channel, Bearer>;
+
+/// The token of a connection.
+#[derive(Clone)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// The file in the directory of a test that holds the token of its administrator.
+pub const ADMIN_TOKEN: &str = "admin.token";
+
+/// Writes a token where only its owner reads it.
+pub(crate) fn keep_token(path: &Path, token: &str) {
+    std::fs::write(path, token).expect("a token can be written");
+    let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, owner).expect("a file can be made private");
+}
+
+/// A connection to `address` that carries `token`.
+///
+/// # Errors
+/// If nobody listens there.
+///
+/// # Panics
+/// If the token cannot stand in a header.
+pub async fn line(address: &str, token: Option<&str>) -> Result<Line, tonic::transport::Error> {
+    let value = token.map(|token| format!("Bearer {token}").parse().expect("a token is plain text"));
+    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
+    Ok(InterceptedService::new(channel, Bearer(value)))
+}
+
+/// A connection to `address` that carries the token of the administrator of a test's fleet, kept in `dir`.
+///
+/// # Errors
+/// If nobody listens there.
+///
+/// # Panics
+/// If there is no such token.
+pub async fn admin_line(address: &str, dir: &Path) -> Result<Line, tonic::transport::Error> {
+    let token = std::fs::read_to_string(dir.join(ADMIN_TOKEN)).expect("a fleet that runs has a token");
+    line(address, Some(token.trim())).await
+}
