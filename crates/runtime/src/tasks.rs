@@ -305,16 +305,21 @@ pub async fn background<T: Send + 'static>(
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name(name.to_owned());
     let started = thread.spawn(move || {
-        // On Linux this is about the calling thread alone; elsewhere it would slow the whole process down.
-        #[cfg(target_os = "linux")]
-        if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND_NICENESS) {
-            tracing::debug!(%error, "a thread in the background has the priority of all others");
-        }
+        stand_back();
         // Nobody may wait for it any more.
         drop(sender.send(work()));
     });
     started.map_err(BackgroundError::Thread)?;
     receiver.await.map_err(|_| BackgroundError::Panicked)
+}
+
+/// Lowers the priority of the calling thread for good: for threads whose work nobody waits for.
+pub fn stand_back() {
+    // On Linux this is about the calling thread alone; elsewhere it would slow the whole process down.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND_NICENESS) {
+        tracing::debug!(%error, "a thread in the background has the priority of all others");
+    }
 }
 
 impl Drop for Attached {

@@ -63,6 +63,8 @@ pub(crate) struct Build {
     parts: BTreeSet<u32>,
     /// Where each part starts in the joined parts.
     part_starts: Vec<u64>,
+    /// What a frame is decoded with: one buffer for all of them.
+    prefix: Vec<u8>,
 }
 
 impl Build {
@@ -100,6 +102,7 @@ impl Build {
             part_starts: Vec::new(),
             library: Arc::clone(&library),
             surveyed: Arc::clone(&surveyed),
+            prefix: Vec::new(),
         };
         build.copy_held(stop)?;
         build.find_parts().map_err(disk("read parts of", &item.channel))?;
@@ -287,9 +290,10 @@ impl Build {
         Ok(Some(stored))
     }
 
-    fn decode(&self, delta: &Delta, placed: PlacedFrame<'_>, stored: &[u8]) -> Result<(), KeepError> {
+    fn decode(&mut self, delta: &Delta, placed: PlacedFrame<'_>, stored: &[u8]) -> Result<(), KeepError> {
         let frame = placed.frame;
-        let mut prefix = vec![0; usize::try_from(frame.prefix_bytes()).map_err(io::Error::other)?];
+        let mut prefix = std::mem::take(&mut self.prefix);
+        prefix.resize(usize::try_from(frame.prefix_bytes()).map_err(io::Error::other)?, 0);
         let mut rest = &mut prefix[..];
         let old = delta.from().and_then(|from| {
             let is_base = |(manifest, files): &&(Digest, Arc<Files>)| {
@@ -314,7 +318,9 @@ impl Build {
         self.draft.read(placed.offset.saturating_sub(frame.new_bytes.into()), rest)?;
         let raw = codec::delta::decode(frame, stored, &prefix)
             .map_err(|error| KeepError::Delta(runtime::log::chain(&error)))?;
-        Ok(self.draft.write(placed.offset, &raw)?)
+        self.draft.write(placed.offset, &raw)?;
+        self.prefix = prefix;
+        Ok(())
     }
 
     /// Makes the content durable, reads all of it back, holds it against its manifest, and puts it in its place.

@@ -18,12 +18,12 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use runtime::clock::now;
-use runtime::tasks::background;
 use tokio::sync::watch;
 use wire::content::ContentError;
 use wire::envelope::EnvelopeError;
 use wire::subject::{self, Subject};
 
+use super::background::blocking;
 use super::broker::{Broker, Got};
 use super::build::{Build, KeepError, Piece, disk, failure, stopped};
 use super::library::Library;
@@ -61,15 +61,6 @@ pub(crate) struct Fetcher {
     pub(crate) control: watch::Receiver<Control>,
     /// Most bytes on their way at once, but for one piece.
     pub(crate) window_bytes: u64,
-}
-
-/// Does what blocks on a thread of its own, which stands back for policies and for what the machine is there for.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match background("content", work).await {
-        Ok(done) => done,
-        // As when the work itself panics in place: the agent ends and begins anew from its disk.
-        Err(error) => panic!("{error}"),
-    }
 }
 
 impl Fetcher {

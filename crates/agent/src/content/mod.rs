@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::agent::Enrolment;
 use crate::handler::Handler;
 
+mod background;
 mod broker;
 mod build;
 mod dirs;

@@ -16,8 +16,9 @@ use runtime::Shutdown;
 use runtime::clock::now;
 use tokio::sync::watch;
 
+use super::background::blocking;
 use super::build::stopped;
-use super::fetch::{Control, Fetcher, blocking, survey_of};
+use super::fetch::{Control, Fetcher, survey_of};
 use super::library::Library;
 use super::link::{AgentLink, Told};
 use super::survey::Surveyed;
