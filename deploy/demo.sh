@@ -33,14 +33,7 @@ stop() {
 address() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" "$dir/musterd/addresses.json" 2>/dev/null || true; }
 
 # True when all services are ready.
-ready() {
-  local code
-  { exec 3<>"/dev/tcp/127.0.0.1/${server##*:}"; } 2>/dev/null || return 1
-  printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3
-  read -r _ code _ <&3
-  exec 3>&-
-  [ "$code" = 200 ]
-}
+ready() { grep -q 'all services are ready' "$dir/musterd.log"; }
 
 # Waits for a condition while musterd lives.
 until_true() { # what for, seconds, command...
@@ -72,10 +65,10 @@ musterd=$!
 until_true "the start of musterd" 60 test -s "$dir/musterd/addresses.json"
 server=$(address api)
 until_true "loading the catalogue" 60 ready
-# The token of whoever owns the data directory.
-token=$(cd "$dir/musterd" && pwd)/admin.token
-export MUSTER_SERVER=$server MUSTER_TOKEN_FILE=$token
-say "demo: musterd is up at $server, NATS at $(sed -n 's/.*"\(nats:[^"]*\)".*/\1/p' "$dir/musterd/addresses.json")"
+# Where `muster` finds the address, the CA that vouches for it, and the token of whoever owns the data.
+MUSTER_DATA_DIR=$(cd "$dir/musterd" && pwd)
+export MUSTER_DATA_DIR
+say "demo: musterd is up at $server, NATS at $(sed -n 's/.*"\(tls:[^"]*\)".*/\1/p' "$dir/musterd/addresses.json")"
 
 # Groups of the examples follow this channel, so it comes first.
 "$bin/muster" content push definitions/ips examples/content/ --label first --promote stable >&2
@@ -93,11 +86,10 @@ say "demo: every agent runs its policies and holds its content"
 [ "$once" != --once ] || exit 0
 
 muster=$bin/muster
-[ "$port" != 0 ] || muster="$muster --server $server"
 cat >&2 <<TRY
 
-Try, in another terminal, with the token that the server made for you:
-  export MUSTER_TOKEN_FILE=$token
+Try, in another terminal, where muster has to find this server:
+  export MUSTER_DATA_DIR=$MUSTER_DATA_DIR
   $muster status                                   the fleet at a glance
   $muster watch                                    what happens, live
   $muster policy explain --group /servers/web      where each value comes from

@@ -14,6 +14,7 @@ use domain::{AgentId, Cursor, Timestamp};
 use prost::Message as _;
 use runtime::Shutdown;
 use runtime::clock::now;
+use runtime::tls::BrokerTls;
 use wire::agent::v1;
 use wire::envelope::{self, Trust};
 
@@ -45,6 +46,8 @@ pub struct Enrolment {
     pub trust: Trust,
     /// NATS URLs.
     pub servers: Vec<String>,
+    /// How to verify those.
+    pub tls: BrokerTls,
     /// `Envelope(Assignment)` as received with the join. A newer one in the durable state wins.
     pub assignment: Option<Bytes>,
 }

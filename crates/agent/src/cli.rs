@@ -11,6 +11,7 @@ use domain::AgentId;
 use domain::agent::Timing;
 use runtime::Shutdown;
 use runtime::log::LogConfig;
+use runtime::tls::BrokerTlsArgs;
 use wire::join::JoinToken;
 
 use crate::agent::{Agent, Enrolment, Parts};
@@ -70,6 +71,10 @@ pub struct RunArgs {
     /// NATS servers to use instead of those learnt when joining, separated by commas.
     #[arg(long, env = "MUSTER_AGENT_NATS_URL", value_name = "URL", value_delimiter = ',')]
     pub nats_url: Vec<String>,
+
+    /// TLS towards NATS servers, where it is to be another than learnt when joining.
+    #[command(flatten)]
+    pub nats_tls: BrokerTlsArgs,
 
     /// Longest random wait before the first connection, against a fleet that starts at one moment.
     #[arg(long, env = "MUSTER_START_SPREAD", value_name = "TIME", default_value = "2s", value_parser = runtime::config::duration)]
@@ -160,16 +165,13 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     let handler = CommandHandler::from_table(tables.get("handlers"), dir.root().to_owned())?
         .with_content(tables.get("content"))?;
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let mut enrolment = match enrol(args, &dir, &hostname, tasks.shutdown()).await {
+    let enrolment = match enrol(args, &dir, &hostname, tasks.shutdown()).await {
         Err(error) if tasks.shutdown().is_requested() => {
             tracing::info!(error = %format!("{error:#}"), "stopped");
             return Ok(());
         }
-        other => other?,
+        other => over(args, other?),
     };
-    if !args.nats_url.is_empty() {
-        enrolment.servers.clone_from(&args.nats_url);
-    }
     let (storage, loaded) = DiskStorage::open(dir.root(), &enrolment.trust, handler.fingerprint())?;
     let handler = Arc::new(handler);
     let (content, link) = content::open(
@@ -192,7 +194,8 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
         servers = enrolment.servers.join(","), "agent starts"
     );
     let parts = Parts {
-        transport: NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session),
+        transport: NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session)
+            .with_tls(enrolment.tls.clone()),
         storage: Arc::new(storage),
         handler,
         loaded,
@@ -222,6 +225,15 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     tracing::info!("agent stopped");
     drop(dir);
     Ok(())
+}
+
+/// What was learnt when joining, with what the options say of servers in its place.
+fn over(args: &RunArgs, mut enrolment: Enrolment) -> Enrolment {
+    if !args.nats_url.is_empty() {
+        enrolment.servers.clone_from(&args.nats_url);
+    }
+    enrolment.tls = args.nats_tls.over(enrolment.tls);
+    enrolment
 }
 
 /// The identity from an earlier join, or a new one.
@@ -258,7 +270,9 @@ async fn enrol(
         hostname: hostname.to_owned(),
         labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
     };
-    let joined = join::join(&token, &dir.key()?, &about, shutdown).await?;
+    let tls = args.nats_tls.over(dir.keep_broker(&token.broker)?);
+    let mut joined = join::join((&token, &tls), &dir.key()?, &about, shutdown).await?;
+    joined.enrolment.tls = dir.keep_broker(&joined.broker)?;
     dir.save(&joined.enrolment, &joined.trust_root)?;
     tracing::info!(agent = %joined.enrolment.agent, fleet = %joined.enrolment.trust.fleet, "joined");
     Ok(joined.enrolment)

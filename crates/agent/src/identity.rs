@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use domain::{AgentId, Digest, FleetId};
 use nkeys::{KeyPair, KeyPairType};
+use runtime::tls::BrokerTls;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use wire::envelope::{MAX_ENVELOPE_BYTES, MAX_TRUST_ROOT_BYTES};
+use wire::join::BrokerTrust;
 
 use crate::agent::Enrolment;
 use crate::disk::{DiskError, files};
@@ -22,6 +24,8 @@ const KEY: &str = "agent.key";
 const IDENTITY: &str = "identity.json";
 /// Whom it trusts.
 const TRUST_ROOT: &str = "trust-root";
+/// Who vouches for the NATS servers.
+const BROKER_CA: &str = "broker-ca.pem";
 /// Its group.
 const ASSIGNMENT: &str = "assignment.envelope";
 /// Largest identity file: an id and eight URLs.
@@ -65,6 +69,8 @@ struct IdentityFile {
     fleet: String,
     servers: Vec<String>,
     trust_root_sha256: String,
+    #[serde(default)]
+    tls_first: bool,
 }
 
 /// A state directory that this process has locked.
@@ -162,7 +168,34 @@ impl StateDir {
             return Err(damaged("trust-root is for another fleet"));
         }
         let assignment = read(&self.root.join(ASSIGNMENT), MAX_ENVELOPE_BYTES)?.map(Bytes::from);
-        Ok(Some(Enrolment { agent, trust, servers: file.servers, assignment }))
+        let tls = self.broker(file.tls_first);
+        Ok(Some(Enrolment { agent, trust, servers: file.servers, tls, assignment }))
+    }
+
+    /// Keeps how to verify the NATS servers, from the join token or the answer to the join.
+    ///
+    /// # Errors
+    /// [`IdentityError::Disk`] if it cannot be written.
+    pub fn keep_broker(&self, broker: &BrokerTrust) -> Result<BrokerTls, IdentityError> {
+        let path = self.root.join(BROKER_CA);
+        if broker.cas.is_empty() {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(DiskError::io("remove", &path)(error).into());
+                }
+                _ => {}
+            }
+        } else {
+            let pem = runtime::tls::pem_of(&broker.cas);
+            let written = files::replace(&path, pem.as_bytes(), files::PUBLIC, || {});
+            written.map_err(DiskError::io("write", &path))?;
+        }
+        Ok(self.broker(broker.tls_first))
+    }
+
+    fn broker(&self, first: bool) -> BrokerTls {
+        let ca = Some(self.root.join(BROKER_CA)).filter(|path| path.exists());
+        BrokerTls { ca, identity: None, first }
     }
 
     /// Keeps what the agent learnt when it joined. `trust_root` are the exact bytes.
@@ -175,6 +208,7 @@ impl StateDir {
             fleet: enrolment.trust.fleet.to_string(),
             servers: enrolment.servers.clone(),
             trust_root_sha256: Digest::of(trust_root).to_string(),
+            tls_first: enrolment.tls.first,
         };
         let json = serde_json::to_vec_pretty(&file).expect("invariant: texts have a JSON form");
         let write = |name: &str, bytes: &[u8]| {
@@ -205,6 +239,7 @@ mod tests {
             agent: AgentId::new("a").unwrap(),
             trust,
             servers,
+            tls: BrokerTls { first: true, ..BrokerTls::default() },
             assignment: Some(Bytes::from_static(b"x")),
         }
     }
@@ -252,6 +287,13 @@ mod tests {
             (read.agent.as_str(), read.servers.len(), &read.trust.fleet),
             ("a", 1, &enrolment(&root).trust.fleet)
         );
+        assert_eq!(read.tls, enrolment(&root).tls);
+        let broker = BrokerTrust { cas: vec![vec![1, 2], vec![3]], tls_first: true };
+        let tls = state.keep_broker(&broker).unwrap();
+        assert_eq!(state.enrolment().unwrap().unwrap().tls, tls);
+        let kept = runtime::tls::certificates(&tls.ca.unwrap()).unwrap();
+        assert_eq!(kept.iter().map(|ca| ca.to_vec()).collect::<Vec<_>>(), broker.cas);
+        assert_eq!(state.keep_broker(&BrokerTrust::default()).unwrap(), BrokerTls::default());
         let path = dir.path().join(IDENTITY);
         let good = fs::read(&path).unwrap();
         for at in 0..good.len() {

@@ -10,9 +10,10 @@ use nkeys::KeyPair;
 use prost::Message as _;
 use runtime::Shutdown;
 use runtime::nats::{ConnectError, Connection, Headers, Nats, RequestError};
+use runtime::tls::BrokerTls;
 use wire::agent::v1;
 use wire::envelope::EnvelopeError;
-use wire::join::JoinToken;
+use wire::join::{BrokerTrust, JoinToken};
 
 use crate::agent::Enrolment;
 
@@ -80,6 +81,8 @@ pub struct Joined {
     pub enrolment: Enrolment,
     /// The trust root's bytes, for [`crate::StateDir::save`].
     pub trust_root: Bytes,
+    /// How to verify the servers from now on, for [`crate::StateDir::keep_broker`].
+    pub broker: BrokerTrust,
 }
 
 /// The id of an agent that asks for none: its host name and the start of its key's digest.
@@ -97,13 +100,13 @@ pub fn default_id(hostname: &str, public_key: &str) -> AgentId {
         .expect("invariant: slug and digest are made of the characters of ids")
 }
 
-/// Joins over a connection of its own. Tries until the fleet answers or `shutdown` is requested: a machine may
-/// boot long before its fleet is there.
+/// Joins over a connection of its own, to servers verified by `tls`. Tries until the fleet answers or `shutdown` is
+/// requested: a machine may boot long before its fleet is there.
 ///
 /// # Errors
 /// [`JoinError`] for what trying again does not change.
 pub async fn join(
-    token: &JoinToken,
+    (token, tls): (&JoinToken, &BrokerTls),
     key: &KeyPair,
     about: &About,
     shutdown: &Shutdown,
@@ -111,6 +114,7 @@ pub async fn join(
     let nonce = AgentId::new(runtime::ids::random_id()).expect("invariant: a random id is an id");
     let mut connection = Connection::agent(token.servers.clone(), &nonce);
     connection.name = "agent that joins".to_owned();
+    connection.tls = tls.clone();
     connection.inbox_prefix = wire::subject::join_inbox_prefix(&nonce).into();
     let mut attempt = 0;
     loop {
@@ -119,7 +123,10 @@ pub async fn join(
             tried = join_once(&connection, token, key, about) => tried,
         };
         match tried {
-            Err(JoinError::Connect(error @ ConnectError::Unreachable { .. })) => {
+            // A certificate or a clock may be put right meanwhile.
+            Err(JoinError::Connect(
+                error @ (ConnectError::Unreachable { .. } | ConnectError::Unsafe { .. }),
+            )) => {
                 tracing::warn!(error = %runtime::log::chain(&error), "the fleet cannot be reached; trying again");
             }
             Err(JoinError::Refused { code: v1::JoinErrorCode::Unavailable, message }) => {
@@ -205,14 +212,16 @@ fn check(token: &JoinToken, bundle: v1::JoinBundle) -> Result<Joined, JoinError>
     if assignment.agent.as_str() != bundle.agent || assignment.fleet != trust.fleet {
         return Err(JoinError::Contradiction("assigns another agent"));
     }
+    let broker = BrokerTrust::read(bundle.broker_cas, bundle.tls_first)?;
     let servers = if bundle.servers.is_empty() { token.servers.clone() } else { bundle.servers };
     let enrolment = Enrolment {
         agent: assignment.agent,
         trust,
         servers,
+        tls: BrokerTls::default(),
         assignment: Some(envelope.encode_to_vec().into()),
     };
-    Ok(Joined { enrolment, trust_root })
+    Ok(Joined { enrolment, trust_root, broker })
 }
 
 #[cfg(test)]
@@ -256,6 +265,8 @@ mod tests {
             ),
             assignment: Some(wire::snapshot::seal_assignment(&assignment, director)),
             servers: Vec::new(),
+            broker_cas: vec![vec![4]],
+            tls_first: true,
         }
     }
 
@@ -269,9 +280,11 @@ mod tests {
             trust_root: Digest::of(&good.trust_root),
             token: TokenId::new("t").unwrap(),
             secret: [0; 32],
+            broker: BrokerTrust::default(),
         };
         let joined = check(&token, good.clone()).unwrap();
         assert_eq!((joined.enrolment.agent.as_str(), &joined.enrolment.servers), ("a", &token.servers));
+        assert_eq!(joined.broker, BrokerTrust { cas: vec![vec![4]], tls_first: true });
         let refused = |bundle| check(&token, bundle).unwrap_err().to_string();
         assert!(refused(bundle(&other, "a")).contains("another fingerprint"));
         let forged = v1::JoinBundle { assignment: bundle(&other, "a").assignment, ..good.clone() };

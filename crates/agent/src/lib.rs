@@ -10,7 +10,8 @@
 //! use std::sync::Arc;
 //! let session = runtime::ids::random_u64();
 //! let parts = agent::Parts {
-//!     transport: agent::NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session),
+//!     transport: agent::NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session)
+//!         .with_tls(enrolment.tls.clone()),
 //!     storage: Arc::new(agent::MemoryStorage::default()),
 //!     handler: Arc::new(()),
 //!     loaded: Default::default(),

@@ -14,6 +14,7 @@ use domain::{
 use ed25519_dalek::SigningKey;
 use prost::Message as _;
 use runtime::Shutdown;
+use runtime::tls::BrokerTls;
 use tokio::sync::watch;
 use wire::envelope::{ContentTrust, Trust, read_trust_root, trust_root};
 
@@ -88,7 +89,8 @@ pub(crate) fn enrolment() -> Enrolment {
     };
     let assignment = wire::snapshot::seal_assignment(&assignment, &director()).encode_to_vec();
     let agent = AgentId::new("a").unwrap();
-    Enrolment { agent, trust: trust(), servers: Vec::new(), assignment: Some(assignment.into()) }
+    let tls = BrokerTls::default();
+    Enrolment { agent, trust: trust(), servers: Vec::new(), tls, assignment: Some(assignment.into()) }
 }
 
 /// A broker in memory: the head of the group, and what agents sent.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use domain::{AgentId, GroupId};
 use futures::StreamExt;
 use runtime::nats::{ConnectError, Connection, Link};
+use runtime::tls::BrokerTls;
 use tokio::sync::watch;
 use wire::subject::{self, Subject};
 
@@ -112,6 +113,13 @@ struct Session {
 }
 
 impl NatsTransport {
+    /// How to verify the servers, if not as this machine verifies others.
+    #[must_use]
+    pub fn with_tls(mut self, tls: BrokerTls) -> Self {
+        self.connection.tls = tls;
+        self
+    }
+
     /// A transport for an agent that reaches `servers`. `session` is the random number of this start: two live
     /// sessions of one agent do not get each other's replies.
     #[must_use]

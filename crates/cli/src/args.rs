@@ -7,7 +7,10 @@ use clap::{Args, Parser, ValueEnum};
 use crate::command::Command;
 
 /// Where a server is looked for when nothing else is said.
-pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7400";
+pub const DEFAULT_SERVER: &str = "https://127.0.0.1:7400";
+
+/// Where `musterd all` keeps its data when nothing else is said.
+pub(crate) const DEFAULT_DATA_DIR: &str = "muster-data";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -20,6 +23,9 @@ Exit codes:
     6  `wait` ran out of time
     7  `wait` ended because an agent failed
   130  stopped by Ctrl-C
+
+The server is the one that was named, else the one that runs with the data directory, else
+https://127.0.0.1:7400. That of the data directory is known by its own CA.
 
 Push and pull are the two ways in which agents learn of changes.
   push: the agent holds a connection and is told at once
@@ -56,9 +62,15 @@ pub struct Cli {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Global {
-    /// Address of the server [env: MUSTER_SERVER] [default: http://127.0.0.1:7400]
+    /// Address of the server [env: MUSTER_SERVER] [default: see --data-dir]
     #[arg(long, global = true, env = "MUSTER_SERVER", value_name = "URL", hide_env = true)]
     pub(crate) server: Option<String>,
+    /// PEM file with the CA of the server [env: MUSTER_CA_FILE] [default: those of this machine]
+    #[arg(long, global = true, env = "MUSTER_CA_FILE", value_name = "FILE", hide_env = true)]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Where `musterd all` of this machine is found [env: MUSTER_DATA_DIR] [default: muster-data]
+    #[arg(long, global = true, env = "MUSTER_DATA_DIR", value_name = "DIR", hide_env = true)]
+    pub(crate) data_dir: Option<PathBuf>,
     /// File of the API token to show the server; the token itself may be in MUSTER_TOKEN
     /// [env: MUSTER_TOKEN_FILE]
     #[arg(long, global = true, env = "MUSTER_TOKEN_FILE", value_name = "FILE", hide_env = true)]
@@ -74,7 +86,7 @@ pub(crate) struct Global {
         hide_possible_values = true
     )]
     pub(crate) output: Option<Format>,
-    /// TOML file with `server`, `token-file` and `output` [env: MUSTER_CONFIG] [default: none]
+    /// TOML file with the long names of these [env: MUSTER_CONFIG] [default: none]
     #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE", hide_env = true)]
     pub(crate) config: Option<PathBuf>,
 }

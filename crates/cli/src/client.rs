@@ -4,13 +4,14 @@ use std::future::Future;
 use std::time::Duration;
 
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use wire::api::v1::access_service_client::AccessServiceClient;
 use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::identity_service_client::IdentityServiceClient;
 use wire::api::v1::policy_service_client::PolicyServiceClient;
 use wire::api::v1::presence_service_client::PresenceServiceClient;
 
+use crate::config::Server;
 use crate::credential::Credential;
 use crate::failure::Failure;
 
@@ -26,6 +27,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const CONTENT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Largest answer: a page of policies with documents of the largest size.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Largest file with CAs: a bundle of all that systems trust has 250 KB.
+const MAX_CA_BYTES: u64 = 1 << 20;
 /// Objects asked for at a time where one object is small.
 const PAGE: i32 = 1_000;
 /// Objects asked for at a time where each carries a document of up to 256 KiB.
@@ -74,19 +77,31 @@ pub(crate) fn passing(status: &tonic::Status) -> Option<String> {
     may_pass.then(|| status.message().to_owned())
 }
 
+/// How to know that the server is the one.
+fn tls(server: &Server) -> Result<ClientTlsConfig, Failure> {
+    let tls = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
+    let Some(path) = &server.ca else { return Ok(tls.with_native_roots()) };
+    let pem = crate::manifests::read_bounded(path, MAX_CA_BYTES)?;
+    Ok(tls.ca_certificate(Certificate::from_pem(pem)))
+}
+
 impl Client {
-    pub(crate) async fn connect(url: &str, credential: Credential) -> Result<Self, Failure> {
-        let unreachable = |source| Failure::Unreachable { url: url.to_owned(), source };
-        let endpoint = Endpoint::from_shared(url.to_owned())
+    pub(crate) async fn connect(server: &Server, credential: Credential) -> Result<Self, Failure> {
+        let url = &server.url;
+        let unreachable = |source| Failure::Unreachable { url: url.clone(), source };
+        let mut endpoint = Endpoint::from_shared(url.clone())
             .map_err(unreachable)?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
+        if url.starts_with("https://") {
+            endpoint = endpoint.tls_config(tls(server)?).map_err(unreachable)?;
+        }
         let unhurried = endpoint.connect_lazy();
         let channel = endpoint.timeout(ANSWER_TIMEOUT).connect().await.map_err(unreachable)?;
         let channel = Line::new(channel, credential.clone());
         let unhurried = Line::new(unhurried, credential);
-        Ok(Self { url: url.to_owned(), channel, unhurried })
+        Ok(Self { url: url.clone(), channel, unhurried })
     }
 
     pub(crate) fn policy(&self) -> PolicyServiceClient<Line> {

@@ -229,6 +229,11 @@ impl Failure {
     fn way_out(&self) -> Option<String> {
         match self {
             Self::Usage(_) => Some("muster --help, or --help after any command".to_owned()),
+            Self::Unreachable { .. } if self.cause().contains("certificate") => Some(
+                "name the CA of the server with --ca-file or MUSTER_CA_FILE, and the server as its certificate does; \
+                 of a `musterd all` on this machine give its --data-dir or MUSTER_DATA_DIR"
+                    .to_owned(),
+            ),
             Self::Unreachable { .. } => Some(format!(
                 "start one with `musterd all --data-dir DIR`, or name another with --server or MUSTER_SERVER \
                  (default {})",

@@ -10,6 +10,7 @@ mod config;
 mod content;
 mod credential;
 mod failure;
+mod local;
 mod manifests;
 mod session;
 pub mod terminal;

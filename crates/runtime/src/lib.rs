@@ -68,6 +68,7 @@ pub mod serve;
 pub mod service;
 pub mod store;
 pub mod tasks;
+pub mod tls;
 pub mod trust;
 
 pub use content_keys::ContentKeyArgs;
@@ -76,4 +77,5 @@ pub use ready::{Condition, Readiness};
 pub use serve::{Listener, ServeError};
 pub use service::{ServiceArgs, ServiceContext, ServiceError};
 pub use tasks::{Shutdown, Tasks, TasksError};
+pub use tls::{BrokerTlsArgs, ListenerTlsArgs, Security};
 pub use trust::Trust;

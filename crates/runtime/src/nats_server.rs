@@ -6,7 +6,7 @@ mod process;
 mod supervise;
 
 pub use find::{FindError, find};
-pub use process::{NatsServer, ServerError, Setup};
+pub use process::{NatsServer, Reload, ServerError, Setup};
 pub use supervise::supervise;
 
 #[cfg(test)]

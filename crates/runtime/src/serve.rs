@@ -1,10 +1,11 @@
 //! One TCP listener for everything operators and probes ask: gRPC, reflection, gRPC health, `/healthz` and
 //! `/readyz`.
 //!
-//! Until callers are authenticated, a listener is bound to loopback addresses only.
+//! A listener without TLS is bound to loopback addresses only.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -19,6 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::ready::Readiness;
 use crate::tasks::{Shutdown, attach};
+use crate::tls::Security;
 
 /// How long open calls may go on after the request to stop. Calls take milliseconds; streams end on
 /// [`Shutdown::until`]. Shorter than the time all tasks have to stop.
@@ -33,9 +35,9 @@ const MAX_STREAMS_PER_CONNECTION: u32 = 256;
 /// Why the listener cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address can be reached from other machines.
+    /// The address can be reached from other machines, who would not be spoken to in secret.
     #[error(
-        "refusing to listen on {address}: callers are not authenticated yet, so only loopback addresses (127.0.0.1, [::1]) are allowed; reach it from elsewhere through an SSH tunnel"
+        "refusing to listen on {address} without TLS: only loopback addresses (127.0.0.1, [::1]) are allowed; give --tls-cert and --tls-key"
     )]
     NotLoopback {
         /// The address.
@@ -76,16 +78,20 @@ pub enum ServeError {
 pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
+    security: Security,
 }
 
 impl Listener {
     /// Binds `address`; port 0 takes any free port.
     ///
     /// # Errors
-    /// [`ServeError`] if the address is not loopback, in use or cannot be bound.
-    pub async fn bind(address: SocketAddr) -> Result<Self, ServeError> {
+    /// [`ServeError`] if the address is not allowed, in use or cannot be bound.
+    pub async fn bind(address: SocketAddr, security: Security) -> Result<Self, ServeError> {
         if !address.ip().is_loopback() {
-            return Err(ServeError::NotLoopback { address });
+            match security {
+                Security::Plaintext => return Err(ServeError::NotLoopback { address }),
+                Security::Tls(_) => {}
+            }
         }
         let failed = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::AddrInUse => ServeError::PortInUse { address, source },
@@ -93,13 +99,22 @@ impl Listener {
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(|source| ServeError::Bind { address, source })?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, security })
     }
 
     /// The address that was bound, with its real port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The URL of the address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self.security {
+            Security::Plaintext => format!("http://{}", self.address),
+            Security::Tls(_) => format!("https://{}", self.address),
+        }
     }
 
     /// Serves until `shutdown`: the gRPC services in `routes` (merged from all services of the process),
@@ -124,15 +139,24 @@ impl Listener {
             .with_state(readiness.clone());
         let routes = Routes::from(routes.into_axum_router().merge(probes));
         let _health = attach(report_health(reporter, readiness, shutdown.clone()));
-        let serving = Server::builder()
+        let server = Server::builder()
             .accept_http1(true)
             .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(self.listener).with_nodelay(Some(true)),
-                shutdown.requested(),
-            );
+            .add_routes(routes);
+        let accepted = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+        let serving = async {
+            match self.security {
+                Security::Plaintext => {
+                    server.serve_with_incoming_shutdown(accepted, shutdown.requested()).await
+                }
+                Security::Tls(tls) => {
+                    let _follow = attach(Arc::clone(&tls).follow(shutdown.clone()));
+                    let connections = Box::pin(tls.handshakes(accepted));
+                    server.serve_with_incoming_shutdown(connections, shutdown.requested()).await
+                }
+            }
+        };
         tracing::info!(%address, "listening");
         let grace = async {
             shutdown.requested().await;

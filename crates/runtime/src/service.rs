@@ -9,6 +9,7 @@ use domain::FleetId;
 use ed25519_dalek::SigningKey;
 use tonic::service::RoutesBuilder;
 use wire::envelope::ContentTrust;
+use wire::join::BrokerTrust;
 
 use crate::access::{AccessArgs, Gate, OpenError};
 use crate::content_keys::{ContentKeyArgs, ContentKeys, ContentKeysError};
@@ -17,29 +18,43 @@ use crate::nats::{CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, 
 use crate::ready::{Condition, Readiness};
 use crate::serve::{Listener, ServeError};
 use crate::tasks::{Shutdown, TaskFailure, Tasks, TasksError};
+use crate::tls::{BrokerTlsArgs, ListenerTlsArgs, ListenerTlsError};
 use crate::trust::{Trust, TrustError};
 
 /// Options of every service.
 #[derive(Debug, Clone, Args)]
 pub struct ServiceArgs {
-    /// Address for gRPC, reflection, health and the probes /healthz and /readyz; loopback only.
+    /// Address for gRPC, reflection, health and the probes /healthz and /readyz.
     #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7400")]
     pub listen: SocketAddr,
 
-    /// NATS servers, separated by commas.
+    /// TLS of the listener.
+    #[command(flatten)]
+    pub tls: ListenerTlsArgs,
+
+    /// NATS servers, separated by commas. tls://HOST:PORT, or nats://HOST:PORT for one on this machine without TLS.
     #[arg(
         long,
         env = "MUSTER_NATS_URL",
         value_name = "URL",
         value_delimiter = ',',
-        default_value = "nats://127.0.0.1:4222"
+        default_value = "tls://127.0.0.1:4222"
     )]
     pub nats_url: Vec<String>,
+
+    /// TLS towards NATS servers.
+    #[command(flatten)]
+    pub nats_tls: BrokerTlsArgs,
 
     /// NATS servers that join tokens name, separated by commas, where agents need other addresses than this
     /// process does. Without it they are those of --nats-url.
     #[arg(long, env = "MUSTER_AGENT_SERVERS", value_name = "URL", value_delimiter = ',')]
     pub agent_servers: Vec<String>,
+
+    /// PEM file with the CAs that join tokens name, where agents need others than this process does. Without it they
+    /// are those of --nats-ca-file.
+    #[arg(long, env = "MUSTER_AGENT_CA_FILE", value_name = "FILE")]
+    pub agent_ca_file: Option<PathBuf>,
 
     /// The fleet this control plane serves.
     #[arg(long, env = "MUSTER_FLEET", value_name = "ID", default_value = "default")]
@@ -67,6 +82,14 @@ impl ServiceArgs {
     #[must_use]
     pub fn servers_for_agents(&self) -> &[String] {
         if self.agent_servers.is_empty() { &self.nats_url } else { &self.agent_servers }
+    }
+
+    /// How agents verify those.
+    fn trust_for_agents(&self) -> Result<BrokerTrust, TrustError> {
+        let file = self.agent_ca_file.as_ref().or(self.nats_tls.nats_ca_file.as_ref());
+        let cas = file.map(|file| crate::tls::certificates(file)).transpose()?.unwrap_or_default();
+        let cas = cas.iter().map(|ca| ca.to_vec()).collect();
+        BrokerTrust::read(cas, self.nats_tls.nats_tls_first).map_err(TrustError::Ca)
     }
 }
 
@@ -107,6 +130,9 @@ pub enum ServiceError {
     /// The listener failed.
     #[error("the API cannot be served")]
     Serve(#[from] ServeError),
+    /// The listener has no certificate.
+    #[error("the API cannot be served with TLS")]
+    Tls(#[from] ListenerTlsError),
     /// Join tokens cannot be made.
     #[error("the servers for agents cannot be used")]
     Trust(#[from] TrustError),
@@ -139,6 +165,8 @@ pub struct ServiceContext {
     pub fleet: FleetId,
     /// URLs of the broker for agents: what join tokens name.
     pub agent_servers: Vec<String>,
+    /// How agents verify those.
+    pub agent_broker: BrokerTrust,
     /// Replicas for streams.
     pub stream_replicas: u8,
     /// Who may call.
@@ -157,7 +185,9 @@ impl ServiceContext {
         args.access.check(args.listen)?;
         let director = args.director_key.as_deref().map(keys::load).transpose()?.map(Arc::new);
         let content = ContentKeys::load(&args.content_keys)?;
-        let nats = Nats::connect(&Connection::service(args.nats_url.clone(), name)).await?;
+        let mut connection = Connection::service(args.nats_url.clone(), name);
+        connection.tls = args.nats_tls.tls();
+        let nats = Nats::connect(&connection).await?;
         for spec in [POLICY, IDENTITY, DESIRED, CONTENT, EVENTS] {
             nats.ensure_stream(&spec, args.stream_replicas).await?;
         }
@@ -176,6 +206,7 @@ impl ServiceContext {
             readiness,
             fleet: args.fleet.clone(),
             agent_servers: args.servers_for_agents().to_vec(),
+            agent_broker: args.trust_for_agents()?,
             stream_replicas: args.stream_replicas,
             gate,
             director,
@@ -222,7 +253,8 @@ impl ServiceContext {
                 "no content keys: agents that join refuse all content; give --content-key or --content-public-key"
             );
         }
-        Ok(Trust::new(self.fleet.clone(), &director, &self.content.trust, self.agent_servers.clone())?)
+        let agents = (self.agent_servers.clone(), self.agent_broker.clone());
+        Ok(Trust::new(self.fleet.clone(), &director, &self.content.trust, agents)?)
     }
 
     /// Serves `routes` behind the gate as one more task.
@@ -257,7 +289,7 @@ pub async fn run<E: Into<TaskFailure>>(
     start: impl AsyncFnOnce(&ServiceContext, &mut RoutesBuilder) -> Result<(), E>,
 ) -> Result<(), ServiceError> {
     let tasks = Tasks::new(shutdown);
-    let listener = Listener::bind(args.listen).await?;
+    let listener = Listener::bind(args.listen, args.tls.security()?).await?;
     let context = ServiceContext::connect(args, &format!("musterd {name}"), tasks).await?;
     let mut routes = RoutesBuilder::default();
     if let Err(error) = start(&context, &mut routes).await {

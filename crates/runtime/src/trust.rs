@@ -5,17 +5,19 @@ use domain::catalog::Token;
 use domain::token::Terms;
 use domain::{Digest, FleetId, GroupId, Timestamp, TokenId};
 use ed25519_dalek::SigningKey;
+use wire::DecodeError;
 use wire::envelope::ContentTrust;
-use wire::join::{JoinToken, MAX_SERVERS, SECRET_BYTES};
+use wire::join::{BrokerTrust, JoinToken, MAX_SERVERS, SECRET_BYTES};
 
 use crate::ids::{random_id, random_secret};
+use crate::tls::PemError;
 
 /// Longest server URL in a join token, in bytes: eight of them leave the token within what
 /// [`wire::join::MAX_TOKEN_CHARS`] lets an agent read.
 pub const MAX_SERVER_BYTES: usize = 255;
 
 /// Why join tokens cannot name these servers.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// None, or more than a token holds.
     #[error("join tokens name 1 to {MAX_SERVERS} NATS servers, not {0}: give fewer with --agent-servers")]
@@ -23,6 +25,12 @@ pub enum TrustError {
     /// Too long for a token.
     #[error("the server address {0:?}… is longer than {MAX_SERVER_BYTES} bytes")]
     Length(String),
+    /// The file of their CAs cannot be used.
+    #[error("the CAs for agents cannot be used")]
+    Pem(#[from] PemError),
+    /// A token does not hold the CAs.
+    #[error("join tokens cannot name these CAs: give fewer or smaller ones with --agent-ca-file")]
+    Ca(#[source] DecodeError),
 }
 
 /// The trust root of a fleet and where its agents find the broker.
@@ -30,6 +38,7 @@ pub enum TrustError {
 pub struct Trust {
     fleet: FleetId,
     servers: Vec<String>,
+    broker: BrokerTrust,
     root: Vec<u8>,
 }
 
@@ -44,7 +53,7 @@ pub struct IssuedToken {
 
 impl Trust {
     /// The trust of `fleet` in the key that signs for it and in those that sign its content. `servers` are the
-    /// NATS URLs for agents.
+    /// NATS URLs for agents, `broker` says how agents verify them.
     ///
     /// # Errors
     /// [`TrustError`] if a join token cannot hold the servers.
@@ -52,7 +61,7 @@ impl Trust {
         fleet: FleetId,
         director: &SigningKey,
         content: &ContentTrust,
-        servers: Vec<String>,
+        (servers, broker): (Vec<String>, BrokerTrust),
     ) -> Result<Self, TrustError> {
         if servers.is_empty() || servers.len() > MAX_SERVERS {
             return Err(TrustError::Number(servers.len()));
@@ -61,7 +70,7 @@ impl Trust {
             return Err(TrustError::Length(server.chars().take(64).collect()));
         }
         let root = wire::envelope::trust_root(&fleet, &director.verifying_key(), content);
-        Ok(Self { fleet, servers, root })
+        Ok(Self { fleet, servers, broker, root })
     }
 
     /// The fleet.
@@ -74,6 +83,12 @@ impl Trust {
     #[must_use]
     pub fn servers(&self) -> &[String] {
         &self.servers
+    }
+
+    /// How agents verify them.
+    #[must_use]
+    pub fn broker(&self) -> &BrokerTrust {
+        &self.broker
     }
 
     /// The exact bytes of the trust root. The same key and fleet give the same bytes in every process.
@@ -94,6 +109,7 @@ impl Trust {
             trust_root: Digest::of(&self.root),
             token: id.clone(),
             secret,
+            broker: self.broker.clone(),
         };
         IssuedToken {
             token: terms.token(id, group, Digest::of(&secret), now),
@@ -104,11 +120,19 @@ impl Trust {
 
 #[cfg(test)]
 mod tests {
+    use wire::join::{MAX_BROKER_CAS, MAX_CA_BYTES};
+
     use super::*;
 
     fn trust(servers: Vec<String>) -> Result<Trust, TrustError> {
+        let broker = BrokerTrust { cas: vec![vec![7; MAX_CA_BYTES]; MAX_BROKER_CAS], tls_first: true };
         let director = SigningKey::from_bytes(&[1; 32]);
-        Trust::new(FleetId::new("f".repeat(64)).unwrap(), &director, &ContentTrust::default(), servers)
+        Trust::new(
+            FleetId::new("f".repeat(64)).unwrap(),
+            &director,
+            &ContentTrust::default(),
+            (servers, broker),
+        )
     }
 
     #[test]
@@ -120,7 +144,7 @@ mod tests {
         let read = JoinToken::decode(&issued.join_token).unwrap();
         assert_eq!((read.token, read.servers.as_slice()), (id, trust.servers()));
         assert_eq!(Digest::of(&read.secret), issued.token.secret_digest);
-        assert_eq!(read.trust_root, Digest::of(trust.root()));
+        assert_eq!((read.trust_root, &read.broker), (Digest::of(trust.root()), trust.broker()));
     }
 
     #[test]
@@ -135,9 +159,9 @@ mod tests {
 
     #[test]
     fn servers_that_no_token_holds_are_refused() {
-        assert_eq!(trust(vec![]), Err(TrustError::Number(0)));
-        assert_eq!(trust(vec!["s".into(); 9]), Err(TrustError::Number(9)));
+        assert!(matches!(trust(vec![]), Err(TrustError::Number(0))));
+        assert!(matches!(trust(vec!["s".into(); 9]), Err(TrustError::Number(9))));
         let error = trust(vec!["s".repeat(256)]).unwrap_err();
-        assert_eq!(error, TrustError::Length("s".repeat(64)));
+        assert!(matches!(error, TrustError::Length(start) if start == "s".repeat(64)));
     }
 }

@@ -12,8 +12,8 @@ use crate::{DecodeError, decode};
 
 /// What every join token starts with; names its version.
 pub const PREFIX: &str = "mjt1_";
-/// Longest join token, in characters.
-pub const MAX_TOKEN_CHARS: usize = 4096;
+/// Longest join token, in characters: eight long servers and four CAs.
+pub const MAX_TOKEN_CHARS: usize = 16 * 1024;
 /// Largest join request: 32 labels of 256 bytes and a few texts.
 pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
 /// Largest reply to a join.
@@ -22,6 +22,10 @@ pub const MAX_REPLY_BYTES: usize = 16 * 1024;
 pub const SECRET_BYTES: usize = 32;
 /// Most servers in a token.
 pub const MAX_SERVERS: usize = 8;
+/// Most CAs of the broker: two, and their successors while they change.
+pub const MAX_BROKER_CAS: usize = 4;
+/// Largest certificate of a CA, in bytes: one of RSA with 4096 bits has 1,400.
+pub const MAX_CA_BYTES: usize = 2048;
 /// Most labels of an agent.
 pub const MAX_LABELS: usize = 32;
 /// Longest key or value of a label, in bytes.
@@ -40,6 +44,31 @@ pub struct JoinToken {
     pub token: TokenId,
     /// Secret part.
     pub secret: [u8; SECRET_BYTES],
+    /// Whom to believe that a NATS server is one of the fleet's.
+    pub broker: BrokerTrust,
+}
+
+/// How agents verify the NATS servers that they are sent to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BrokerTrust {
+    /// Certificates (DER) of the CAs that vouch for them; none: those that the machine trusts anyway.
+    pub cas: Vec<Vec<u8>>,
+    /// Whether the servers want TLS before they say anything.
+    pub tls_first: bool,
+}
+
+impl BrokerTrust {
+    /// Reads it from a message.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if there are too many certificates or one is too large.
+    pub fn read(cas: Vec<Vec<u8>>, tls_first: bool) -> Result<Self, DecodeError> {
+        if cas.len() > MAX_BROKER_CAS || cas.iter().any(|ca| ca.is_empty() || ca.len() > MAX_CA_BYTES) {
+            let problem = format!("must have at most {MAX_BROKER_CAS} entries of 1 to {MAX_CA_BYTES} bytes");
+            return Err(DecodeError::field("broker_cas", problem));
+        }
+        Ok(Self { cas, tls_first })
+    }
 }
 
 impl std::fmt::Debug for JoinToken {
@@ -48,6 +77,7 @@ impl std::fmt::Debug for JoinToken {
             .field("servers", &self.servers)
             .field("fleet", &self.fleet)
             .field("token", &self.token)
+            .field("broker", &self.broker)
             .finish_non_exhaustive()
     }
 }
@@ -76,6 +106,8 @@ impl JoinToken {
             trust_root_sha256: self.trust_root.0.to_vec(),
             token: self.token.to_string(),
             secret: self.secret.to_vec(),
+            broker_cas: self.broker.cas.clone(),
+            tls_first: self.broker.tls_first,
         }
         .encode_to_vec();
         let sum = Digest::of(&bytes);
@@ -118,6 +150,7 @@ impl JoinToken {
                 .secret
                 .try_into()
                 .map_err(|_| DecodeError::field("secret", "is not 32 bytes long"))?,
+            broker: BrokerTrust::read(message.broker_cas, message.tls_first)?,
         })
     }
 }
@@ -218,6 +251,17 @@ mod tests {
             trust_root: Digest([3; 32]),
             token: TokenId::new("t1").unwrap(),
             secret: [9; 32],
+            broker: BrokerTrust { cas: vec![vec![48; 400]], tls_first: true },
+        }
+    }
+
+    #[test]
+    fn certificates_of_cas_have_bounds() {
+        assert_eq!(BrokerTrust::read(Vec::new(), false), Ok(BrokerTrust::default()));
+        for cas in [vec![vec![1]; MAX_BROKER_CAS + 1], vec![vec![1; MAX_CA_BYTES + 1]], vec![Vec::new()]] {
+            let broker = BrokerTrust { cas, tls_first: false };
+            let error = JoinToken::decode(&JoinToken { broker, ..token() }.encode()).unwrap_err();
+            assert!(matches!(error, TokenError::Content(_)), "{error}");
         }
     }
 

@@ -181,6 +181,8 @@ fn bundle(shared: &Shared, agent: &AgentId, assignment: Option<Envelope>) -> Joi
         trust_root: shared.trust.root().to_vec(),
         assignment,
         servers: shared.trust.servers().to_vec(),
+        broker_cas: shared.trust.broker().cas.clone(),
+        tls_first: shared.trust.broker().tls_first,
     }
 }
 

@@ -1,20 +1,26 @@
 //! `musterd all`: every service in one process, with a nats-server child.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use domain::FleetId;
 use runtime::access::{AccessArgs, FirstTokenError, first_token, first_token_name};
 use runtime::keys::{self, KeyError};
-use runtime::nats_server::{FindError, NatsServer, ServerError, Setup, find, supervise};
+use runtime::nats_server::{FindError, NatsServer, Reload, ServerError, Setup, find, supervise};
+use runtime::tls::{ListenerTls, ListenerTlsError, LocalCa, LocalCaError, ServerTls, TlsFiles};
 use runtime::{
-    ContentKeyArgs, Listener, ServeError, ServiceArgs, ServiceContext, ServiceError, Shutdown, Tasks,
-    TasksError,
+    BrokerTlsArgs, ContentKeyArgs, Listener, ListenerTlsArgs, Security, ServeError, ServiceArgs,
+    ServiceContext, ServiceError, Shutdown, Tasks, TasksError,
 };
 use tonic::service::RoutesBuilder;
 
 use crate::data_dir::{Addresses, DataDir, DataDirError};
+
+/// How often it is looked whether a certificate has to be renewed. It then still holds for a month.
+const RENEWAL_LOOK: Duration = Duration::from_hours(1);
 
 /// Options of `musterd all`.
 #[derive(Debug, Clone, Args)]
@@ -23,10 +29,26 @@ pub struct AllArgs {
     #[arg(long, env = "MUSTER_DATA_DIR", value_name = "DIR", default_value = "muster-data")]
     pub data_dir: PathBuf,
 
-    /// Address for gRPC, reflection, health and the probes /healthz and /readyz; loopback only. Port 0 takes a
+    /// Address for gRPC, reflection, health and the probes /healthz and /readyz. Port 0 takes a
     /// free one; addresses.json in the data directory tells which.
     #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7400")]
     pub listen: SocketAddr,
+
+    /// TLS of the listener. Without files: a certificate from a CA in the data directory, tls/ca.pem, both made at
+    /// the first start.
+    #[command(flatten)]
+    pub tls: ListenerTlsArgs,
+
+    /// Further names and addresses in the certificate that is made, separated by commas, beside localhost,
+    /// 127.0.0.1 and ::1.
+    #[arg(
+        long,
+        env = "MUSTER_TLS_NAMES",
+        value_name = "NAME",
+        value_delimiter = ',',
+        conflicts_with = "tls_cert"
+    )]
+    pub tls_name: Vec<String>,
 
     /// Port of the supervised nats-server on 127.0.0.1. Without it: a free one at the first start, and the same
     /// at later ones, because agents know it.
@@ -37,6 +59,10 @@ pub struct AllArgs {
     #[arg(long, env = "MUSTER_NATS_URL", value_name = "URL", value_delimiter = ',')]
     pub nats_url: Vec<String>,
 
+    /// TLS towards those.
+    #[command(flatten)]
+    pub nats_tls: BrokerTlsArgs,
+
     /// The nats-server to run. Without it: $MUSTER_NATS_SERVER, .tools/bin, beside musterd, on PATH.
     #[arg(long, value_name = "FILE")]
     pub nats_server_bin: Option<PathBuf>,
@@ -45,6 +71,10 @@ pub struct AllArgs {
     /// process does.
     #[arg(long, env = "MUSTER_AGENT_SERVERS", value_name = "URL", value_delimiter = ',')]
     pub agent_servers: Vec<String>,
+
+    /// PEM file with the CAs that join tokens name, where agents need others than this process does.
+    #[arg(long, env = "MUSTER_AGENT_CA_FILE", value_name = "FILE")]
+    pub agent_ca_file: Option<PathBuf>,
 
     /// The fleet this control plane serves.
     #[arg(long, env = "MUSTER_FLEET", value_name = "ID", default_value = "default")]
@@ -98,6 +128,12 @@ pub enum AllError {
     /// The API cannot be served.
     #[error("the API cannot be served")]
     Serve(#[from] ServeError),
+    /// The listener has no certificate.
+    #[error("the API cannot be served with TLS")]
+    Tls(#[from] ListenerTlsError),
+    /// The CA in the data directory cannot be used.
+    #[error("the local CA cannot be used")]
+    LocalCa(#[from] LocalCaError),
     /// A service failed.
     #[error("the services do not run")]
     Service(#[from] ServiceError),
@@ -118,13 +154,17 @@ struct Unsupervised;
 pub async fn run(args: &AllArgs, shutdown: Shutdown) -> Result<(), AllError> {
     let dir = DataDir::open(&args.data_dir)?;
     args.access.check(args.listen).map_err(ServiceError::from)?;
-    let listener = Listener::bind(args.listen).await?;
+    let ca = LocalCa::open(dir.tls(), &names(args))?;
+    let listener = Listener::bind(args.listen, security(&args.tls, &ca)?).await?;
     let server_tasks = Tasks::new(Shutdown::new());
-    let nats_url = match args.nats_url.is_empty() {
-        true => vec![start_server(args, &dir, &server_tasks).await?],
-        false => args.nats_url.clone(),
+    let broker = match args.nats_url.is_empty() {
+        true => start_server(args, &dir, ca, &server_tasks).await?,
+        false => {
+            server_tasks.spawn("renew certificates", renew(ca, None, server_tasks.shutdown().clone()));
+            (args.nats_url.clone(), args.nats_tls.clone())
+        }
     };
-    let ended = run_services(args, &dir, (listener, nats_url), (&server_tasks, shutdown)).await;
+    let ended = run_services(args, &dir, (listener, broker), (&server_tasks, shutdown)).await;
     let cleared = dir.clear_addresses();
     server_tasks.shutdown().request();
     let stopped = server_tasks.finish().await;
@@ -133,30 +173,73 @@ pub async fn run(args: &AllArgs, shutdown: Shutdown) -> Result<(), AllError> {
     Ok(cleared?)
 }
 
-/// Starts the supervised server and returns its URL.
-async fn start_server(args: &AllArgs, dir: &DataDir, tasks: &Tasks) -> Result<String, AllError> {
+/// Names of this machine in the certificate that is made: those that were given, and the address it listens on.
+fn names(args: &AllArgs) -> Vec<String> {
+    let ip = args.listen.ip();
+    let own = (!ip.is_loopback() && !ip.is_unspecified()).then(|| ip.to_string());
+    args.tls_name.iter().cloned().chain(own).collect()
+}
+
+/// What the options say of TLS, and with nothing said the certificate from the local CA.
+fn security(args: &ListenerTlsArgs, ca: &LocalCa) -> Result<Security, ListenerTlsError> {
+    match args.files() {
+        None if args.insecure_plaintext => Ok(Security::Plaintext),
+        given => ListenerTls::load(given.unwrap_or_else(|| ca.files())).map(Security::Tls),
+    }
+}
+
+/// Servers, and how to verify them.
+type Broker = (Vec<String>, BrokerTlsArgs);
+
+/// Starts the supervised server, whose certificate is from the local CA.
+async fn start_server(args: &AllArgs, dir: &DataDir, ca: LocalCa, tasks: &Tasks) -> Result<Broker, AllError> {
     let binary = find(args.nats_server_bin.as_deref()).await?;
     let mut setup = Setup::new(binary, dir.nats());
     setup.port = args.nats_port.or_else(|| dir.nats_port());
+    let TlsFiles { cert, key, .. } = ca.files();
+    setup.tls = Some(ServerTls { cert, key, ca: ca.ca(), client_ca: None, first: true });
     let server = NatsServer::start(setup).await?;
     dir.keep_nats_port(server.port())?;
+    let tls = BrokerTlsArgs { nats_ca_file: Some(ca.ca()), nats_tls_first: true, ..BrokerTlsArgs::default() };
     let url = server.url();
+    tasks.spawn("renew certificates", renew(ca, Some(server.reloads()), tasks.shutdown().clone()));
     tasks.spawn("nats-server", supervise(server, tasks.shutdown().clone()));
-    Ok(url)
+    Ok((vec![url], tls))
+}
+
+/// Renews the certificate from the local CA in time. The listener sees the new one by itself.
+async fn renew(ca: LocalCa, broker: Option<Reload>, shutdown: Shutdown) -> Result<(), Infallible> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RENEWAL_LOOK) => {}
+            () = shutdown.requested() => return Ok(()),
+        }
+        match (ca.renew_if_due(), &broker) {
+            (Ok(true), Some(broker)) => broker.request(),
+            (Ok(_), _) => {}
+            // The one that is there holds for weeks, and the next look may find the cause gone.
+            (Err(error), _) => {
+                tracing::error!(error = %runtime::log::chain(&error), "a certificate cannot be renewed");
+            }
+        }
+    }
 }
 
 async fn run_services(
     args: &AllArgs,
     dir: &DataDir,
-    (listener, nats_url): (Listener, Vec<String>),
+    (listener, (nats_url, nats_tls)): (Listener, Broker),
     (server_tasks, shutdown): (&Tasks, Shutdown),
 ) -> Result<(), AllError> {
     let director_key = key_file(args.director_key.as_deref(), dir.director_key())?;
     let content_key = key_file(args.content_keys.content_key.as_deref(), dir.content_key())?;
     let service_args = ServiceArgs {
         listen: listener.address(),
+        tls: args.tls.clone(),
         nats_url,
+        nats_tls,
         agent_servers: args.agent_servers.clone(),
+        agent_ca_file: args.agent_ca_file.clone(),
         fleet: args.fleet.clone(),
         director_key: Some(director_key),
         content_keys: ContentKeyArgs { content_key: Some(content_key), ..args.content_keys.clone() },
@@ -216,11 +299,7 @@ fn announce(
     context: &ServiceContext,
     listener: &Listener,
 ) -> Result<(), DataDirError> {
-    let addresses = Addresses {
-        api: format!("http://{}", listener.address()),
-        nats: args.nats_url.clone(),
-        pid: std::process::id(),
-    };
+    let addresses = Addresses { api: listener.url(), nats: args.nats_url.clone(), pid: std::process::id() };
     dir.write_addresses(&addresses)?;
     tracing::info!(api = addresses.api, nats = addresses.nats.join(","), fleet = %args.fleet, "musterd is up");
     let (readiness, stop) = (context.readiness.clone(), context.shutdown().clone());
@@ -229,7 +308,7 @@ fn announce(
             () = readiness.ready() => tracing::info!("all services are ready"),
             () = stop.requested() => {}
         }
-        Ok::<(), std::convert::Infallible>(())
+        Ok::<(), Infallible>(())
     });
     Ok(())
 }

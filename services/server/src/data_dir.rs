@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 const LOCK: &str = "lock";
 const ADDRESSES: &str = "addresses.json";
 const NATS: &str = "nats";
+const TLS: &str = "tls";
 const NATS_PORT: &str = "nats-port";
 const DIRECTOR_KEY: &str = "director.key";
 const CONTENT_KEY: &str = "content.key";
@@ -86,6 +87,11 @@ impl DataDir {
     /// The directory of nats-server.
     pub(crate) fn nats(&self) -> PathBuf {
         self.path.join(NATS)
+    }
+
+    /// The directory of the local CA.
+    pub(crate) fn tls(&self) -> PathBuf {
+        self.path.join(TLS)
     }
 
     /// The file of the director key.

@@ -1,7 +1,6 @@
 //! The binary `musterd` as an operator meets it: starts, faults, refusals, stops.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use runtime::nats_server::{NatsServer, Setup, find};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use server::Addresses;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Longest wait for any state. Reached only by a failure.
 const SOON: Duration = Duration::from_secs(60);
@@ -80,18 +80,33 @@ fn addresses(dir: &Path) -> Option<Addresses> {
     serde_json::from_slice(&std::fs::read(dir.join("addresses.json")).ok()?).ok()
 }
 
-/// The answer of a probe: status code and body.
-fn probe(api: &str, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(api.trim_start_matches("http://")).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some(format!("{} {body}", head.split(' ').nth(1)?))
+/// The answer of a probe, over TLS if the data directory has a CA: status code and body.
+fn probe(dir: &Path, api: &str, path: &str) -> Option<String> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let asked = async {
+        let mut stream = tokio::net::TcpStream::connect(api.rsplit('/').next()?).await.ok()?;
+        let mut answer = String::new();
+        if api.starts_with("https://") {
+            let mut stream = runtime::tls::verified(&dir.join("tls/ca.pem"), stream).await.ok()?;
+            stream.write_all(request.as_bytes()).await.ok()?;
+            stream.read_to_string(&mut answer).await.ok()?;
+        } else {
+            stream.write_all(request.as_bytes()).await.ok()?;
+            stream.read_to_string(&mut answer).await.ok()?;
+        }
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some(format!("{} {body}", head.split(' ').nth(1)?))
+    };
+    // A thread of its own, because the test may itself run within a runtime.
+    let ask = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime can be made").block_on(asked)
+    };
+    std::thread::scope(|scope| scope.spawn(ask).join().expect("it does not panic"))
 }
 
-fn wait_ready(api: &str) {
-    soon("readiness", || (probe(api, "/readyz")? == "200 ready\n").then_some(()));
+fn wait_ready(dir: &Path, api: &str) {
+    soon("readiness", || (probe(dir, api, "/readyz")? == "200 ready\n").then_some(()));
 }
 
 fn nats_pid(dir: &Path) -> Option<Pid> {
@@ -103,22 +118,24 @@ fn all_services_start_survive_their_broker_and_stop_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let musterd = Musterd::all(dir.path(), &[]);
     let first = soon("addresses.json", || addresses(dir.path()));
-    wait_ready(&first.api);
-    assert_eq!(probe(&first.api, "/healthz").unwrap(), "200 ok\n");
+    wait_ready(dir.path(), &first.api);
+    assert_eq!(probe(dir.path(), &first.api, "/healthz").unwrap(), "200 ok\n");
 
     let pid = soon("the broker's pid", || nats_pid(dir.path()));
     kill_process(pid, Signal::KILL).unwrap();
     let other = soon("another broker", || nats_pid(dir.path()).filter(|other| *other != pid));
-    wait_ready(&first.api);
+    wait_ready(dir.path(), &first.api);
     assert!(musterd.stop().success());
     assert!(test_kill_process(other).is_err(), "the broker has ended");
     assert_eq!(addresses(dir.path()), None);
 
     // Agents know the broker's port: it stays.
-    let musterd = Musterd::all(dir.path(), &[]);
+    let musterd = Musterd::all(dir.path(), &["--insecure-plaintext"]);
     let second = soon("addresses.json", || addresses(dir.path()));
+    assert!(first.api.starts_with("https://127.0.0.1:") && first.nats[0].starts_with("tls://127.0.0.1:"));
+    assert!(second.api.starts_with("http://127.0.0.1:"), "as asked for: {}", second.api);
     assert_eq!(second.nats, first.nats);
-    wait_ready(&second.api);
+    wait_ready(dir.path(), &second.api);
     assert!(musterd.stop().success());
 }
 
@@ -127,14 +144,14 @@ fn a_killed_musterd_leaves_nothing_that_hinders_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let mut musterd = Musterd::all(dir.path(), &[]);
     let first = soon("addresses.json", || addresses(dir.path()));
-    wait_ready(&first.api);
+    wait_ready(dir.path(), &first.api);
     musterd.0.kill().unwrap();
     musterd.0.wait().unwrap();
     let left_behind = nats_pid(dir.path()).unwrap();
     assert!(test_kill_process(left_behind).is_ok(), "the broker outlives a killed parent");
     let musterd = Musterd::all(dir.path(), &[]);
     let second = soon("new addresses", || addresses(dir.path()).filter(|second| second.pid != first.pid));
-    wait_ready(&second.api);
+    wait_ready(dir.path(), &second.api);
     assert_eq!(second.nats, first.nats);
     assert_ne!(nats_pid(dir.path()).unwrap(), left_behind);
     assert!(musterd.stop().success());
@@ -159,7 +176,11 @@ fn what_cannot_work_is_refused_with_the_way_out() {
     let address: SocketAddr = taken.local_addr().unwrap();
     let address: &'static str = address.to_string().leak();
     check(&all(&["--listen", address]), &[], (1, &["port is in use", "--listen"]));
-    check(&all(&["--listen", "0.0.0.0:0"]), &[], (1, &["refusing to listen", "not authenticated yet"]));
+    check(
+        &all(&["--listen", "0.0.0.0:0", "--insecure-plaintext"]),
+        &[],
+        (1, &["refusing to listen", "without TLS"]),
+    );
     let absent = [("MUSTER_NATS_SERVER", "/absent/nats-server")];
     check(
         &all(&["--listen", "127.0.0.1:0"]),
@@ -209,29 +230,32 @@ async fn services_run_alone_and_in_replicas() {
     runtime::keys::load_or_create(&key).unwrap();
     let key = key.to_str().unwrap();
 
-    let (code, said) = Musterd::refused(&["policy", "--nats-url", &url, "--listen", "127.0.0.1:0"], &[]);
+    let plain = "--insecure-plaintext";
+    let (code, said) =
+        Musterd::refused(&["policy", "--nats-url", &url, "--listen", "127.0.0.1:0", plain], &[]);
     assert_eq!(code, 1);
     assert!(said.contains("service policy did not start") && said.contains("--director-key"), "{said}");
 
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let replica = |service: &str| {
         let listen = free();
-        let args = [service, "--nats-url", &url, "--listen", &listen, "--director-key", key];
+        let args = [service, "--nats-url", &url, "--listen", &listen, "--director-key", key, plain];
         (Musterd::start(&args), format!("http://{listen}"))
     };
     let replicas: Vec<_> =
         ["policy", "presence", "identity"].into_iter().flat_map(|s| [replica(s), replica(s)]).collect();
     for (_, api) in &replicas {
-        wait_ready(api);
+        wait_ready(dir.path(), api);
     }
     nats.kill().await.unwrap();
     let (_, api) = &replicas[0];
-    let told =
-        soon("a probe that names NATS", || probe(api, "/readyz").filter(|told| told.starts_with("503")));
+    let told = soon("a probe that names NATS", || {
+        probe(dir.path(), api, "/readyz").filter(|told| told.starts_with("503"))
+    });
     assert!(told.contains("nats: is not connected"), "{told}");
     nats.start_again().await.unwrap();
     for (_, api) in &replicas {
-        wait_ready(api);
+        wait_ready(dir.path(), api);
     }
     for (replica, _) in replicas {
         assert!(replica.stop().success());

@@ -2,6 +2,7 @@
 //! it applies in memory.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use nkeys::KeyPair;
 use runtime::Shutdown;
 use runtime::nats::{Connection, Nats};
+use runtime::tls::BrokerTls;
+use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use wire::join::JoinToken;
@@ -41,6 +44,8 @@ struct Member {
 pub struct Fleet {
     members: Vec<Member>,
     running: JoinSet<()>,
+    /// Holds the CA of the broker.
+    _dir: TempDir,
 }
 
 impl Fleet {
@@ -51,7 +56,9 @@ impl Fleet {
     pub async fn join(token: &str, count: usize) -> Result<Self> {
         let token = JoinToken::decode(token)?;
         let each = count.div_ceil(JOINERS);
-        let batches = (0..JOINERS).map(|at| join_some(&token, at * each..count.min((at + 1) * each)));
+        let dir = tempfile::Builder::new().prefix("muster-bench-agents-").tempdir()?;
+        let tls = trust(dir.path(), &token)?;
+        let batches = (0..JOINERS).map(|at| join_some(&token, &tls, at * each..count.min((at + 1) * each)));
         let batches = futures::stream::iter(batches).buffered(JOINERS).try_collect::<Vec<_>>().await?;
         let members = batches.into_iter().flatten().map(|enrolment| Member {
             enrolment,
@@ -59,7 +66,7 @@ impl Fleet {
             applied: Arc::default(),
             shutdown: Shutdown::new(),
         });
-        Ok(Self { members: members.collect(), running: JoinSet::new() })
+        Ok(Self { members: members.collect(), running: JoinSet::new(), _dir: dir })
     }
 
     /// Starts agents and waits until each has applied the revision, paced.
@@ -115,7 +122,8 @@ impl Fleet {
             }
         };
         let parts = Parts {
-            transport: NatsTransport::new(member.enrolment.servers.clone(), &member.enrolment.agent, session),
+            transport: NatsTransport::new(member.enrolment.servers.clone(), &member.enrolment.agent, session)
+                .with_tls(member.enrolment.tls.clone()),
             storage: Arc::clone(&member.kept),
             handler: Arc::new(()),
             loaded: member.kept.load(),
@@ -197,24 +205,38 @@ impl Fleet {
         self.members.iter().map(|member| &member.enrolment.agent)
     }
 
-    /// URLs that the agents use.
+    /// URLs that the agents use, and how they verify those.
     ///
     /// # Errors
     /// When there is no agent.
-    pub fn servers(&self) -> Result<&[String]> {
-        Ok(&self.members.first().context("no agent")?.enrolment.servers)
+    pub fn servers(&self) -> Result<(&[String], &BrokerTls)> {
+        let enrolment = &self.members.first().context("no agent")?.enrolment;
+        Ok((&enrolment.servers, &enrolment.tls))
     }
 }
 
-async fn join_some(token: &JoinToken, which: std::ops::Range<usize>) -> Result<Vec<Enrolment>> {
+/// How to verify the broker that a token leads to, kept as agents keep it.
+fn trust(dir: &Path, token: &JoinToken) -> Result<BrokerTls> {
+    let ca = dir.join("broker-ca.pem");
+    std::fs::write(&ca, runtime::tls::pem_of(&token.broker.cas))?;
+    Ok(BrokerTls { ca: Some(ca), identity: None, first: token.broker.tls_first })
+}
+
+async fn join_some(
+    token: &JoinToken,
+    tls: &BrokerTls,
+    which: std::ops::Range<usize>,
+) -> Result<Vec<Enrolment>> {
     let nonce = AgentId::new(runtime::ids::random_id())?;
     let mut connection = Connection::agent(token.servers.clone(), &nonce);
     connection.inbox_prefix = wire::subject::join_inbox_prefix(&nonce).into();
+    connection.tls = tls.clone();
     let nats = Nats::connect(&connection).await?;
     let mut joined = Vec::with_capacity(which.len());
     for n in which {
         let about = agent::join::About { hostname: format!("host-{n:05}"), ..agent::join::About::default() };
-        joined.push(agent::join::request(&nats, token, &KeyPair::new_user(), &about).await?.enrolment);
+        let one = agent::join::request(&nats, token, &KeyPair::new_user(), &about).await?;
+        joined.push(Enrolment { tls: tls.clone(), ..one.enrolment });
     }
     nats.close().await;
     ensure!(!joined.iter().any(|enrolment| enrolment.servers.is_empty()), "an agent learnt no servers");

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 use wire::api::v1::content_reference::Which;
 use wire::api::v1::content_service_client::ContentServiceClient;
@@ -92,9 +92,7 @@ pub struct Control {
     presence: PresenceServiceClient<Line>,
     identity: IdentityServiceClient<Line>,
     content: ContentServiceClient<Line>,
-    api: String,
-    token_file: PathBuf,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl Control {
@@ -120,18 +118,18 @@ impl Control {
         let addresses = data.path().join("data").join("addresses.json");
         let api = process.until(async || read_api(&addresses)).await;
         let api = api.with_context(|| format!("its log ends: {}", tail(&log)))?;
-        let endpoint = Endpoint::from_shared(api.clone())?.timeout(CALL_TIMEOUT);
-        let token_file = data.path().join("data").join("admin.token");
-        let channel = InterceptedService::new(endpoint.connect_lazy(), Bearer::read(&token_file)?);
+        let ca = std::fs::read(data.path().join("data/tls/ca.pem"))?;
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        let endpoint = Endpoint::from_shared(api)?.tls_config(tls)?.timeout(CALL_TIMEOUT);
+        let token = Bearer::read(&data.path().join("data/admin.token"))?;
+        let channel = InterceptedService::new(endpoint.connect_lazy(), token);
         let mut control = Self {
             operator: Operator(PolicyServiceClient::new(channel.clone())),
             presence: PresenceServiceClient::new(channel.clone()),
             identity: IdentityServiceClient::new(channel.clone()),
             content: ContentServiceClient::new(channel),
-            api,
-            token_file,
             process,
-            _data: data,
+            data,
         };
         let presence = control.presence.clone();
         let ready = async || presence.clone().get_status(GetStatusRequest::default()).await.ok();
@@ -263,16 +261,10 @@ impl Control {
         Ok(self.presence.get_content_status(request).await?.into_inner())
     }
 
-    /// File of the token that the API wants.
+    /// Its data directory, by which `muster` finds it.
     #[must_use]
-    pub fn token_file(&self) -> &Path {
-        &self.token_file
-    }
-
-    /// URL of the API.
-    #[must_use]
-    pub fn api(&self) -> &str {
-        &self.api
+    pub fn data_dir(&self) -> PathBuf {
+        self.data.path().join("data")
     }
 
     /// The most resident memory that `musterd` had so far, in bytes.

@@ -8,6 +8,7 @@ use domain::AgentId;
 use futures::StreamExt as _;
 use prost::Message as _;
 use runtime::nats::{Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY};
+use runtime::tls::BrokerTls;
 use wire::agent::v1::{Heartbeat, HeartbeatReply, Standing, StatusReport};
 
 use crate::agents::Fleet;
@@ -151,6 +152,7 @@ struct OurSide {
     control: Control,
     fleet: Fleet,
     url: String,
+    tls: BrokerTls,
     nats: Nats,
     askers: Vec<Asker>,
     figures: Figures,
@@ -166,15 +168,27 @@ impl OurSide {
         // The real agents report their status in full; the load goes on from there in their place.
         fleet.start(0..CONNECTIONS, 1).await?;
         until_current(&mut control, CONNECTIONS, 1).await?;
-        let url = fleet.servers()?.first().context("no server")?.clone();
-        let nats = Nats::connect(&Connection::service(vec![url.clone()], "bench")).await?;
-        Ok(Self { control, fleet, url, nats, askers: Vec::new(), figures: Figures::default(), answers: 0 })
+        let (servers, tls) = fleet.servers()?;
+        let url = servers.first().context("no server")?.clone();
+        let tls = tls.clone();
+        let connection = Connection { tls: tls.clone(), ..Connection::service(vec![url.clone()], "bench") };
+        let nats = Nats::connect(&connection).await?;
+        Ok(Self {
+            control,
+            fleet,
+            url,
+            tls,
+            nats,
+            askers: Vec::new(),
+            figures: Figures::default(),
+            answers: 0,
+        })
     }
 
     /// Counts the bytes of one real agent's connection while it beats once a second, then stops all agents
     /// and takes over their heartbeats.
     async fn wire(&mut self) -> Result<Wire> {
-        let tap = Wiretap::start(&self.url).await?;
+        let tap = Wiretap::start(&self.url, self.tls.ca.as_deref()).await?;
         self.fleet.stop(0..CONNECTIONS).await?;
         self.control.beat_every(Duration::from_secs(1)).await?;
         let agent = self.fleet.ids().next().context("no agent")?.clone();

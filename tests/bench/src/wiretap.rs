@@ -1,10 +1,11 @@
 //! Counts the bytes of one connection in both directions: a relay between a client and the broker.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -33,16 +34,18 @@ pub struct Wiretap {
 }
 
 impl Wiretap {
-    /// Relays connections to the broker at `url` (`nats://host:port`).
+    /// Relays connections to the broker at `url`, over TLS where a CA vouches for it. What is counted lies within
+    /// TLS: the bytes of the protocol.
     ///
     /// # Errors
     /// When no port is free.
-    pub async fn start(url: &str) -> Result<Self> {
+    pub async fn start(url: &str, ca: Option<&Path>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let own = format!("nats://{}", listener.local_addr()?);
-        let broker = url.trim_start_matches("nats://").to_owned();
+        let broker = url.rsplit('/').next().unwrap_or_default().to_owned();
+        let ca = ca.map(Path::to_owned);
         let counted = Arc::new(Counted::default());
-        let task = tokio::spawn(relay(listener, broker, Arc::clone(&counted))).abort_handle();
+        let task = tokio::spawn(relay(listener, (broker, ca), Arc::clone(&counted))).abort_handle();
         Ok(Self { url: own, counted, task })
     }
 }
@@ -53,16 +56,29 @@ impl Drop for Wiretap {
     }
 }
 
-async fn relay(listener: TcpListener, broker: String, counted: Arc<Counted>) {
+async fn relay(listener: TcpListener, (broker, ca): (String, Option<PathBuf>), counted: Arc<Counted>) {
     let mut copies = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let Ok(server) = TcpStream::connect(&broker).await else { return };
         drop((client.set_nodelay(true), server.set_nodelay(true)));
-        let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-        let (up, down) = (Arc::clone(&counted), Arc::clone(&counted));
-        copies.spawn(async move { copy(from_client, to_server, &up.up).await });
-        copies.spawn(async move { copy(from_server, to_client, &down.down).await });
+        let (counted, ca) = (Arc::clone(&counted), ca.clone());
+        copies.spawn(async move {
+            match ca {
+                None => both(client, server, &counted).await,
+                Some(ca) => {
+                    if let Ok(server) = runtime::tls::verified(&ca, server).await {
+                        both(client, server, &counted).await;
+                    }
+                }
+            }
+        });
     }
+}
+
+/// Both directions, until both have ended.
+async fn both(client: TcpStream, server: impl AsyncRead + AsyncWrite, counted: &Counted) {
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), split(server));
+    tokio::join!(copy(from_client, to_server, &counted.up), copy(from_server, to_client, &counted.down));
 }
 
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, count: &AtomicU64) {

@@ -1,6 +1,6 @@
 //! The real CLI.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -13,6 +13,7 @@ use crate::process::binary;
 #[derive(Clone)]
 pub struct Cli {
     server: String,
+    ca: PathBuf,
     dir: PathBuf,
     token_file: PathBuf,
 }
@@ -53,11 +54,11 @@ impl Output {
 }
 
 impl Cli {
-    /// For a server at `address`.
+    /// For a server at `address` that the CA in a file vouches for.
     #[must_use]
-    pub fn new(address: &str, dir: PathBuf) -> Self {
+    pub fn new(address: &str, ca: &Path, dir: PathBuf) -> Self {
         let token_file = dir.join(ADMIN_TOKEN);
-        Self { server: format!("http://{address}"), dir, token_file }
+        Self { server: format!("https://{address}"), ca: ca.to_owned(), dir, token_file }
     }
 
     /// The same with a token of its own.
@@ -69,6 +70,16 @@ impl Cli {
         let token_file = self.dir.join(format!("{name}.token"));
         crate::line::keep_token(&token_file, token);
         Self { token_file, ..self.clone() }
+    }
+
+    /// The environment that leads a `muster` to the server.
+    #[must_use]
+    pub fn env(&self) -> [(&'static str, String); 3] {
+        [
+            ("MUSTER_SERVER", self.server.clone()),
+            ("MUSTER_CA_FILE", self.ca.display().to_string()),
+            ("MUSTER_TOKEN_FILE", self.token_file.display().to_string()),
+        ]
     }
 
     /// Runs a command line, words separated by spaces.
@@ -84,8 +95,7 @@ impl Cli {
     pub async fn run_with(&self, args: &[&str], stdin: &str) -> Output {
         let mut child = tokio::process::Command::new(binary("muster"))
             .args(args)
-            .env("MUSTER_SERVER", &self.server)
-            .env("MUSTER_TOKEN_FILE", &self.token_file)
+            .envs(self.env())
             .env_remove("MUSTER_CONFIG")
             .current_dir(&self.dir)
             .stdin(Stdio::piped())

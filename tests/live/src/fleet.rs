@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use runtime::nats_server::{self, NatsServer, Setup};
+use runtime::tls::{self, LocalCa, TlsFiles};
 use serde_json::Value;
 use tempfile::TempDir;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::agents::AgentProcess;
 use crate::cli::Cli;
@@ -20,7 +22,21 @@ pub struct Service {
     pub process: Process,
     /// Where its API listens.
     pub address: String,
+    /// File of the CA that vouches for it.
+    pub ca: PathBuf,
     name: String,
+}
+
+impl Service {
+    /// A connection to its API, as any client makes one.
+    ///
+    /// # Errors
+    /// If it does not listen, or is not the one that the CA vouches for.
+    pub async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        let ca = std::fs::read(&self.ca).expect("the CA can be read");
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        Endpoint::from_shared(format!("https://{}", self.address))?.tls_config(tls)?.connect().await
+    }
 }
 
 /// A control plane. Everything ends when it is dropped.
@@ -32,6 +48,7 @@ pub struct Fleet {
     dir: TempDir,
     key: PathBuf,
     content_key: PathBuf,
+    ca: LocalCa,
     /// Further options of each process.
     options: Vec<String>,
 }
@@ -76,8 +93,9 @@ impl Fleet {
         for key in [&key, &content_key] {
             drop(runtime::keys::load_or_create(key).expect("a key can be made"));
         }
+        let ca = LocalCa::open(dir.path().join("tls"), &[]).expect("a CA can be made");
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let mut fleet = Self { nats, services: Vec::new(), dir, key, content_key, options };
+        let mut fleet = Self { nats, services: Vec::new(), dir, key, content_key, ca, options };
         for number in 0..replicas {
             for service in services {
                 fleet.add(service, number, &[]);
@@ -102,7 +120,7 @@ impl Fleet {
     pub fn add(&mut self, service: &'static str, number: usize, env: &[(&str, &str)]) -> usize {
         let name = format!("{service}-{number}");
         let process = self.spawn(&name, service, env);
-        self.services.push(Service { service, process, address: String::new(), name });
+        self.services.push(Service { service, process, address: String::new(), ca: self.ca.ca(), name });
         self.services.len() - 1
     }
 
@@ -116,6 +134,9 @@ impl Fleet {
         if service != "presence" {
             args.extend(["--content-key", &content_key]);
         }
+        let TlsFiles { cert, key, .. } = self.ca.files();
+        let (cert, key) = (cert.to_string_lossy(), key.to_string_lossy());
+        args.extend(["--tls-cert", &cert, "--tls-key", &key]);
         args.extend(self.options.iter().map(String::as_str));
         let data = self.dir.path().join(format!("data-{name}")).to_string_lossy().into_owned();
         if service == "all" {
@@ -156,7 +177,7 @@ impl Fleet {
         service.address.clone_from(&address);
         let log = || service.process.log();
         eventually(format!("{} is ready", service.name), async || {
-            match http_get(&address, "/readyz").await {
+            match https_get(&service.ca, &address, "/readyz").await {
                 Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
                 Ok(answer) => Err(format!("{answer}\n{}", log())),
                 Err(error) => Err(error.to_string()),
@@ -182,7 +203,13 @@ impl Fleet {
     /// The CLI, talking to one process.
     #[must_use]
     pub fn cli_of(&self, at: usize) -> Cli {
-        Cli::new(&self.services[at].address, self.dir.path().to_owned())
+        self.cli_at(&self.services[at].address)
+    }
+
+    /// The CLI, talking to whatever listens at an address as one of the services.
+    #[must_use]
+    pub fn cli_at(&self, address: &str) -> Cli {
+        Cli::new(address, &self.ca.ca(), self.dir.path().to_owned())
     }
 
     /// Directory for whatever a test leaves.
@@ -230,10 +257,10 @@ fn listening(log: &str) -> Option<String> {
     Some(line.get("address")?.as_str()?.to_owned())
 }
 
-/// A plain HTTP/1.1 request; the whole answer as text.
-async fn http_get(address: &str, path: &str) -> std::io::Result<String> {
+/// An HTTP/1.1 request over TLS; the whole answer as text.
+async fn https_get(ca: &Path, address: &str, path: &str) -> Result<String, runtime::tasks::TaskFailure> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let mut stream = tls::verified(ca, tokio::net::TcpStream::connect(address).await?).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();

@@ -5,8 +5,10 @@ use std::path::Path;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
+
+use crate::fleet::Service;
 
 /// A connection on which each call carries a token, or none.
 pub type Line = InterceptedService<Channel, Bearer>;
@@ -34,27 +36,26 @@ pub(crate) fn keep_token(path: &Path, token: &str) {
     std::fs::set_permissions(path, owner).expect("a file can be made private");
 }
 
-/// A connection to `address` that carries `token`.
+/// A connection to a service that carries `token`.
 ///
 /// # Errors
-/// If nobody listens there.
+/// If it does not listen.
 ///
 /// # Panics
 /// If the token cannot stand in a header.
-pub async fn line(address: &str, token: Option<&str>) -> Result<Line, tonic::transport::Error> {
+pub async fn line(service: &Service, token: Option<&str>) -> Result<Line, tonic::transport::Error> {
     let value = token.map(|token| format!("Bearer {token}").parse().expect("a token is plain text"));
-    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
-    Ok(InterceptedService::new(channel, Bearer(value)))
+    Ok(InterceptedService::new(service.connect().await?, Bearer(value)))
 }
 
-/// A connection to `address` that carries the token of the administrator of a test's fleet, kept in `dir`.
+/// A connection to a service that carries the token of the administrator of a test's fleet, kept in `dir`.
 ///
 /// # Errors
-/// If nobody listens there.
+/// If it does not listen.
 ///
 /// # Panics
 /// If there is no such token.
-pub async fn admin_line(address: &str, dir: &Path) -> Result<Line, tonic::transport::Error> {
+pub async fn admin_line(service: &Service, dir: &Path) -> Result<Line, tonic::transport::Error> {
     let token = std::fs::read_to_string(dir.join(ADMIN_TOKEN)).expect("a fleet that runs has a token");
-    line(address, Some(token.trim())).await
+    line(service, Some(token.trim())).await
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::AgentId;
 use runtime::nats::{Connection, Headers, Link, Nats, RequestError};
 use tokio::sync::{Mutex, watch};
 use wire::subject::{STREAM_CONTENT, Subject, direct_get};
+
+use crate::agent::Enrolment;
 
 /// Longest pause between tries to reconnect amid a download. Shorter than for policies: a download that waits
 /// longer than [`super::fetch::PATIENCE`] begins anew with a connection of its own.
@@ -40,9 +41,10 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    pub(crate) fn new(servers: Vec<String>, agent: &AgentId, observer: Option<PieceObserver>) -> Self {
-        let mut connection = Connection::agent(servers, agent);
-        connection.name = format!("agent {agent} content");
+    pub(crate) fn new(enrolment: &Enrolment, observer: Option<PieceObserver>) -> Self {
+        let mut connection = Connection::agent(enrolment.servers.clone(), &enrolment.agent);
+        connection.name = format!("agent {} content", enrolment.agent);
+        connection.tls = enrolment.tls.clone();
         connection.backoff_cap = BACKOFF_CAP;
         Self { connection, observer, session: Mutex::new(None) }
     }

@@ -112,7 +112,7 @@ pub fn open<H: Handler>(
     let loaded = Loaded { active: library.active(&durable)?, durable };
     let (link, other) = pair();
     let (control, heard) = watch::channel(fetch::Control::default());
-    let broker = broker::Broker::new(enrolment.servers.clone(), &enrolment.agent, options.pieces);
+    let broker = broker::Broker::new(enrolment, options.pieces);
     let fetcher = fetch::Fetcher {
         library: Arc::new(library),
         broker: Arc::new(broker),

@@ -20,7 +20,7 @@ const MANIFEST: &str =
 #[test]
 fn a_server_that_is_not_there_is_named_with_a_way_out() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let outcome = run(&["status", "--server", &free.to_string()], "", Traits::default());
+    let outcome = run(&["status", "--server", &format!("http://{free}")], "", Traits::default());
     assert_eq!((outcome.code, outcome.out.as_str()), (exit::UNREACHABLE, ""));
     let expected = format!("error: cannot reach a Muster server at http://{free}: ");
     assert!(outcome.err.starts_with(&expected), "{}", outcome.err);

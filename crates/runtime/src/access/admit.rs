@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use domain::access::{Caller, Lockout, Method, Peer, Refused, method};
 use tonic::Status;
-use tonic::transport::server::TcpConnectInfo;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use wire::api_token::BearerToken;
 
 use super::tokens::{LookUpError, Tokens};
@@ -77,7 +77,8 @@ impl Gate {
 
 /// Where the call comes from.
 fn address(extensions: &Extensions) -> IpAddr {
-    let info = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    let over_tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
+    let info = over_tls.or_else(|| extensions.get()).and_then(TcpConnectInfo::remote_addr);
     // Without an address all share one, which is the stricter side.
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }

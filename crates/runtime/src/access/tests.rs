@@ -31,7 +31,8 @@ impl Rig {
         live.nats.ensure_stream(&POLICY, 1).await.unwrap();
         let (tasks, readiness) = (Tasks::new(Shutdown::new()), Readiness::new());
         let gate = Gate::start(args, &live.nats, &tasks, &readiness);
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener =
+            Listener::bind("127.0.0.1:0".parse().unwrap(), crate::Security::Plaintext).await.unwrap();
         let address = listener.address();
         let (routes, stop) = (gate.guard(RoutesBuilder::default().routes()), tasks.shutdown().clone());
         let ready = readiness.clone();

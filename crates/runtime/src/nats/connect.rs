@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 
 use crate::ids::jitter;
+use crate::tls::{BrokerTls, PemError, is_loopback_plaintext, tls_problem};
 
 /// Oldest NATS server that works: older ones lack the fixes of 2026 to what Muster relies on.
 pub const OLDEST_SERVER: (u64, u64, u64) = (2, 14, 7);
@@ -30,7 +31,7 @@ const COMMAND_CAPACITY: usize = 2048;
 /// How a process uses the broker.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// Server URLs: `nats://host:port`.
+    /// Server URLs: `tls://host:port`, or `nats://host:port` without TLS on this machine.
     pub servers: Vec<String>,
     /// Name of the connection, for people who look at the broker.
     pub name: String,
@@ -42,6 +43,8 @@ pub struct Connection {
     pub backoff_cap: Duration,
     /// The first reconnect comes after a random part of this. Grows with the size of the fleet.
     pub first_delay: Duration,
+    /// How to verify the servers.
+    pub tls: BrokerTls,
 }
 
 impl Connection {
@@ -56,6 +59,7 @@ impl Connection {
             patience: Duration::from_secs(30),
             backoff_cap: Duration::from_secs(2),
             first_delay: Duration::from_millis(100),
+            tls: BrokerTls::default(),
         }
     }
 
@@ -70,6 +74,7 @@ impl Connection {
             patience: Duration::from_secs(5),
             backoff_cap: Duration::from_secs(120),
             first_delay: Duration::from_secs(2),
+            tls: BrokerTls::default(),
         }
     }
 }
@@ -88,11 +93,32 @@ pub enum ConnectError {
         source: async_nats::ConnectError,
     },
     /// A server address is not one.
-    #[error("{servers:?} is not a list of NATS URLs such as nats://127.0.0.1:4222")]
+    #[error("{server:?} is not a NATS URL such as tls://nats.example:4222")]
     Address {
         /// As configured.
-        servers: String,
+        server: String,
         /// What is wrong.
+        source: std::io::Error,
+    },
+    /// A connection to another machine would not be secret.
+    #[error(
+        "{server} is a connection without TLS to another machine: begin the URL with tls:// (nats:// is for a server on this machine)"
+    )]
+    Plaintext {
+        /// The URL.
+        server: String,
+    },
+    /// A file of certificates or keys cannot be used.
+    #[error("the NATS servers cannot be verified")]
+    Pem(#[from] PemError),
+    /// The servers were reached and are not those that should be there.
+    #[error("the connection to NATS at {servers} is not safe: {problem}")]
+    Unsafe {
+        /// The URLs tried.
+        servers: String,
+        /// What is wrong with TLS.
+        problem: &'static str,
+        /// The last attempt's error.
         source: async_nats::ConnectError,
     },
     /// The server is too old.
@@ -148,8 +174,11 @@ pub(crate) async fn connect(
     let link = Arc::new(watch::Sender::new(Link::default()));
     let deadline = tokio::time::Instant::now() + connection.patience;
     let servers = connection.servers.join(",");
+    let addresses = addresses(&connection.servers)?;
+    connection.tls.check()?;
     loop {
-        let attempt = options(connection, &link).connect(connection.servers.as_slice()).await;
+        let options = connection.tls.apply(&addresses, options(connection, &link));
+        let attempt = options.connect(addresses.as_slice()).await;
         match attempt {
             Ok(client) => {
                 let found = client.server_info().version;
@@ -158,11 +187,11 @@ pub(crate) async fn connect(
                 }
                 return Ok((client, link));
             }
-            Err(source) if source.kind() == async_nats::ConnectErrorKind::ServerParse => {
-                return Err(ConnectError::Address { servers, source });
-            }
             Err(source) if tokio::time::Instant::now() + FIRST_PAUSE >= deadline => {
-                return Err(ConnectError::Unreachable { servers, patience: connection.patience, source });
+                return Err(match tls_problem(&source) {
+                    Some(problem) => ConnectError::Unsafe { servers, problem, source },
+                    None => ConnectError::Unreachable { servers, patience: connection.patience, source },
+                });
             }
             Err(error) => {
                 tracing::debug!(%servers, %error, "cannot connect yet");
@@ -170,6 +199,19 @@ pub(crate) async fn connect(
             }
         }
     }
+}
+
+/// Reads the URLs. None of them may mean a connection without TLS to another machine.
+fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, ConnectError> {
+    let read = |server: &String| {
+        let failed = |source| ConnectError::Address { server: server.clone(), source };
+        let address: ServerAddr = server.parse().map_err(failed)?;
+        if address.tls_required() || is_loopback_plaintext(&address) {
+            return Ok(address);
+        }
+        Err(ConnectError::Plaintext { server: server.clone() })
+    };
+    servers.iter().map(read).collect()
 }
 
 /// Connects as [`super::Nats::connect`] does, without the tasks that match replies and leave lame ducks: for

@@ -12,9 +12,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::tasks::{Attached, attach};
+use crate::tls::{ServerTls, verified};
 
 /// Time until it takes connections. A store of gigabytes is read at the start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -51,13 +53,15 @@ pub struct Setup {
     pub port: Option<u16>,
     /// Sync every write to disk before it is acknowledged. Off is for benches that measure something else.
     pub sync_always: bool,
+    /// TLS; without it the server speaks plaintext, on loopback as always.
+    pub tls: Option<ServerTls>,
 }
 
 impl Setup {
     /// A server in `dir` on a free port that syncs every write.
     #[must_use]
     pub fn new(binary: PathBuf, dir: impl Into<PathBuf>) -> Self {
-        Self { binary, dir: dir.into(), port: None, sync_always: true }
+        Self { binary, dir: dir.into(), port: None, sync_always: true, tls: None }
     }
 }
 
@@ -112,7 +116,23 @@ pub struct NatsServer {
     port: u16,
     child: Child,
     said: Said,
+    reload: Reload,
     _log: Attached,
+}
+
+/// Tells a supervised server that its certificate is another. Clones tell the same server.
+#[derive(Debug, Clone, Default)]
+pub struct Reload(Arc<Notify>);
+
+impl Reload {
+    /// Lets the server read its files again, soon.
+    pub fn request(&self) {
+        self.0.notify_one();
+    }
+
+    pub(super) async fn requested(&self) {
+        self.0.notified().await;
+    }
 }
 
 type Said = Arc<Mutex<VecDeque<String>>>;
@@ -140,8 +160,8 @@ impl NatsServer {
         loop {
             let port = setup.port.or_else(free_port);
             let (child, said, log) = spawn(&setup, port)?;
-            let mut server =
-                Self { port: port.unwrap_or_default(), setup: setup.clone(), child, said, _log: log };
+            let (port, reload) = (port.unwrap_or_default(), Reload::default());
+            let mut server = Self { port, setup: setup.clone(), child, said, reload, _log: log };
             tries -= 1;
             match server.wait_ready().await {
                 Ok(()) => return Ok(server),
@@ -161,7 +181,8 @@ impl NatsServer {
     /// Its URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        let scheme = if self.setup.tls.is_some() { "tls" } else { "nats" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
     /// Its directory.
@@ -174,6 +195,20 @@ impl NatsServer {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// How others ask that it reads its files again, while it is supervised.
+    #[must_use]
+    pub fn reloads(&self) -> Reload {
+        self.reload.clone()
+    }
+
+    /// Lets it read its configuration and certificates again (SIGHUP). Connections stay.
+    ///
+    /// # Errors
+    /// [`ServerError::Signal`].
+    pub fn reload(&self) -> Result<(), ServerError> {
+        self.signal(Signal::HUP)
     }
 
     /// Stops it in its tracks (SIGSTOP): connections stay open and nothing answers.
@@ -258,7 +293,7 @@ impl NatsServer {
                 return Err(ServerError::Ended { status, said: self.said() });
             }
             if let Some(port) = ports.as_deref().and_then(read_port)
-                && takes_connections(port).await
+                && takes_connections(port, self.setup.tls.as_ref()).await
             {
                 self.port = port;
                 return Ok(());
@@ -320,6 +355,7 @@ fn configuration(setup: &Setup, port: Option<u16>) -> String {
         dir = dir.to_string(),
     );
     text.write_str(&lines).expect("invariant: writing to a String succeeds");
+    text.extend(setup.tls.as_ref().map(ServerTls::configuration));
     text
 }
 
@@ -330,10 +366,15 @@ fn read_port(ports: &Path) -> Option<u16> {
 }
 
 /// Whether it greets with its INFO line, with JetStream up.
-async fn takes_connections(port: u16) -> bool {
+async fn takes_connections(port: u16, tls: Option<&ServerTls>) -> bool {
     let greeting = async {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
-        BufReader::new(stream).lines().next_line().await.ok()?
+        match tls {
+            Some(tls) if tls.first => {
+                BufReader::new(verified(&tls.ca, stream).await.ok()?).lines().next_line().await.ok()?
+            }
+            _ => BufReader::new(stream).lines().next_line().await.ok()?,
+        }
     };
     let greeting = tokio::time::timeout(Duration::from_secs(1), greeting).await.ok().flatten();
     greeting.is_some_and(|line| line.starts_with("INFO ") && line.contains("\"jetstream\":true"))

@@ -19,12 +19,17 @@ const LONG_RUN: Duration = Duration::from_secs(60);
 /// [`ServerError`] if it cannot be stopped or its end cannot be awaited. A start that fails is tried again.
 pub async fn supervise(mut server: NatsServer, shutdown: Shutdown) -> Result<(), ServerError> {
     let mut pause = Duration::ZERO;
+    let reloads = server.reloads();
     loop {
         let started = Instant::now();
         tokio::select! {
             status = server.ended() => {
                 let status = status?;
                 tracing::error!(%status, said = server.said(), "nats-server ended: starting it again");
+            }
+            () = reloads.requested() => {
+                server.reload()?;
+                continue;
             }
             () = shutdown.requested() => return server.stop().await,
         }

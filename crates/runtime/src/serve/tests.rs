@@ -8,6 +8,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::*;
 use crate::live::soon;
+use crate::tls::{ListenerTls, LocalCa};
 
 async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -21,7 +22,7 @@ async fn get(address: SocketAddr, path: &str) -> String {
 
 #[tokio::test]
 async fn one_port_serves_probes_health_and_reflection() {
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Security::Plaintext).await.unwrap();
     let address = listener.address();
     let (readiness, shutdown) = (Readiness::new(), Shutdown::new());
     let condition = readiness.register("catalogue");
@@ -67,13 +68,18 @@ async fn one_port_serves_probes_health_and_reflection() {
 
 #[tokio::test]
 async fn addresses_that_cannot_be_used_are_refused_with_the_way_out() {
-    let refuse =
-        async |address: &str| Listener::bind(address.parse().unwrap()).await.err().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let ca = LocalCa::open(dir.path(), &[]).unwrap();
+    let tls = Security::Tls(ListenerTls::load(ca.files()).unwrap());
+    let refuse = async |address: &str, security: &Security| {
+        Listener::bind(address.parse().unwrap(), security.clone()).await.err().unwrap().to_string()
+    };
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:7400"] {
-        let error = refuse(address).await;
-        assert!(error.contains("not authenticated yet") && error.contains(address), "{error}");
+        let error = refuse(address, &Security::Plaintext).await;
+        assert!(error.contains("without TLS") && error.contains("--tls-cert"), "{error}");
     }
-    let taken = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let error = refuse(&taken.address().to_string()).await;
+    Listener::bind("0.0.0.0:0".parse().unwrap(), tls.clone()).await.expect("with TLS it may");
+    let taken = Listener::bind("127.0.0.1:0".parse().unwrap(), Security::Plaintext).await.unwrap();
+    let error = refuse(&taken.address().to_string(), &tls).await;
     assert!(error.contains("port is in use; choose another with --listen"), "{error}");
 }

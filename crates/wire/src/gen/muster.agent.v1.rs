@@ -516,6 +516,12 @@ pub struct JoinToken {
     /// 32 random bytes; the server keeps only their SHA-256.
     #[prost(bytes = "vec", tag = "5")]
     pub secret: ::prost::alloc::vec::Vec<u8>,
+    /// Certificates (DER) of the CAs that vouch for the NATS servers. At most 4; none: those that the machine trusts.
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    pub broker_cas: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Whether the NATS servers want TLS before they say anything.
+    #[prost(bool, tag = "9")]
+    pub tls_first: bool,
 }
 impl ::prost::Name for JoinToken {
     const NAME: &'static str = "JoinToken";
@@ -616,6 +622,12 @@ pub struct JoinBundle {
     /// NATS URLs to use from now on.
     #[prost(string, repeated, tag = "4")]
     pub servers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Certificates (DER) of the CAs that vouch for these servers. At most 4; none: those that the machine trusts.
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    pub broker_cas: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Whether these servers want TLS before they say anything.
+    #[prost(bool, tag = "9")]
+    pub tls_first: bool,
 }
 impl ::prost::Name for JoinBundle {
     const NAME: &'static str = "JoinBundle";

@@ -80,7 +80,10 @@ impl Fleet {
         let args = ServiceArgs {
             listen: "127.0.0.1:0".parse().unwrap(),
             nats_url: vec![self.server.url()],
+            tls: runtime::ListenerTlsArgs { insecure_plaintext: true, ..Default::default() },
+            nats_tls: runtime::BrokerTlsArgs::default(),
             agent_servers: vec![],
+            agent_ca_file: None,
             fleet: "main".parse().unwrap(),
             director_key: None,
             content_keys: self.keys.clone(),
@@ -90,7 +93,7 @@ impl Fleet {
         let context = ServiceContext::connect(&args, "content", Tasks::new(Shutdown::new())).await.unwrap();
         let mut routes = RoutesBuilder::default();
         content::start(config, &context, &mut routes).await.unwrap();
-        let listener = Listener::bind(args.listen).await.unwrap();
+        let listener = Listener::bind(args.listen, args.tls.security().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.address());
         context.serve(listener, routes);
         soon(context.readiness.ready()).await;

@@ -55,7 +55,10 @@ impl Fleet {
         let args = ServiceArgs {
             listen: "127.0.0.1:0".parse().unwrap(),
             nats_url: vec![self.server.url()],
+            tls: runtime::ListenerTlsArgs { insecure_plaintext: true, ..Default::default() },
+            nats_tls: runtime::BrokerTlsArgs::default(),
             agent_servers: vec![],
+            agent_ca_file: None,
             fleet: "main".parse().unwrap(),
             director_key: Some(self.key.clone()),
             content_keys: runtime::ContentKeyArgs::default(),
@@ -65,7 +68,7 @@ impl Fleet {
         let context = ServiceContext::connect(&args, "identity", Tasks::new(Shutdown::new())).await.unwrap();
         let mut routes = RoutesBuilder::default();
         identity::start(&identity::Config { enrol_parallel: 64 }, &context, &mut routes).await.unwrap();
-        let listener = Listener::bind(args.listen).await.unwrap();
+        let listener = Listener::bind(args.listen, args.tls.security().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.address());
         context.serve(listener, routes);
         let ready = tokio::time::timeout(PATIENCE, context.readiness.ready()).await;

@@ -72,7 +72,10 @@ impl Rig {
         let args = ServiceArgs {
             listen: "127.0.0.1:0".parse().unwrap(),
             nats_url: vec![self.server.url()],
+            tls: runtime::ListenerTlsArgs { insecure_plaintext: true, ..Default::default() },
+            nats_tls: runtime::BrokerTlsArgs::default(),
             agent_servers: Vec::new(),
+            agent_ca_file: None,
             fleet: "test".parse().unwrap(),
             director_key: Some(self.dir.path().join("director.key")),
             content_keys: runtime::content_keys::ContentKeyArgs::default(),

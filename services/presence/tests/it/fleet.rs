@@ -207,7 +207,10 @@ impl Replica {
         let args = ServiceArgs {
             listen: "127.0.0.1:0".parse().unwrap(),
             nats_url: vec![url],
+            tls: runtime::ListenerTlsArgs { insecure_plaintext: true, ..Default::default() },
+            nats_tls: runtime::BrokerTlsArgs::default(),
             agent_servers: vec![],
+            agent_ca_file: None,
             fleet: FleetId::new("main").unwrap(),
             director_key: None,
             content_keys: runtime::ContentKeyArgs::default(),
@@ -217,7 +220,7 @@ impl Replica {
         let context = ServiceContext::connect(&args, "presence", Tasks::new(Shutdown::new())).await.unwrap();
         let mut routes = RoutesBuilder::default();
         presence::start(&config, &context, &mut routes).await.unwrap();
-        let listener = Listener::bind(args.listen).await.unwrap();
+        let listener = Listener::bind(args.listen, args.tls.security().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.address());
         context.serve(listener, routes);
         let ready = tokio::time::timeout(PATIENCE, context.readiness.ready()).await;

@@ -141,8 +141,7 @@ impl Fleet {
 
     async fn muster(&self, args: &[&str]) -> Result<()> {
         let mut command = tokio::process::Command::new(&self.muster);
-        command.args(args).env("MUSTER_SERVER", self.control.api());
-        command.env("MUSTER_TOKEN_FILE", self.control.token_file()).kill_on_drop(true);
+        command.args(args).env("MUSTER_DATA_DIR", self.control.data_dir()).kill_on_drop(true);
         let output = command.output().await?;
         let told = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "muster {} failed: {told}", args.join(" "));

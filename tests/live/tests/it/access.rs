@@ -53,8 +53,8 @@ async fn every_role_may_use_what_the_table_says_and_nothing_else() {
     let fleet = Fleet::start().await;
     let admin = fleet.cli("identity");
     let _ = admin.apply(TREE).await;
-    let address = &fleet.services[0].address;
-    let nobody = live::line(address, None).await.expect("it listens");
+    let service = &fleet.services[0];
+    let nobody = live::line(service, None).await.expect("it listens");
     for method in &METHODS {
         assert_eq!(code(&nobody, method).await, Code::Unauthenticated, "{}", method.name);
     }
@@ -63,7 +63,7 @@ async fn every_role_may_use_what_the_table_says_and_nothing_else() {
         for (bound, option) in [(false, ""), (true, "--group /servers/web")] {
             let name = if bound { format!("{role}-bound") } else { role.to_string() };
             let token = token(&admin, &name, &format!("--role {role} {option}")).await;
-            let line = live::line(address, Some(&token)).await.expect("it listens");
+            let line = live::line(service, Some(&token)).await.expect("it listens");
             lines.insert((role, bound), line);
         }
     }

@@ -130,8 +130,8 @@ async fn a_watcher_sees_agents_come_heads_change_and_policies_applied() {
     let fleet = Fleet::start().await;
     let policy = fleet.cli("policy");
     seed::groups(&policy).await;
-    let server = format!("http://{}", fleet.services[0].address);
-    let env = [("MUSTER_SERVER", server.as_str())];
+    let env = policy.env();
+    let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let watch = live::Process::start(fleet.dir(), "watch", "muster", &["watch", "-o", "json"], &env);
     let sees = |what: &'static str, holds: fn(&serde_json::Value) -> bool| {
         let watch = &watch;

@@ -29,7 +29,12 @@ async fn musterd_says_why_it_does_not_start() {
     let found = found.canonicalize().expect("it exists").to_string_lossy().into_owned();
     let free = "127.0.0.1:0";
     for (name, args, env, says) in [
-        ("everywhere", vec!["all", "--listen", "0.0.0.0:0"], vec![], vec!["0.0.0.0:0", "loopback"]),
+        (
+            "everywhere",
+            vec!["all", "--listen", "0.0.0.0:0", "--insecure-plaintext"],
+            vec![],
+            vec!["0.0.0.0:0", "without TLS"],
+        ),
         ("port", vec!["all", "--listen", &address], vec![], vec![address.as_str(), "in use", "--listen"]),
         (
             "nats-port",
@@ -49,10 +54,11 @@ async fn musterd_says_why_it_does_not_start() {
             vec![("MUSTER_NATS_SERVER", old.as_str())],
             vec!["2.9.10", "2.14.7"],
         ),
-        ("no-key", vec!["policy", "--listen", free], vec![], vec!["--director-key"]),
+        ("no-key", vec!["policy", "--listen", free, "--insecure-plaintext"], vec![], vec!["--director-key"]),
+        ("no-cert", vec!["policy", "--listen", free], vec![], vec!["--tls-cert", "--insecure-plaintext"]),
     ] {
         let data = dir.path().join(name).to_string_lossy().into_owned();
-        let fleet = if name == "no-key" { Some(Fleet::start().await) } else { None };
+        let fleet = if name.starts_with("no-") { Some(Fleet::start().await) } else { None };
         let url = fleet.as_ref().map(|fleet| fleet.nats.url());
         let mut args = args;
         match &url {

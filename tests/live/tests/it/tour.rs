@@ -149,14 +149,6 @@ impl Demo {
         fs::read_to_string(self.dir.path().join("demo.log")).unwrap_or_default()
     }
 
-    /// Where its API listens.
-    fn server(&self) -> String {
-        let path = self.dir.path().join("demo/musterd/addresses.json");
-        let addresses = fs::read_to_string(path).expect("the demo wrote it");
-        let addresses: serde_json::Value = serde_json::from_str(&addresses).expect("JSON");
-        addresses["api"].as_str().expect("an address").to_owned()
-    }
-
     /// Runs a command as the page means it; what it printed.
     fn run(&self, command: &str) -> String {
         let place = format!("{}/", self.dir.path().join("demo").display());
@@ -165,8 +157,7 @@ impl Demo {
             .args(["-c", &format!("exec 2>&1\n{}", command.replace(".demo/", &place))])
             .current_dir(root())
             .env("PATH", path)
-            .env("MUSTER_SERVER", self.server())
-            .env("MUSTER_TOKEN_FILE", self.dir.path().join("demo/musterd/admin.token"))
+            .env("MUSTER_DATA_DIR", format!("{place}musterd"))
             .stdin(Stdio::null())
             .output()
             .expect("bash is there");

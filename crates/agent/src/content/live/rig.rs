@@ -9,6 +9,7 @@ use domain::content::agent::{Note, Pace};
 use domain::content::{ContentItem, ContentStatus, DownloadWish};
 use domain::{AgentId, Span};
 use runtime::Shutdown;
+use runtime::tls::BrokerTls;
 use tokio::sync::watch;
 use wire::envelope::Trust;
 
@@ -111,7 +112,8 @@ impl Rig {
     pub(super) fn start(&self) -> Running {
         let trust = Trust { content: content_trust(), ..trust() };
         let agent = AgentId::new("a").unwrap();
-        let enrolment = Enrolment { agent, trust, servers: self.servers.clone(), assignment: None };
+        let servers = self.servers.clone();
+        let enrolment = Enrolment { agent, trust, servers, tls: BrokerTls::default(), assignment: None };
         let (sender, notes) = watch::channel(Vec::new());
         let options = ContentOptions {
             observer: Some(Arc::new(move |_: &AgentId, note: &Note| {

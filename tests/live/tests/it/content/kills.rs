@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use domain::Digest;
-use live::{Cli, Faults, Fleet, Lane, Proxy, Tree, eventually};
+use live::{Faults, Fleet, Lane, Proxy, Service, Tree, eventually};
 use prost::Message as _;
 use wire::agent::v1::{ContentIndex, Envelope, Manifest};
 use wire::api::v1::{CollectGarbageRequest, PromoteRequest, RevisionSelector};
@@ -83,8 +83,8 @@ async fn orphans(fleet: &Fleet, channel: &str) -> BTreeSet<String> {
 
 /// What makes a service pass its crash points, once a push is under way: a stage moves, so that retention finds
 /// something to retire, and garbage is collected. Whatever comes of it.
-async fn stir(address: &str, dir: &Path) -> Result<(), tonic::Status> {
-    let api = raw::api(address, dir).await;
+async fn stir(service: &Service, dir: &Path) -> Result<(), tonic::Status> {
+    let api = raw::api(service, dir).await;
     let mut api = api.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
     let selector = RevisionSelector { channel: CHANNEL.to_owned(), which: None };
     let promote =
@@ -112,7 +112,7 @@ async fn killed_at(points: &[&str]) {
     agent.holds(CHANNEL, &tree).await;
     let at = fleet.replicas("content")[0];
     let proxy = Proxy::start(&fleet.services[at].address).await;
-    let cli = Cli::new(proxy.address(), fleet.dir().to_owned());
+    let cli = fleet.cli_at(proxy.address());
     for (round, point) in (5..).zip(points) {
         fleet.services[at].process.kill().await;
         fleet.restart_with(at, &[("MUSTER_CRASH_AT", point)]).await;
@@ -127,7 +127,7 @@ async fn killed_at(points: &[&str]) {
                 if service.process.ended().is_some() {
                     return Ok(());
                 }
-                let stirred = stir(&service.address, &dir).await;
+                let stirred = stir(service, &dir).await;
                 Err(format!("it lives: {stirred:?}"))
             })
             .await;

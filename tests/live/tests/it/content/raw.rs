@@ -6,7 +6,7 @@ use async_nats::jetstream::{self, stream::Stream};
 use codec::chunk::{Chunk, Chunker};
 use domain::Digest;
 use futures::{StreamExt as _, TryStreamExt as _};
-use live::{Fleet, Tree};
+use live::{Fleet, Service, Tree};
 use prost::bytes::Bytes;
 use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::{BeginUploadRequest, ContentFile, FinishUploadRequest, UploadChunksRequest};
@@ -15,15 +15,13 @@ use wire::api::v1::{BeginUploadRequest, ContentFile, FinishUploadRequest, Upload
 pub(crate) type Client = ContentServiceClient<live::Line>;
 
 /// A client of one replica of content, for the fleet that is kept in `dir`.
-pub(crate) async fn api(address: &str, dir: &Path) -> Result<Client, tonic::transport::Error> {
-    live::admin_line(address, dir).await.map(ContentServiceClient::new)
+pub(crate) async fn api(service: &Service, dir: &Path) -> Result<Client, tonic::transport::Error> {
+    live::admin_line(service, dir).await.map(ContentServiceClient::new)
 }
 
 /// A client of one of the replicas of content that run.
 pub(crate) async fn replica(fleet: &Fleet, number: usize) -> Client {
-    api(&fleet.services[fleet.replicas("content")[number]].address, fleet.dir())
-        .await
-        .expect("content listens")
+    api(&fleet.services[fleet.replicas("content")[number]], fleet.dir()).await.expect("content listens")
 }
 
 /// A client of the first replica of content.

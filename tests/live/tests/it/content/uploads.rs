@@ -20,7 +20,7 @@ async fn an_upload_cut_at_99_percent_sends_only_the_rest() {
     let (fleet, tree) = (Fleet::start().await, tree());
     let at = fleet.replicas("content")[0];
     let proxy = Proxy::start(&fleet.services[at].address).await;
-    let cli = live::Cli::new(proxy.address(), fleet.dir().to_owned());
+    let cli = fleet.cli_at(proxy.address());
     let cut = tree.bytes() / 100 * 99;
     proxy.set("", Faults::up(Lane { cut_after: Some(cut), ..Lane::default() }));
     let path = on_disk(&fleet, &tree).to_string_lossy().into_owned();
@@ -37,11 +37,11 @@ async fn a_killed_push_goes_on_where_it_was() {
     let (fleet, tree) = (Fleet::start().await, tree());
     let at = fleet.replicas("content")[0];
     let proxy = Proxy::start(&fleet.services[at].address).await;
-    let server = format!("http://{}", proxy.address());
     let path = on_disk(&fleet, &tree).to_string_lossy().into_owned();
     let held = tree.bytes() / 10 * 9;
     proxy.set("", Faults::up(Lane { hold_after: Some(held), ..Lane::default() }));
-    let env = [("MUSTER_SERVER", server.as_str())];
+    let env = fleet.cli_at(proxy.address()).env();
+    let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut cli = Process::start(fleet.dir(), "push", "muster", &["content", "push", CHANNEL, &path], &env);
     live::until("nine tenths are on the way", || {
         let up = proxy.bytes_up("");
@@ -51,7 +51,7 @@ async fn a_killed_push_goes_on_where_it_was() {
     cli.kill().await;
     proxy.calm();
     let before = proxy.bytes_up("");
-    let cli = live::Cli::new(proxy.address(), fleet.dir().to_owned());
+    let cli = fleet.cli_at(proxy.address());
     let pushed = cli.json(&format!("content push {CHANNEL} {path}")).await;
     assert_eq!(pushed["created"], true, "{pushed}");
     let rest = proxy.bytes_up("") - before;

@@ -1,0 +1,50 @@
+//! `musterd all` as it runs on a laptop: beside a broker of its own, with nothing prepared.
+
+use std::path::{Path, PathBuf};
+
+use live::{AgentProcess, Cli, Process, until};
+
+/// A `musterd all` with a broker of its own.
+pub(crate) struct Laptop {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) musterd: Process,
+    pub(crate) api: String,
+    pub(crate) broker: String,
+}
+
+impl Laptop {
+    /// Starts it, with an environment of its own, and waits until it is ready.
+    pub(crate) async fn start(env: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let args = ["all", "--data-dir", "data", "--listen", "127.0.0.1:0"];
+        let found = runtime::nats_server::find(None).await.expect("nats-server is there: make tools");
+        let found = found.canonicalize().expect("it exists").to_string_lossy().into_owned();
+        let env = [&[("MUSTER_NATS_SERVER", found.as_str())], env].concat();
+        let musterd = Process::start(dir.path(), "musterd", "musterd", &args, &env);
+        until("musterd is ready", || {
+            let log = musterd.log();
+            if log.contains("all services are ready") { Ok(()) } else { Err(log) }
+        })
+        .await;
+        let addresses = std::fs::read(dir.path().join("data/addresses.json")).expect("it says where it is");
+        let addresses: serde_json::Value = serde_json::from_slice(&addresses).expect("JSON");
+        let text = |value: &serde_json::Value| value.as_str().expect("an address").to_owned();
+        Self { api: text(&addresses["api"]), broker: text(&addresses["nats"][0]), musterd, dir }
+    }
+
+    /// The CA that vouches for it.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.dir.path().join("data/tls/ca.pem")
+    }
+
+    /// The CLI, with a CA of its own choice.
+    pub(crate) fn cli(&self, ca: &Path) -> Cli {
+        Cli::new(self.api.trim_start_matches("https://"), ca, self.dir.path().to_owned())
+    }
+
+    /// An agent in the group `/push`, not started.
+    pub(crate) async fn agent(&self, id: &str) -> AgentProcess {
+        let made = self.cli(&self.ca()).json("token create --group /push").await;
+        AgentProcess::new(self.dir.path(), id, made["token"].as_str().expect("an answer has a token"))
+    }
+}
