@@ -191,7 +191,7 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     let session = runtime::ids::random_u64();
     tracing::info!(
         agent = %enrolment.agent, fleet = %enrolment.trust.fleet, state_dir = %dir.root().display(),
-        servers = enrolment.servers.join(","), "agent starts"
+        servers = runtime::nats::shown(&enrolment.servers), "agent starts"
     );
     let parts = Parts {
         transport: NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session)

@@ -201,7 +201,7 @@ fn unanswered(error: RequestError) -> JoinError {
 fn check(token: &JoinToken, bundle: v1::JoinBundle) -> Result<Joined, JoinError> {
     let trust_root = Bytes::from(bundle.trust_root);
     if Digest::of(&trust_root) != token.trust_root {
-        return Err(JoinError::Fingerprint { servers: token.servers.join(", ") });
+        return Err(JoinError::Fingerprint { servers: runtime::nats::shown(&token.servers) });
     }
     let trust = wire::envelope::read_trust_root(&trust_root)?;
     if trust.fleet != token.fleet {

@@ -29,6 +29,8 @@ const CONTENT_TIMEOUT: Duration = Duration::from_secs(180);
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Largest file with CAs: a bundle of all that systems trust has 250 KB.
 const MAX_CA_BYTES: u64 = 1 << 20;
+/// How a certificate begins in a PEM file.
+const PEM_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 /// Objects asked for at a time where one object is small.
 const PAGE: i32 = 1_000;
 /// Objects asked for at a time where each carries a document of up to 256 KiB.
@@ -82,6 +84,12 @@ fn tls(server: &Server) -> Result<ClientTlsConfig, Failure> {
     let tls = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
     let Some(path) = &server.ca else { return Ok(tls.with_native_roots()) };
     let pem = crate::manifests::read_bounded(path, MAX_CA_BYTES)?;
+    if !pem.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN) {
+        return Err(Failure::Usage(format!(
+            "{} has no certificate; it should be a PEM file",
+            path.display()
+        )));
+    }
     Ok(tls.ca_certificate(Certificate::from_pem(pem)))
 }
 

@@ -28,7 +28,7 @@ mod subjects;
 pub use api::ApiError;
 pub use batch::{BatchMessage, MAX_BATCH_MESSAGES};
 pub(crate) use connect::new_enough;
-pub use connect::{ConnectError, Connection, Link, OLDEST_SERVER, connect_client};
+pub use connect::{ConnectError, Connection, Link, OLDEST_SERVER, connect_client, shown, without_login};
 pub use follow::{Follow, Followed, From};
 pub use get::{GetError, StreamMessage};
 pub use headers::{HeaderError, Headers, escape, unescape};

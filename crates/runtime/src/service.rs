@@ -14,7 +14,9 @@ use wire::join::BrokerTrust;
 use crate::access::{AccessArgs, Gate, OpenError};
 use crate::content_keys::{ContentKeyArgs, ContentKeys, ContentKeysError};
 use crate::keys::{self, KeyError};
-use crate::nats::{CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError};
+use crate::nats::{
+    self, CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError,
+};
 use crate::ready::{Condition, Readiness};
 use crate::serve::{Listener, ServeError};
 use crate::tasks::{Shutdown, TaskFailure, Tasks, TasksError};
@@ -78,10 +80,13 @@ pub struct ServiceArgs {
 }
 
 impl ServiceArgs {
-    /// NATS servers that join tokens name.
+    /// NATS servers that join tokens name. A login in a URL of this process's own is not for agents.
     #[must_use]
-    pub fn servers_for_agents(&self) -> &[String] {
-        if self.agent_servers.is_empty() { &self.nats_url } else { &self.agent_servers }
+    pub fn servers_for_agents(&self) -> Vec<String> {
+        match self.agent_servers.is_empty() {
+            true => self.nats_url.iter().map(|url| nats::without_login(url)).collect(),
+            false => self.agent_servers.clone(),
+        }
     }
 
     /// How agents verify those.
@@ -205,7 +210,7 @@ impl ServiceContext {
             tasks,
             readiness,
             fleet: args.fleet.clone(),
-            agent_servers: args.servers_for_agents().to_vec(),
+            agent_servers: args.servers_for_agents(),
             agent_broker: args.trust_for_agents()?,
             stream_replicas: args.stream_replicas,
             gate,

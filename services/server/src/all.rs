@@ -299,7 +299,8 @@ fn announce(
     context: &ServiceContext,
     listener: &Listener,
 ) -> Result<(), DataDirError> {
-    let addresses = Addresses { api: listener.url(), nats: args.nats_url.clone(), pid: std::process::id() };
+    let nats = args.nats_url.iter().map(|url| runtime::nats::without_login(url)).collect();
+    let addresses = Addresses { api: listener.url(), nats, pid: std::process::id() };
     dir.write_addresses(&addresses)?;
     tracing::info!(api = addresses.api, nats = addresses.nats.join(","), fleet = %args.fleet, "musterd is up");
     let (readiness, stop) = (context.readiness.clone(), context.shutdown().clone());

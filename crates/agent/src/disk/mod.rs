@@ -4,6 +4,7 @@
 //! lock                   held by the running agent
 //! agent.key              its nkey seed, mode 0600
 //! identity.json          who it is and where its broker is (sealed)
+//! broker-ca.pem          who vouches for its broker, if not whom the machine trusts
 //! trust-root             the exact bytes whose fingerprint the join token carried
 //! state.json             what must survive a crash (sealed)
 //! assignment.envelope    signed proof of its group

@@ -151,6 +151,10 @@ pub(super) fn way_out(status: &Status, url: &str) -> Option<String> {
             format!("repeat the command; if it stays so, {url}/readyz says which part is not ready")
         }
         Code::Unimplemented => format!("is the server at {url} older than this muster?"),
+        // Whoever listens there did not understand a word.
+        Code::Unknown if url.starts_with("http://") && std::error::Error::source(status).is_some() => {
+            format!("does the server speak TLS? then it is at {}", url.replacen("http://", "https://", 1))
+        }
         Code::Internal | Code::Unknown | Code::DataLoss => "the log of musterd says more".to_owned(),
         Code::Ok
         | Code::Cancelled

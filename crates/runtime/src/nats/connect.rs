@@ -148,6 +148,24 @@ pub struct Link {
     pub lame_ducks: u64,
 }
 
+/// A server's URL without the user, password or token that may stand in it, for logs and for agents.
+#[must_use]
+pub fn without_login(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = url.split_at(start);
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}{}", &rest[at + 1..]),
+        None => url.to_owned(),
+    }
+}
+
+/// Servers in one line, without logins.
+#[must_use]
+pub fn shown(servers: &[String]) -> String {
+    servers.iter().map(|server| without_login(server)).collect::<Vec<_>>().join(",")
+}
+
 /// Checks `a.b.c…` against [`OLDEST_SERVER`].
 pub(crate) fn new_enough(version: &str) -> bool {
     let release = version.split(['-', '+']).next().unwrap_or_default();
@@ -173,7 +191,7 @@ pub(crate) async fn connect(
 ) -> Result<(Client, Arc<watch::Sender<Link>>), ConnectError> {
     let link = Arc::new(watch::Sender::new(Link::default()));
     let deadline = tokio::time::Instant::now() + connection.patience;
-    let servers = connection.servers.join(",");
+    let servers = shown(&connection.servers);
     let addresses = addresses(&connection.servers)?;
     connection.tls.check()?;
     loop {
@@ -204,12 +222,12 @@ pub(crate) async fn connect(
 /// Reads the URLs. None of them may mean a connection without TLS to another machine.
 fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, ConnectError> {
     let read = |server: &String| {
-        let failed = |source| ConnectError::Address { server: server.clone(), source };
+        let failed = |source| ConnectError::Address { server: without_login(server), source };
         let address: ServerAddr = server.parse().map_err(failed)?;
         if address.tls_required() || is_loopback_plaintext(&address) {
             return Ok(address);
         }
-        Err(ConnectError::Plaintext { server: server.clone() })
+        Err(ConnectError::Plaintext { server: without_login(server) })
     };
     servers.iter().map(read).collect()
 }
@@ -306,6 +324,20 @@ mod tests {
         }
         for bad in ["2.14.6", "2.9.10", "1.99.99", "", "2", "x.y.z", "2.15"] {
             assert!(!new_enough(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn logins_are_not_shown() {
+        for (url, expected) in [
+            ("tls://user:secret@nats.example:4222", "tls://nats.example:4222"),
+            ("tls://to@ken@h/", "tls://h/"),
+            ("secret@h:1", "h:1"),
+            ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+            ("tls://h/x@y", "tls://h/x@y"),
+            ("", ""),
+        ] {
+            assert_eq!(without_login(url), expected);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use live::{AgentProcess, Cli, Process, until};
+use live::{ADMIN_TOKEN, AgentProcess, Cli, Process, until};
 
 /// A `musterd all` with a broker of its own.
 pub(crate) struct Laptop {
@@ -26,6 +26,8 @@ impl Laptop {
             if log.contains("all services are ready") { Ok(()) } else { Err(log) }
         })
         .await;
+        std::fs::copy(dir.path().join("data/admin.token"), dir.path().join(ADMIN_TOKEN))
+            .expect("it made a token for its owner");
         let addresses = std::fs::read(dir.path().join("data/addresses.json")).expect("it says where it is");
         let addresses: serde_json::Value = serde_json::from_slice(&addresses).expect("JSON");
         let text = |value: &serde_json::Value| value.as_str().expect("an address").to_owned();
