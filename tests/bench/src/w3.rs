@@ -30,6 +30,8 @@ const CHANGES: usize = 20;
 const POLICY_BYTES: usize = 4096;
 /// How long one change may take to reach all of them.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause before each change: one right after the other would leave the processor to nobody else.
+const BETWEEN_CHANGES: Duration = Duration::from_millis(500);
 /// How often it is looked at whether all have it.
 const POLL: Duration = Duration::from_millis(2);
 /// Share of the agents' times that is told.
@@ -280,6 +282,7 @@ async fn beside(bench: &Bench, made: &Pair) -> Result<String> {
 async fn changes(operator: &mut Operator, agents: &PolicyAgents, count: usize) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
     for _ in 0..count {
+        tokio::time::sleep(BETWEEN_CHANGES).await;
         let begin = Instant::now();
         let revision = operator.change(POLICY_BYTES, runtime::ids::random_u64()).await?;
         loop {
