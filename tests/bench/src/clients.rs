@@ -20,7 +20,15 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the broker does not answer in time.
 pub async fn connect(url: &str, name: &str) -> Result<Client> {
-    let options = ConnectOptions::new().name(name).connection_timeout(CONNECT_TIMEOUT);
+    connect_as(ConnectOptions::new(), url, name).await
+}
+
+/// As [`connect`], with options of one's own, such as whom to trust.
+///
+/// # Errors
+/// When the broker does not answer in time.
+pub async fn connect_as(options: ConnectOptions, url: &str, name: &str) -> Result<Client> {
+    let options = options.name(name).connection_timeout(CONNECT_TIMEOUT);
     options.connect(url).await.with_context(|| format!("cannot connect {name} to {url}"))
 }
 

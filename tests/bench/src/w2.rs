@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use async_nats::ConnectOptions;
 use bytes::Bytes;
 use domain::AgentId;
 use futures::StreamExt as _;
@@ -233,8 +234,9 @@ impl OurSide {
         let url = self.url.clone();
         let askers = clients::paced(ids.len(), |n| {
             let (url, id, like, status) = (url.clone(), ids[n].clone(), like.clone(), status.clone());
+            let options = options(&self.tls);
             async move {
-                let client = clients::connect(&url, id.as_str()).await?;
+                let client = clients::connect_as(options, &url, id.as_str()).await?;
                 let mut beat =
                     Heartbeat { session: u64::MAX - n as u64, sequence: 0, revision: head, ..like };
                 let next = move || {
@@ -345,3 +347,13 @@ Peers on the same work, measured earlier on two shared cores (not in this run; t
 | mosquitto QoS 0 request and reply / QoS 1 | 38,000–48,000 / 24,000 | 4 / 6 | 214 / 161 |
 | etcd lease keep-alive / get | 26,000 / 17,000–21,000 | 8 / 11 | 110 / 112 |
 ";
+
+/// Verifies a broker as the agents do.
+fn options(tls: &BrokerTls) -> ConnectOptions {
+    let options = ConnectOptions::new();
+    let options = match &tls.ca {
+        Some(ca) => options.add_root_certificates(ca.clone()),
+        None => options,
+    };
+    if tls.first { options.tls_first() } else { options }
+}
