@@ -103,7 +103,7 @@ async fn servers_that_cannot_be_used_are_named() {
     let error = connect(&format!("nats://127.0.0.1:{free}")).await;
     assert!(error.contains(&format!("cannot connect to NATS at nats://127.0.0.1:{free}")), "{error}");
     let error = connect("no url at all").await;
-    assert!(error.contains("\"no url at all\" is not a list of NATS URLs"), "{error}");
+    assert!(error.contains("\"no url at all\" is not a NATS URL"), "{error}");
 
     // A server that greets with an old version.
     let old = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
