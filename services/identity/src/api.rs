@@ -2,6 +2,7 @@
 
 mod access;
 mod agents;
+mod page;
 mod tokens;
 
 use std::sync::Arc;

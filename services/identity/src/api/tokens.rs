@@ -13,15 +13,9 @@ use wire::api::v1::{
 };
 use wire::time::{read_duration, to_duration, to_timestamp};
 
-use super::{GroupRef, path_of};
+use super::{GroupRef, page, path_of};
 use crate::catalogue::author;
 use crate::{Shared, status};
-
-/// Tokens on a page if the caller does not say.
-const DEFAULT_PAGE: usize = 100;
-
-/// Most tokens on a page: about 200 bytes each.
-const MAX_PAGE: usize = 1000;
 
 /// Why a token is not made.
 enum CreateRefused {
@@ -115,11 +109,7 @@ pub(super) async fn list(
     caller: &Caller,
     request: &ListTokensRequest,
 ) -> Result<ListTokensResponse, Status> {
-    let size = match usize::try_from(request.page_size) {
-        Ok(0) => DEFAULT_PAGE,
-        Ok(size) => size.min(MAX_PAGE),
-        Err(_) => return Err(status::invalid("page_size", "must not be negative")),
-    };
+    let size = page::size(request.page_size)?;
     let after = match request.page_token.as_str() {
         "" => None,
         text => {
