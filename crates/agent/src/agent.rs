@@ -18,6 +18,7 @@ use runtime::tls::BrokerTls;
 use wire::agent::v1;
 use wire::envelope::{self, Trust};
 
+use crate::access::Access;
 use crate::content::ContentLink;
 use crate::convert::{self, About};
 use crate::handler::Handler;
@@ -50,6 +51,8 @@ pub struct Enrolment {
     pub tls: BrokerTls,
     /// `Envelope(Assignment)` as received with the join. A newer one in the durable state wins.
     pub assignment: Option<Bytes>,
+    /// What it shows the broker; `None` for one that lets everyone in.
+    pub access: Option<Access>,
 }
 
 /// What an agent is made of.

@@ -18,9 +18,9 @@ use crate::agent::{Agent, Enrolment, Parts};
 use crate::command::CommandHandler;
 use crate::content::{self, ContentOptions};
 use crate::disk::{DiskStorage, Shown};
-use crate::identity::{IdentityError, StateDir};
-use crate::join;
+use crate::identity::{IdentityError, StateDir, save_claims};
 use crate::transport::NatsTransport;
+use crate::{join, renew};
 
 /// Tables of the configuration file that flags cannot express.
 pub const TABLES: &[&str] = &["handlers", "content"];
@@ -161,7 +161,7 @@ pub fn main(cli: Cli, tables: &toml::Table) -> anyhow::Result<()> {
 async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     let tasks = runtime::Tasks::new(Shutdown::new());
     tasks.stop_on_signals().context("cannot listen to signals")?;
-    let dir = StateDir::lock(&args.state_dir)?;
+    let dir = Arc::new(StateDir::lock(&args.state_dir)?);
     let handler = CommandHandler::from_table(tables.get("handlers"), dir.root().to_owned())?
         .with_content(tables.get("content"))?;
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -195,7 +195,8 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     );
     let parts = Parts {
         transport: NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session)
-            .with_tls(enrolment.tls.clone()),
+            .with_tls(enrolment.tls.clone())
+            .with_access(enrolment.access.clone()),
         storage: Arc::new(storage),
         handler,
         loaded,
@@ -210,17 +211,15 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
         observer: None,
         content: Some(link),
     };
-    let agent = Agent::new(enrolment, parts);
-    let shutdown = tasks.shutdown().clone();
-    tasks.spawn("agent", async move {
-        agent.run(shutdown).await;
-        Ok::<(), std::convert::Infallible>(())
+    let kept = Arc::clone(&dir);
+    let keep: renew::Keep = Box::new(move |claims, broker| {
+        save_claims(kept.root(), claims)?;
+        kept.keep_broker(broker)?;
+        Ok(())
     });
-    let shutdown = tasks.shutdown().clone();
-    tasks.spawn("content", async move {
-        content.run(shutdown).await;
-        Ok::<(), std::convert::Infallible>(())
-    });
+    spawn(&tasks, "claims", renew::run(enrolment.clone(), keep, tasks.shutdown().clone()));
+    spawn(&tasks, "agent", Agent::new(enrolment, parts).run(tasks.shutdown().clone()));
+    spawn(&tasks, "content", content.run(tasks.shutdown().clone()));
     tasks.finish().await?;
     tracing::info!("agent stopped");
     drop(dir);
@@ -234,6 +233,14 @@ fn over(args: &RunArgs, mut enrolment: Enrolment) -> Enrolment {
     }
     enrolment.tls = args.nats_tls.over(enrolment.tls);
     enrolment
+}
+
+/// Starts a part of the agent, which ends with the shutdown.
+fn spawn(tasks: &runtime::Tasks, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(name, async move {
+        part.await;
+        Ok::<(), std::convert::Infallible>(())
+    });
 }
 
 /// The identity from an earlier join, or a new one.
@@ -252,7 +259,10 @@ async fn enrol(
                     known.trust.fleet
                 );
             }
-            return Ok(known);
+            // One that joined when the broker let everyone in gets its claims with a token, which loses no use of it.
+            if known.access.is_some() || token.as_ref().is_none_or(|token| token.door.is_none()) {
+                return Ok(known);
+            }
         }
         Ok(None) => {}
         Err(IdentityError::Damaged { path, problem }) if token.is_some() => {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use wire::envelope::{MAX_ENVELOPE_BYTES, MAX_TRUST_ROOT_BYTES};
 use wire::join::BrokerTrust;
 
+use crate::access::{Access, Claims};
 use crate::agent::Enrolment;
 use crate::disk::{DiskError, files};
 
@@ -26,10 +27,14 @@ const IDENTITY: &str = "identity.json";
 const TRUST_ROOT: &str = "trust-root";
 /// Who vouches for the NATS servers.
 const BROKER_CA: &str = "broker-ca.pem";
+/// What it shows the broker.
+const CLAIMS: &str = "claims.json";
 /// Its group.
 const ASSIGNMENT: &str = "assignment.envelope";
 /// Largest identity file: an id and eight URLs.
 const MAX_IDENTITY_BYTES: usize = 64 * 1024;
+/// Largest file of claims: two of them.
+const MAX_CLAIMS_BYTES: usize = 2 * wire::jwt::MAX_USER_CHARS + 1024;
 /// Largest key file: a seed has 58 characters.
 const MAX_KEY_BYTES: usize = 256;
 
@@ -61,6 +66,12 @@ pub enum IdentityError {
         /// What is wrong.
         problem: String,
     },
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClaimsFile {
+    user: String,
+    door: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -168,8 +179,12 @@ impl StateDir {
             return Err(damaged("trust-root is for another fleet"));
         }
         let assignment = read(&self.root.join(ASSIGNMENT), MAX_ENVELOPE_BYTES)?.map(Bytes::from);
+        let access = match read(&self.root.join(CLAIMS), MAX_CLAIMS_BYTES)? {
+            Some(bytes) => Some(self.access(&bytes).ok_or_else(|| damaged("claims.json cannot be used"))?),
+            None => None,
+        };
         let tls = self.broker(file.tls_first);
-        Ok(Some(Enrolment { agent, trust, servers: file.servers, tls, assignment }))
+        Ok(Some(Enrolment { agent, trust, servers: file.servers, tls, assignment, access }))
     }
 
     /// Keeps how to verify the NATS servers, from the join token or the answer to the join.
@@ -198,6 +213,11 @@ impl StateDir {
         BrokerTls { ca, identity: None, first }
     }
 
+    fn access(&self, bytes: &[u8]) -> Option<Access> {
+        let file: ClaimsFile = serde_json::from_slice(files::unseal(bytes)?).ok()?;
+        Access::new(self.key().ok()?, &Claims { user: file.user, door: file.door }).ok()
+    }
+
     /// Keeps what the agent learnt when it joined. `trust_root` are the exact bytes.
     ///
     /// # Errors
@@ -219,9 +239,24 @@ impl StateDir {
         if let Some(assignment) = &enrolment.assignment {
             write(ASSIGNMENT, assignment)?;
         }
+        if let Some(access) = &enrolment.access {
+            save_claims(&self.root, &access.claims())?;
+        }
         // Last: its presence means that the rest is there.
         Ok(write(IDENTITY, &files::seal(&json))?)
     }
+}
+
+/// Keeps new claims in a state directory.
+///
+/// # Errors
+/// [`IdentityError::Disk`] if they cannot be written; the old ones are there still.
+pub fn save_claims(root: &Path, claims: &Claims) -> Result<(), IdentityError> {
+    let file = ClaimsFile { user: claims.user.clone(), door: claims.door.clone() };
+    let json = serde_json::to_vec_pretty(&file).expect("invariant: texts have a JSON form");
+    let path = root.join(CLAIMS);
+    let written = files::replace(&path, &files::seal(&json), files::SECRET, || {});
+    Ok(written.map_err(DiskError::io("write", &path))?)
 }
 
 #[cfg(test)]
@@ -241,6 +276,7 @@ mod tests {
             servers,
             tls: BrokerTls { first: true, ..BrokerTls::default() },
             assignment: Some(Bytes::from_static(b"x")),
+            access: None,
         }
     }
 

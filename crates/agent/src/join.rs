@@ -5,20 +5,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::agent::backoff;
+use domain::registry::AgentKey;
 use domain::{AgentId, Digest};
-use nkeys::KeyPair;
+use nkeys::{KeyPair, KeyPairType};
 use prost::Message as _;
 use runtime::Shutdown;
-use runtime::nats::{ConnectError, Connection, Headers, Nats, RequestError};
+use runtime::nats::{ConnectError, Connection, Headers, Login, Nats, RequestError};
 use runtime::tls::BrokerTls;
 use wire::agent::v1;
 use wire::envelope::EnvelopeError;
 use wire::join::{BrokerTrust, JoinToken};
 
+use crate::access::{Access, Claims};
 use crate::agent::Enrolment;
 
 /// How long an answer may take: identity writes to the store before it answers.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long one try to connect goes on.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of the key's digest in an agent's default id: 2^32 keys of one host name.
 const ID_DIGEST_BYTES: usize = 4;
 /// Longest part of a host name in an agent's default id.
@@ -111,11 +115,7 @@ pub async fn join(
     about: &About,
     shutdown: &Shutdown,
 ) -> Result<Joined, JoinError> {
-    let nonce = AgentId::new(runtime::ids::random_id()).expect("invariant: a random id is an id");
-    let mut connection = Connection::agent(token.servers.clone(), &nonce);
-    connection.name = "agent that joins".to_owned();
-    connection.tls = tls.clone();
-    connection.inbox_prefix = wire::subject::join_inbox_prefix(&nonce).into();
+    let connection = connection(token, tls, key);
     let mut attempt = 0;
     loop {
         let tried = tokio::select! {
@@ -140,6 +140,29 @@ pub async fn join(
             () = shutdown.requested() => return Err(JoinError::Stopped),
             () = tokio::time::sleep(wait.into()) => {}
         }
+    }
+}
+
+/// The connection over which an agent with `key` asks to be let in.
+///
+/// # Panics
+/// If `key` is not that of a user.
+#[must_use]
+pub fn connection(token: &JoinToken, tls: &BrokerTls, key: &KeyPair) -> Connection {
+    let inbox = AgentKey::new(key.public_key()).expect("invariant: agents have keys of users");
+    let door = token.door.as_ref().and_then(|door| {
+        let key = KeyPair::new_from_raw(KeyPairType::User, door.seed).ok()?;
+        Some((AgentKey::new(key.public_key()).ok()?, Login::fixed(key, door.claims.as_str())))
+    });
+    let (inbox, login) = door.map_or((inbox, None), |(inbox, login)| (inbox, Some(login)));
+    Connection {
+        name: "agent that joins".to_owned(),
+        inbox_prefix: wire::subject::join_inbox_prefix(&inbox).into(),
+        tls: tls.clone(),
+        login,
+        // The caller's schedule decides when to try again.
+        patience: PATIENCE,
+        ..Connection::service(token.servers.clone(), "")
     }
 }
 
@@ -184,7 +207,7 @@ pub async fn request(
         nats.request(&enrol, Headers::new(), payload.into(), ANSWER_WITHIN).await.map_err(unanswered)?;
     let reply: v1::JoinReply = wire::decode(&reply.payload, wire::join::MAX_REPLY_BYTES)?;
     match reply.outcome {
-        Some(v1::join_reply::Outcome::Bundle(bundle)) => check(token, bundle),
+        Some(v1::join_reply::Outcome::Bundle(bundle)) => check(token, key, bundle),
         Some(v1::join_reply::Outcome::Error(error)) => {
             Err(JoinError::Refused { code: error.code(), message: error.message })
         }
@@ -198,7 +221,7 @@ fn unanswered(error: RequestError) -> JoinError {
 }
 
 /// Believes nothing that does not lead back to the fingerprint in the token.
-fn check(token: &JoinToken, bundle: v1::JoinBundle) -> Result<Joined, JoinError> {
+fn check(token: &JoinToken, key: &KeyPair, bundle: v1::JoinBundle) -> Result<Joined, JoinError> {
     let trust_root = Bytes::from(bundle.trust_root);
     if Digest::of(&trust_root) != token.trust_root {
         return Err(JoinError::Fingerprint { servers: runtime::nats::shown(&token.servers) });
@@ -214,11 +237,19 @@ fn check(token: &JoinToken, bundle: v1::JoinBundle) -> Result<Joined, JoinError>
     }
     let broker = BrokerTrust::read(bundle.broker_cas, bundle.tls_first)?;
     let servers = if bundle.servers.is_empty() { token.servers.clone() } else { bundle.servers };
+    let access = match bundle.user_jwt.is_empty() {
+        true => None,
+        false => {
+            let claims = Claims { user: bundle.user_jwt, door: bundle.door_jwt };
+            Some(Access::new(key.clone(), &claims)?)
+        }
+    };
     let enrolment = Enrolment {
         agent: assignment.agent,
         trust,
         servers,
         tls: BrokerTls::default(),
+        access,
         assignment: Some(envelope.encode_to_vec().into()),
     };
     Ok(Joined { enrolment, trust_root, broker })
@@ -230,6 +261,7 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::*;
+    use crate::test_claims::claims;
 
     #[test]
     fn default_ids_are_ids_whatever_the_host_is_called() {
@@ -267,6 +299,8 @@ mod tests {
             servers: Vec::new(),
             broker_cas: vec![vec![4]],
             tls_first: true,
+            user_jwt: String::new(),
+            door_jwt: String::new(),
         }
     }
 
@@ -281,14 +315,19 @@ mod tests {
             token: TokenId::new("t").unwrap(),
             secret: [0; 32],
             broker: BrokerTrust::default(),
+            door: None,
         };
-        let joined = check(&token, good.clone()).unwrap();
+        let own = KeyPair::new_user();
+        let joined = check(&token, &own, good.clone()).unwrap();
         assert_eq!((joined.enrolment.agent.as_str(), &joined.enrolment.servers), ("a", &token.servers));
         assert_eq!(joined.broker, BrokerTrust { cas: vec![vec![4]], tls_first: true });
-        let refused = |bundle| check(&token, bundle).unwrap_err().to_string();
+        let refused = |bundle| check(&token, &own, bundle).unwrap_err().to_string();
         assert!(refused(bundle(&other, "a")).contains("another fingerprint"));
         let forged = v1::JoinBundle { assignment: bundle(&other, "a").assignment, ..good.clone() };
         assert_eq!(refused(forged), "the assignment in the answer does not hold");
+        let Claims { user, door } = claims(&KeyPair::new_user(), "g", 9);
+        let foreign = v1::JoinBundle { user_jwt: user, door_jwt: door, ..good.clone() };
+        assert_eq!(refused(foreign), "the answer to the join cannot be read");
         assert_eq!(refused(bundle(&key, "b")), "the answer to the join assigns another agent");
         assert_eq!(
             refused(v1::JoinBundle { assignment: None, ..good }),

@@ -11,7 +11,8 @@
 //! let session = runtime::ids::random_u64();
 //! let parts = agent::Parts {
 //!     transport: agent::NatsTransport::new(enrolment.servers.clone(), &enrolment.agent, session)
-//!         .with_tls(enrolment.tls.clone()),
+//!         .with_tls(enrolment.tls.clone())
+//!         .with_access(enrolment.access.clone()),
 //!     storage: Arc::new(agent::MemoryStorage::default()),
 //!     handler: Arc::new(()),
 //!     loaded: Default::default(),
@@ -27,6 +28,7 @@
 //! ```
 #![warn(missing_docs)]
 
+mod access;
 mod agent;
 pub mod cli;
 mod command;
@@ -38,6 +40,7 @@ mod handler;
 mod identity;
 pub mod join;
 mod note;
+pub mod renew;
 mod storage;
 mod table;
 mod tasks;
@@ -48,14 +51,17 @@ mod agent_tests;
 #[cfg(test)]
 mod command_tests;
 #[cfg(test)]
+mod test_claims;
+#[cfg(test)]
 mod test_fleet;
 
+pub use access::{Access, Claims};
 pub use agent::{Agent, Enrolment, Observer, Parts};
 pub use command::{CommandHandler, HandlersError};
 pub use content::{Content, ContentLink, ContentOptions};
 pub use crash::{CONTENT_CRASH_POINTS, CRASH_ENV, CRASH_POINTS};
 pub use disk::{DiskError, DiskStorage, Shown, ShownContent, ShownItem};
 pub use handler::{ContentChange, Handler, HeldRevision, PolicyChange};
-pub use identity::{IdentityError, StateDir};
+pub use identity::{IdentityError, StateDir, save_claims};
 pub use storage::{Drift, MemoryStorage, Proofs, Storage, View};
 pub use transport::{Event, Fetched, NatsTransport, Transport};

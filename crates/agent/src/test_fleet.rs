@@ -90,7 +90,14 @@ pub(crate) fn enrolment() -> Enrolment {
     let assignment = wire::snapshot::seal_assignment(&assignment, &director()).encode_to_vec();
     let agent = AgentId::new("a").unwrap();
     let tls = BrokerTls::default();
-    Enrolment { agent, trust: trust(), servers: Vec::new(), tls, assignment: Some(assignment.into()) }
+    Enrolment {
+        agent,
+        trust: trust(),
+        servers: Vec::new(),
+        tls,
+        assignment: Some(assignment.into()),
+        access: None,
+    }
 }
 
 /// A broker in memory: the head of the group, and what agents sent.

@@ -12,7 +12,10 @@ use futures::StreamExt;
 use runtime::nats::{ConnectError, Connection, Link};
 use runtime::tls::BrokerTls;
 use tokio::sync::watch;
+use wire::jwt::UserFacts;
 use wire::subject::{self, Subject};
+
+use crate::access::Access;
 
 /// How long closing a connection may take to send what is queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -97,6 +100,11 @@ pub struct NatsTransport {
     agent: AgentId,
     /// Where this session's replies arrive.
     replies: String,
+    access: Option<Access>,
+    /// The group that is listened to. The machine takes it that a subscription outlives a connection that is made anew.
+    group: Option<GroupId>,
+    /// Hears of new claims.
+    renewed: Option<watch::Receiver<UserFacts>>,
     connecting: Option<Connecting>,
     closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     session: Option<Session>,
@@ -130,11 +138,65 @@ impl NatsTransport {
             connection,
             agent: agent.clone(),
             replies: format!("{}.{session:x}", subject::inbox_prefix(agent)),
+            access: None,
+            group: None,
+            renewed: None,
             connecting: None,
             closing: None,
             session: None,
             pending: VecDeque::new(),
         }
+    }
+
+    /// The same, which shows the broker what `access` has. It connects anew when that has changed.
+    #[must_use]
+    pub fn with_access(mut self, access: Option<Access>) -> Self {
+        self.connection.login = access.as_ref().map(Access::login);
+        self.renewed = access.as_ref().map(Access::changes);
+        self.access = access;
+        self
+    }
+
+    /// Whether the broker lets this agent hear of a group. If not, new claims are asked for; with them comes a new
+    /// connection that listens to the group.
+    fn may_hear_of(&self, group: &GroupId) -> bool {
+        self.access.as_ref().is_none_or(|access| access.covers(group))
+    }
+
+    /// Moves to a connection with the new claims. Until that is there the old one stays.
+    fn show_new_claims(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.pending.push_back(Event::Down { retrying: true, why: "there are new claims".to_owned() });
+            self.close_later(session);
+        } else if self.connecting.is_none() {
+            return;
+        }
+        self.open();
+    }
+
+    fn open(&mut self) {
+        let (connection, agent, replies) =
+            (self.connection.clone(), self.agent.clone(), self.replies.clone());
+        let access = self.access.clone();
+        let group = self.group.clone().filter(|group| self.may_hear_of(group));
+        self.connecting = Some(Box::pin(async move {
+            let opened = Session::open(connection, agent, replies, group).await;
+            if let (Err(ConnectError::Refused { .. }), Some(access)) = (&opened, &access) {
+                access.refused();
+            }
+            opened.map_err(|error| runtime::log::chain(&error))
+        }));
+    }
+
+    fn close_later(&mut self, session: Session) {
+        self.closing = Some(Box::pin(async move {
+            let close = async {
+                // Errors mean that the connection is gone already.
+                let _flushed = session.client.flush().await;
+                let _drained = session.client.drain().await;
+            };
+            let _in_time = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
+        }));
     }
 
     fn lost(&mut self, why: impl Into<String>) -> Event {
@@ -157,17 +219,28 @@ impl NatsTransport {
 }
 
 impl Session {
-    async fn open(connection: Connection, agent: AgentId, replies: String) -> Result<Self, String> {
-        let (client, link) = runtime::nats::connect_client(&connection).await.map_err(|e| explain(&e))?;
-        let failed = |error: async_nats::SubscribeError| error.to_string();
-        let inbox = client.subscribe(format!("{replies}.*")).await.map_err(failed)?;
+    async fn open(
+        connection: Connection,
+        agent: AgentId,
+        replies: String,
+        group: Option<GroupId>,
+    ) -> Result<Self, ConnectError> {
+        let (client, link) = runtime::nats::connect_client(&connection).await?;
+        let inbox = client.subscribe(format!("{replies}.*")).await.map_err(ConnectError::Replies)?;
         let own = String::from(subject::notify_agent(&agent));
-        let assignments = client.subscribe(own).await.map_err(failed)?;
+        let assignments = client.subscribe(own).await.map_err(ConnectError::Replies)?;
+        let group = match group {
+            Some(group) => {
+                let news = String::from(subject::notify_group(&group));
+                Some(client.subscribe(news).await.map_err(ConnectError::Replies)?)
+            }
+            None => None,
+        };
         // The event that reports this first connection may still be on its way.
         let mut seen = *link.borrow();
         seen.connected = true;
         seen.connections = seen.connections.max(1);
-        Ok(Self { client, link, seen, inbox, assignments, group: None })
+        Ok(Self { client, link, seen, inbox, assignments, group })
     }
 
     /// What changed of the connection since it was last looked at.
@@ -211,10 +284,6 @@ impl Session {
     }
 }
 
-fn explain(error: &ConnectError) -> String {
-    runtime::log::chain(error)
-}
-
 /// An empty message says that there is nothing any more: the group or the agent was deleted. What is in force
 /// stays, so there is nothing to do.
 fn said(message: Message, event: fn(Bytes) -> Event) -> Vec<Event> {
@@ -244,25 +313,18 @@ fn answer(message: Message) -> Option<Event> {
 
 impl Transport for NatsTransport {
     fn connect(&mut self) {
-        let (connection, agent, replies) =
-            (self.connection.clone(), self.agent.clone(), self.replies.clone());
         self.pending.clear();
         self.session = None;
-        self.connecting = Some(Box::pin(Session::open(connection, agent, replies)));
+        self.group = None;
+        self.open();
     }
 
     fn disconnect(&mut self) {
         self.connecting = None;
         self.pending.clear();
-        let Some(session) = self.session.take() else { return };
-        self.closing = Some(Box::pin(async move {
-            let close = async {
-                // Errors mean that the connection is gone already.
-                let _flushed = session.client.flush().await;
-                let _drained = session.client.drain().await;
-            };
-            let _in_time = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
-        }));
+        if let Some(session) = self.session.take() {
+            self.close_later(session);
+        }
     }
 
     async fn reconnect(&mut self) {
@@ -274,6 +336,10 @@ impl Transport for NatsTransport {
     }
 
     async fn subscribe(&mut self, group: &GroupId) {
+        self.group = Some(group.clone());
+        if !self.may_hear_of(group) {
+            return;
+        }
         let Some(session) = &mut self.session else { return };
         match session.client.subscribe(String::from(subject::notify_group(group))).await {
             Ok(subscriber) => session.group = Some(subscriber),
@@ -286,6 +352,7 @@ impl Transport for NatsTransport {
     }
 
     async fn unsubscribe(&mut self) {
+        self.group = None;
         let Some(mut subscriber) = self.session.as_mut().and_then(|session| session.group.take()) else {
             return;
         };
@@ -295,6 +362,11 @@ impl Transport for NatsTransport {
     }
 
     async fn fetch(&mut self, group: &GroupId, fetch: u64) {
+        if !self.may_hear_of(group) {
+            let why = "the claims for the broker are of another group; new ones are asked for".to_owned();
+            self.pending.push_back(Event::Fetched(fetch, Fetched::Failed(why)));
+            return;
+        }
         let from = subject::direct_get(subject::STREAM_DESIRED, &subject::desired_group(group));
         self.publish(from, Some(format!("{}.{FETCH}{fetch}", self.replies)), Bytes::new()).await;
     }
@@ -310,6 +382,7 @@ impl Transport for NatsTransport {
                 return event;
             }
             let (connecting, closing, session) = (&mut self.connecting, &mut self.closing, &mut self.session);
+            let renewed = &mut self.renewed;
             tokio::select! {
                 opened = optional(connecting.as_mut()) => {
                     self.connecting = None;
@@ -322,6 +395,7 @@ impl Transport for NatsTransport {
                     }
                 }
                 () = optional(closing.as_mut()) => self.closing = None,
+                () = changed(renewed.as_mut()) => self.show_new_claims(),
                 events = async { match session { Some(session) => session.next().await, None => std::future::pending().await } } => {
                     match events {
                         // A handful: one wake-up reports each kind of change once.
@@ -338,6 +412,14 @@ impl Transport for NatsTransport {
         if let Some(closing) = self.closing.take() {
             closing.await;
         }
+    }
+}
+
+/// Waits for new claims. Where there are none, for ever.
+async fn changed(claims: Option<&mut watch::Receiver<UserFacts>>) {
+    let Some(claims) = claims else { return std::future::pending().await };
+    if claims.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -369,21 +451,21 @@ mod tests {
     fn replies_are_told_apart_by_their_subject_and_status() {
         let payload = Bytes::from_static(b"x");
         for (subject, status, expected) in [
-            ("_INBOX_a.1f.h7", None, Some(Event::Beat(7, Some(payload.clone())))),
-            ("_INBOX_a.1f.h7", Some(StatusCode::NO_RESPONDERS), Some(Event::Beat(7, None))),
-            ("_INBOX_a.1f.f8", None, Some(Event::Fetched(8, Fetched::Envelope(payload)))),
-            ("_INBOX_a.1f.f8", Some(StatusCode::NOT_FOUND), Some(Event::Fetched(8, Fetched::Empty))),
-            ("_INBOX_a.1f.x8", None, None),
-            ("_INBOX_a.1f.h", None, None),
-            ("_INBOX_a.1f.é7", None, None),
+            ("_INBOX_agent.a.1f.h7", None, Some(Event::Beat(7, Some(payload.clone())))),
+            ("_INBOX_agent.a.1f.h7", Some(StatusCode::NO_RESPONDERS), Some(Event::Beat(7, None))),
+            ("_INBOX_agent.a.1f.f8", None, Some(Event::Fetched(8, Fetched::Envelope(payload)))),
+            ("_INBOX_agent.a.1f.f8", Some(StatusCode::NOT_FOUND), Some(Event::Fetched(8, Fetched::Empty))),
+            ("_INBOX_agent.a.1f.x8", None, None),
+            ("_INBOX_agent.a.1f.h", None, None),
+            ("_INBOX_agent.a.1f.é7", None, None),
             ("", None, None),
         ] {
             assert_eq!(answer(message(subject, status)), expected, "{subject}");
         }
-        let empty = Message { payload: Bytes::new(), ..message("_INBOX_a.1f.f8", None) };
+        let empty = Message { payload: Bytes::new(), ..message("_INBOX_agent.a.1f.f8", None) };
         assert_eq!(answer(empty.clone()), Some(Event::Fetched(8, Fetched::Empty)));
         assert_eq!(said(empty, Event::Group), []);
-        let failed = answer(message("_INBOX_a.1f.f8", Some(StatusCode::NO_RESPONDERS)));
+        let failed = answer(message("_INBOX_agent.a.1f.f8", Some(StatusCode::NO_RESPONDERS)));
         assert!(matches!(failed, Some(Event::Fetched(8, Fetched::Failed(_)))));
     }
 

@@ -31,7 +31,7 @@
 //!     config: &Config,
 //!     shutdown: runtime::Shutdown,
 //! ) -> Result<(), runtime::ServiceError> {
-//!     runtime::service::run(args, "policy", shutdown, async |context, routes| start(config, context, routes).await).await
+//!     runtime::service::run(args, Role::Policy, shutdown, async |context, routes| start(config, context, routes).await).await
 //! }
 //! ```
 //! The context has connected and made sure of all streams ([`nats::POLICY`], [`nats::IDENTITY`],
@@ -51,6 +51,7 @@
 #![warn(missing_docs)]
 
 pub mod access;
+pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod content_keys;

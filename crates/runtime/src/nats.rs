@@ -20,6 +20,7 @@ mod connect;
 mod follow;
 mod get;
 mod headers;
+mod login;
 mod publish;
 mod request;
 mod streams;
@@ -32,6 +33,7 @@ pub use connect::{ConnectError, Connection, Link, OLDEST_SERVER, connect_client,
 pub use follow::{Follow, Followed, From};
 pub use get::{GetError, StreamMessage};
 pub use headers::{HeaderError, Headers, escape, unescape};
+pub use login::Login;
 pub use publish::{Expect, PublishError};
 pub use request::RequestError;
 pub use streams::{CONTENT, DESIRED, EVENTS, IDENTITY, POLICY, StreamError, StreamSpec, StreamState};
@@ -39,6 +41,14 @@ pub use subjects::SubjectPage;
 
 /// A message as received.
 pub use async_nats::Message;
+
+/// Whether the broker itself sent this, as an answer whose reply subject the requester chose: anyone may have one sent
+/// to any subject of its account.
+#[must_use]
+pub fn is_by_broker(message: &Message) -> bool {
+    message.status.is_some()
+        || message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Stream").is_some())
+}
 
 /// How long [`Nats::close`] waits for what is queued to reach the server.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);

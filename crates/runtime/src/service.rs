@@ -8,14 +8,16 @@ use clap::Args;
 use domain::FleetId;
 use ed25519_dalek::SigningKey;
 use tonic::service::RoutesBuilder;
+use wire::access::{Role, STREAMS};
 use wire::envelope::ContentTrust;
 use wire::join::BrokerTrust;
 
 use crate::access::{AccessArgs, Gate, OpenError};
+use crate::broker::{RoleError, RoleFiles};
 use crate::content_keys::{ContentKeyArgs, ContentKeys, ContentKeysError};
 use crate::keys::{self, KeyError};
 use crate::nats::{
-    self, CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError,
+    self, CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError, StreamSpec,
 };
 use crate::ready::{Condition, Readiness};
 use crate::serve::{Listener, ServeError};
@@ -47,6 +49,11 @@ pub struct ServiceArgs {
     /// TLS towards NATS servers.
     #[command(flatten)]
     pub nats_tls: BrokerTlsArgs,
+
+    /// Folder with this service's credentials for the broker, or that of the whole fleet, as `musterd init` made it.
+    /// Without it only a broker that lets everyone in can be used.
+    #[arg(long, env = "MUSTER_NATS_CREDS", value_name = "DIR")]
+    pub nats_creds: Option<PathBuf>,
 
     /// NATS servers that join tokens name, separated by commas, where agents need other addresses than this
     /// process does. Without it they are those of --nats-url.
@@ -112,6 +119,19 @@ pub enum ServiceError {
     /// No NATS.
     #[error("the broker cannot be used")]
     Connect(#[from] ConnectError),
+    /// The credentials for the broker cannot be used.
+    #[error("the credentials for the broker cannot be used")]
+    Role(#[from] RoleError),
+    /// The credentials for the broker are of another fleet.
+    #[error(
+        "the credentials for the broker are of fleet {found:?}, this service serves {fleet:?}: give --nats-creds of that fleet, or another --fleet"
+    )]
+    OtherFleet {
+        /// Whose credentials they are.
+        found: String,
+        /// The fleet that is served.
+        fleet: FleetId,
+    },
     /// A stream is not as it should be.
     #[error("the streams cannot be prepared")]
     Stream(#[from] StreamError),
@@ -160,8 +180,15 @@ pub enum ServiceError {
 /// What a service is given. One for each process; services in one process share it.
 #[derive(Clone)]
 pub struct ServiceContext {
-    /// The connection to the broker.
+    /// The connection to the broker, in the account of the fleet.
     pub nats: Nats,
+    /// The connection in the account of the agents; the same as `nats` for services that do not talk to agents, and
+    /// at a broker without accounts.
+    pub agents: Nats,
+    /// The connection in the system account, of the service that says who counts.
+    pub system: Option<Nats>,
+    /// What this service may sign; `None` at a broker that lets everyone in.
+    pub role: Option<Arc<RoleFiles>>,
     /// Where the service starts its tasks, and where it learns that it has to stop.
     pub tasks: Tasks,
     /// Where the service says whether it is ready.
@@ -182,31 +209,65 @@ pub struct ServiceContext {
 
 impl ServiceContext {
     /// Loads the keys that there are, connects, and makes sure that all streams are as they should
-    /// be. `name` is the name of the connection. Failures of tasks request the shutdown of `tasks`.
+    /// be. Failures of tasks request the shutdown of `tasks`.
     ///
     /// # Errors
     /// [`ServiceError`] if a key, the broker or a stream cannot be used.
-    pub async fn connect(args: &ServiceArgs, name: &str, tasks: Tasks) -> Result<Self, ServiceError> {
+    pub async fn connect(args: &ServiceArgs, role: Role, tasks: Tasks) -> Result<Self, ServiceError> {
+        Self::open(args, role, (tasks, Readiness::new())).await
+    }
+
+    /// The contexts of several services that share a process: tasks and readiness are the same, each has its own
+    /// connections. They come together, because each may wait for streams that another one makes.
+    ///
+    /// # Errors
+    /// As [`ServiceContext::connect`].
+    pub async fn connect_all<const N: usize>(
+        args: &ServiceArgs,
+        roles: [Role; N],
+        tasks: &Tasks,
+    ) -> Result<[Self; N], ServiceError> {
+        let readiness = Readiness::new();
+        let contexts = roles.map(|role| Self::open(args, role, (tasks.clone(), readiness.clone())));
+        let contexts = futures::future::try_join_all(contexts).await?;
+        Ok(contexts.try_into().unwrap_or_else(|_| unreachable!("invariant: there is one for each role")))
+    }
+
+    async fn open(
+        args: &ServiceArgs,
+        role: Role,
+        (tasks, readiness): (Tasks, Readiness),
+    ) -> Result<Self, ServiceError> {
         args.access.check(args.listen)?;
         let director = args.director_key.as_deref().map(keys::load).transpose()?.map(Arc::new);
         let content = ContentKeys::load(&args.content_keys)?;
-        let mut connection = Connection::service(args.nats_url.clone(), name);
+        let files = load_role(args, role)?;
+        let mut connection = Connection::service(args.nats_url.clone(), format!("musterd {role}"));
         connection.tls = args.nats_tls.tls();
-        let nats = Nats::connect(&connection).await?;
-        for spec in [POLICY, IDENTITY, DESIRED, CONTENT, EVENTS] {
-            nats.ensure_stream(&spec, args.stream_replicas).await?;
-        }
-        let readiness = Readiness::new();
+        let nats = match &files {
+            Some(files) => Nats::connect(&connection.clone().with_login(role, files.fleet.clone())).await?,
+            None => Nats::connect(&connection).await?,
+        };
+        watch(&nats, "nats", (&tasks, &readiness));
+        let agents = match files.as_ref().and_then(|files| files.agents.clone()) {
+            Some(login) => {
+                let agents = Nats::connect(&connection.clone().with_login(role, login)).await?;
+                watch(&agents, "nats for agents", (&tasks, &readiness));
+                agents
+            }
+            None => nats.clone(),
+        };
+        let system = match files.as_ref().and_then(|files| files.system.clone()) {
+            Some(login) => Some(Nats::connect(&connection.with_login(role, login)).await?),
+            None => None,
+        };
+        prepare_streams(&nats, files.is_some().then_some(role), args.stream_replicas).await?;
         let gate = Gate::start(&args.access, &nats, &tasks, &readiness);
-        let condition = readiness.register("nats");
-        let watched = nats.clone();
-        let shutdown = tasks.shutdown().clone();
-        tasks.spawn("watch nats", async move {
-            watch_link(&watched, &condition, &shutdown).await;
-            Ok::<(), ServiceError>(())
-        });
         Ok(Self {
             nats,
+            agents,
+            system,
+            role: files,
             tasks,
             readiness,
             fleet: args.fleet.clone(),
@@ -259,7 +320,13 @@ impl ServiceContext {
             );
         }
         let agents = (self.agent_servers.clone(), self.agent_broker.clone());
-        Ok(Trust::new(self.fleet.clone(), &director, &self.content.trust, agents)?)
+        let trust = Trust::new(self.fleet.clone(), &director, &self.content.trust, agents)?;
+        let signer =
+            self.role.as_ref().and_then(|role| Some((role.signers.join.clone()?, &role.keys.agents)));
+        Ok(match signer {
+            Some((signer, account)) => trust.with_doors(signer, account.clone()),
+            None => trust,
+        })
     }
 
     /// Serves `routes` behind the gate as one more task.
@@ -277,9 +344,59 @@ impl ServiceContext {
     /// [`TasksError`] if a task failed or did not stop in time.
     pub async fn finish(&self) -> Result<(), TasksError> {
         let end = self.tasks.finish().await;
-        self.nats.close().await;
+        self.close().await;
         end
     }
+
+    /// Closes the connections. The last thing a process does.
+    pub async fn close(&self) {
+        self.agents.close().await;
+        if let Some(system) = &self.system {
+            system.close().await;
+        }
+        self.nats.close().await;
+    }
+}
+
+/// The credentials of a service, if it was given any.
+fn load_role(args: &ServiceArgs, role: Role) -> Result<Option<Arc<RoleFiles>>, ServiceError> {
+    let Some(dir) = &args.nats_creds else {
+        tracing::warn!(
+            %role,
+            "no credentials for the broker: it must let everyone in, and nothing keeps agents apart; give --nats-creds"
+        );
+        return Ok(None);
+    };
+    let files = RoleFiles::load(dir, role)?;
+    if files.keys.fleet != args.fleet.as_str() {
+        let (found, fleet) = (files.keys.fleet, args.fleet.clone());
+        return Err(ServiceError::OtherFleet { found, fleet });
+    }
+    Ok(Some(Arc::new(files)))
+}
+
+/// Makes the streams that are a role's to make and waits for those that it reads. Without roles: makes all.
+async fn prepare_streams(nats: &Nats, role: Option<Role>, replicas: u8) -> Result<(), StreamError> {
+    let may = |roles: &[Role]| role.is_none_or(|role| roles.contains(&role));
+    let streams = |spec: &StreamSpec| STREAMS.iter().find(|stream| stream.name == spec.name);
+    let specs = [POLICY, IDENTITY, DESIRED, CONTENT, EVENTS];
+    for spec in specs.iter().filter(|spec| streams(spec).is_some_and(|stream| may(stream.makes))) {
+        nats.ensure_stream(spec, replicas).await?;
+    }
+    for spec in specs.iter().filter(|spec| streams(spec).is_some_and(|stream| may(stream.reads))) {
+        nats.await_stream(spec).await?;
+    }
+    Ok(())
+}
+
+/// Says whether there is a connection.
+fn watch(nats: &Nats, name: &'static str, (tasks, readiness): (&Tasks, &Readiness)) {
+    let condition = readiness.register(name);
+    let (nats, shutdown) = (nats.clone(), tasks.shutdown().clone());
+    tasks.spawn("watch nats", async move {
+        watch_link(&nats, &condition, &shutdown).await;
+        Ok::<(), ServiceError>(())
+    });
 }
 
 /// Runs one service in its own process until `shutdown`: binds, connects, starts it, serves its API, stops in
@@ -289,19 +406,19 @@ impl ServiceContext {
 /// [`ServiceError`] if anything cannot start or ends early.
 pub async fn run<E: Into<TaskFailure>>(
     args: &ServiceArgs,
-    name: &'static str,
+    role: Role,
     shutdown: Shutdown,
     start: impl AsyncFnOnce(&ServiceContext, &mut RoutesBuilder) -> Result<(), E>,
 ) -> Result<(), ServiceError> {
     let tasks = Tasks::new(shutdown);
     let listener = Listener::bind(args.listen, args.tls.security()?).await?;
-    let context = ServiceContext::connect(args, &format!("musterd {name}"), tasks).await?;
+    let context = ServiceContext::connect(args, role, tasks).await?;
     let mut routes = RoutesBuilder::default();
     if let Err(error) = start(&context, &mut routes).await {
         context.shutdown().request();
         // The reason to stop is the one worth telling.
         drop(context.finish().await);
-        return Err(ServiceError::Start { name, source: error.into() });
+        return Err(ServiceError::Start { name: role.name(), source: error.into() });
     }
     context.serve(listener, routes);
     Ok(context.finish().await?)

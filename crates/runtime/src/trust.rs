@@ -1,13 +1,17 @@
 //! What a fleet's agents trust, and the join tokens that carry it: one place for every service that makes
 //! tokens (`identity` for `token create`, `policy` for manifests), so that their tokens are the same.
 
+use std::sync::Arc;
+
 use domain::catalog::Token;
 use domain::token::Terms;
-use domain::{Digest, FleetId, GroupId, Timestamp, TokenId};
+use domain::{Digest, FleetId, GroupId, Span, Timestamp, TokenId};
 use ed25519_dalek::SigningKey;
+use nkeys::{KeyPair, KeyPairType};
 use wire::DecodeError;
 use wire::envelope::ContentTrust;
-use wire::join::{BrokerTrust, JoinToken, MAX_SERVERS, SECRET_BYTES};
+use wire::join::{BrokerTrust, Door, JoinToken, MAX_SERVERS, SECRET_BYTES, SEED_BYTES};
+use wire::jwt::{User, Validity};
 
 use crate::ids::{random_id, random_secret};
 use crate::tls::PemError;
@@ -15,6 +19,9 @@ use crate::tls::PemError;
 /// Longest server URL in a join token, in bytes: eight of them leave the token within what
 /// [`wire::join::MAX_TOKEN_CHARS`] lets an agent read.
 pub const MAX_SERVER_BYTES: usize = 255;
+
+/// How long after its end the holder of a token is still let in to be told that it has ended.
+const DOOR_GRACE: Span = Span::from_secs(7 * 86_400);
 
 /// Why join tokens cannot name these servers.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +41,21 @@ pub enum TrustError {
 }
 
 /// The trust root of a fleet and where its agents find the broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Trust {
     fleet: FleetId,
     servers: Vec<String>,
     broker: BrokerTrust,
     root: Vec<u8>,
+    doors: Option<Doors>,
+}
+
+/// Makes logins with which one may ask the broker to be let in.
+#[derive(Clone)]
+struct Doors {
+    signer: Arc<KeyPair>,
+    /// Public key of the account of the agents.
+    account: String,
 }
 
 /// A token that was made. The secret is in `join_token` and nowhere else: hand it out only after `token` is
@@ -70,7 +86,14 @@ impl Trust {
             return Err(TrustError::Length(server.chars().take(64).collect()));
         }
         let root = wire::envelope::trust_root(&fleet, &director.verifying_key(), content);
-        Ok(Self { fleet, servers, broker, root })
+        Ok(Self { fleet, servers, broker, root, doors: None })
+    }
+
+    /// The same at a broker that lets in whom it knows: tokens carry a login, signed with `signer`, a key of the
+    /// agents' `account`.
+    #[must_use]
+    pub fn with_doors(self, signer: Arc<KeyPair>, account: String) -> Self {
+        Self { doors: Some(Doors { signer, account }), ..self }
     }
 
     /// The fleet.
@@ -103,18 +126,36 @@ impl Trust {
     pub fn issue(&self, id: Option<TokenId>, group: GroupId, terms: Terms, now: Timestamp) -> IssuedToken {
         let id = id.unwrap_or_else(|| TokenId::new(random_id()).expect("invariant: a random id is an id"));
         let secret = random_secret::<SECRET_BYTES>();
+        let stored = terms.token(id.clone(), group, Digest::of(&secret), now);
+        let door = self.doors.as_ref().map(|doors| doors.make(&stored, now));
         let join_token = JoinToken {
             servers: self.servers.clone(),
             fleet: self.fleet.clone(),
             trust_root: Digest::of(&self.root),
-            token: id.clone(),
+            token: id,
             secret,
             broker: self.broker.clone(),
+            door,
         };
-        IssuedToken {
-            token: terms.token(id, group, Digest::of(&secret), now),
-            join_token: join_token.encode(),
-        }
+        IssuedToken { token: stored, join_token: join_token.encode() }
+    }
+}
+
+impl Doors {
+    /// A login of its own for a token. It outlives the token, so that who comes too late is told so.
+    fn make(&self, token: &Token, now: Timestamp) -> Door {
+        let seed = random_secret::<SEED_BYTES>();
+        let key = KeyPair::new_from_raw(KeyPairType::User, seed).expect("invariant: any 32 bytes are a seed");
+        let user = User {
+            key: key.public_key(),
+            name: token.id.to_string(),
+            account: self.account.clone(),
+            group: None,
+            permissions: None,
+        };
+        let expires_at = Some(token.expires_at + DOOR_GRACE);
+        let claims = user.sign(&self.signer, Validity { issued_at: now, expires_at });
+        Door { claims: claims.expect("invariant: signers hold private keys"), seed }
     }
 }
 
@@ -138,6 +179,8 @@ mod tests {
     #[test]
     fn the_longest_token_is_one_that_agents_read() {
         let trust = trust(vec!["s".repeat(MAX_SERVER_BYTES); MAX_SERVERS]).unwrap();
+        let account = KeyPair::new_account();
+        let trust = trust.with_doors(Arc::new(KeyPair::new_account()), account.public_key());
         let id = TokenId::new("t".repeat(64)).unwrap();
         let terms = Terms::new(None, None).unwrap();
         let issued = trust.issue(Some(id.clone()), GroupId::new("web").unwrap(), terms, Timestamp(5));
@@ -161,7 +204,7 @@ mod tests {
     fn servers_that_no_token_holds_are_refused() {
         assert!(matches!(trust(vec![]), Err(TrustError::Number(0))));
         assert!(matches!(trust(vec!["s".into(); 9]), Err(TrustError::Number(9))));
-        let error = trust(vec!["s".repeat(256)]).unwrap_err();
+        let error = trust(vec!["s".repeat(256)]).err().unwrap();
         assert!(matches!(error, TrustError::Length(start) if start == "s".repeat(64)));
     }
 }

@@ -22,6 +22,8 @@ pub const MANIFEST: &str = "muster.agent.v1.Manifest";
 pub const CONTENT_INDEX: &str = "muster.agent.v1.ContentIndex";
 /// Payload type of join requests.
 pub const JOIN_REQUEST: &str = "muster.agent.v1.JoinRequest";
+/// Payload type of requests for new claims.
+pub const RENEW_REQUEST: &str = "muster.agent.v1.RenewRequest";
 
 /// Most signatures that are looked at, and most keys of a trust root.
 pub const MAX_SIGNATURES: usize = 8;

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use domain::registry::AgentKey;
 use domain::{AgentId, Digest, FleetId, TokenId};
 use nkeys::{KeyPair, KeyPairType};
 use prost::Message as _;
@@ -12,7 +13,7 @@ use crate::{DecodeError, decode};
 
 /// What every join token starts with; names its version.
 pub const PREFIX: &str = "mjt1_";
-/// Longest join token, in characters: eight long servers and four CAs.
+/// Longest join token, in characters: eight long servers, four CAs, and claims for the broker.
 pub const MAX_TOKEN_CHARS: usize = 16 * 1024;
 /// Largest join request: 32 labels of 256 bytes and a few texts.
 pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
@@ -20,6 +21,8 @@ pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
 pub const MAX_REPLY_BYTES: usize = 16 * 1024;
 /// Length of the token's secret, in bytes: 256 bits cannot be guessed, so a plain hash protects it.
 pub const SECRET_BYTES: usize = 32;
+/// Length of the seed of a key for the broker, in bytes.
+pub const SEED_BYTES: usize = 32;
 /// Most servers in a token.
 pub const MAX_SERVERS: usize = 8;
 /// Most CAs of the broker: two, and their successors while they change.
@@ -31,7 +34,16 @@ pub const MAX_LABELS: usize = 32;
 /// Longest key or value of a label, in bytes.
 pub const MAX_LABEL_BYTES: usize = 128;
 
-/// What a join token says. `Debug` hides the secret.
+/// What lets someone ask the broker to be let in, and do nothing else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Door {
+    /// Claims for the broker.
+    pub claims: String,
+    /// Seed of the key they are for.
+    pub seed: [u8; SEED_BYTES],
+}
+
+/// What a join token says. `Debug` hides the secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     /// NATS URLs.
@@ -44,6 +56,8 @@ pub struct JoinToken {
     pub token: TokenId,
     /// Secret part.
     pub secret: [u8; SECRET_BYTES],
+    /// Login for the broker; `None` for one that lets everyone in.
+    pub door: Option<Door>,
     /// Whom to believe that a NATS server is one of the fleet's.
     pub broker: BrokerTrust,
 }
@@ -106,6 +120,8 @@ impl JoinToken {
             trust_root_sha256: self.trust_root.0.to_vec(),
             token: self.token.to_string(),
             secret: self.secret.to_vec(),
+            door_jwt: self.door.as_ref().map(|door| door.claims.clone()).unwrap_or_default(),
+            door_seed: self.door.as_ref().map(|door| door.seed.to_vec()).unwrap_or_default(),
             broker_cas: self.broker.cas.clone(),
             tls_first: self.broker.tls_first,
         }
@@ -137,6 +153,15 @@ impl JoinToken {
         if message.servers.is_empty() || message.servers.len() > MAX_SERVERS {
             return Err(DecodeError::field("servers", format!("must have 1 to {MAX_SERVERS} entries")));
         }
+        let door = match (message.door_jwt, &message.door_seed[..]) {
+            (claims, []) if claims.is_empty() => None,
+            (claims, seed) => Some(Door {
+                claims,
+                seed: seed.try_into().map_err(|_| {
+                    DecodeError::field("door_seed", format!("is not {SEED_BYTES} bytes long"))
+                })?,
+            }),
+        };
         let trust_root = message
             .trust_root_sha256
             .try_into()
@@ -150,6 +175,7 @@ impl JoinToken {
                 .secret
                 .try_into()
                 .map_err(|_| DecodeError::field("secret", "is not 32 bytes long"))?,
+            door,
             broker: BrokerTrust::read(message.broker_cas, message.tls_first)?,
         })
     }
@@ -160,10 +186,26 @@ impl JoinToken {
 /// # Errors
 /// [`nkeys::error::Error`] if the pair holds no private key.
 pub fn seal_request(request: &v1::JoinRequest, key: &KeyPair) -> Result<Envelope, nkeys::error::Error> {
+    seal(envelope::JOIN_REQUEST, request, key)
+}
+
+/// Signs a request for new claims with the agent's own key.
+///
+/// # Errors
+/// [`nkeys::error::Error`] if the pair holds no private key.
+pub fn seal_renewal(request: &v1::RenewRequest, key: &KeyPair) -> Result<Envelope, nkeys::error::Error> {
+    seal(envelope::RENEW_REQUEST, request, key)
+}
+
+fn seal(
+    payload_type: &str,
+    request: &impl prost::Message,
+    key: &KeyPair,
+) -> Result<Envelope, nkeys::error::Error> {
     let payload = request.encode_to_vec();
-    let signature = key.sign(&envelope::pae(envelope::JOIN_REQUEST, &payload))?;
+    let signature = key.sign(&envelope::pae(payload_type, &payload))?;
     Ok(Envelope {
-        payload_type: envelope::JOIN_REQUEST.to_owned(),
+        payload_type: payload_type.to_owned(),
         payload: payload.into(),
         signatures: vec![v1::Signature { key_id: bytes::Bytes::new(), signature: signature.into() }],
     })
@@ -187,23 +229,84 @@ pub struct VerifiedRequest {
 /// # Errors
 /// [`EnvelopeError`]: too large, malformed, or the signature does not hold.
 pub fn open_request(bytes: &[u8]) -> Result<VerifiedRequest, EnvelopeError> {
-    let envelope: Envelope = decode(bytes, MAX_REQUEST_BYTES).map_err(EnvelopeError::Malformed)?;
-    if envelope.payload_type != envelope::JOIN_REQUEST {
-        let found = envelope.payload_type.chars().take(64).collect();
-        return Err(EnvelopeError::WrongType { found, wanted: envelope::JOIN_REQUEST });
+    let envelope = read_envelope(bytes)?;
+    open_join(&envelope)
+}
+
+/// What was asked for on [`crate::subject::enrol`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    /// To be let in.
+    Join(Box<VerifiedRequest>),
+    /// New claims for the broker.
+    Renew(VerifiedRenewal),
+}
+
+/// A request for new claims whose signature holds under the key that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedRenewal {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Who asks.
+    pub agent: AgentId,
+    /// The key that was proven.
+    pub key: AgentKey,
+}
+
+/// Reads a request of either kind: the requester proves that it holds the key it names.
+///
+/// # Errors
+/// As [`open_request`].
+pub fn open(bytes: &[u8]) -> Result<Asked, EnvelopeError> {
+    let envelope = read_envelope(bytes)?;
+    match envelope.payload_type == envelope::RENEW_REQUEST {
+        true => open_renewal(&envelope).map(Asked::Renew),
+        false => open_join(&envelope).map(|request| Asked::Join(Box::new(request))),
     }
-    let request: v1::JoinRequest =
-        decode(&envelope.payload, MAX_REQUEST_BYTES).map_err(EnvelopeError::Payload)?;
-    let key = KeyPair::from_public_key(&request.public_key)
+}
+
+fn read_envelope(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
+    decode(bytes, MAX_REQUEST_BYTES).map_err(EnvelopeError::Malformed)
+}
+
+fn open_join(envelope: &Envelope) -> Result<VerifiedRequest, EnvelopeError> {
+    let request: v1::JoinRequest = of_type(envelope, envelope::JOIN_REQUEST)?;
+    prove(envelope, &request.public_key)?;
+    check_request(request).map_err(EnvelopeError::Payload)
+}
+
+fn open_renewal(envelope: &Envelope) -> Result<VerifiedRenewal, EnvelopeError> {
+    let request: v1::RenewRequest = of_type(envelope, envelope::RENEW_REQUEST)?;
+    prove(envelope, &request.public_key)?;
+    let field =
+        |name, problem: &dyn std::fmt::Display| EnvelopeError::Payload(DecodeError::field(name, problem));
+    Ok(VerifiedRenewal {
+        fleet: FleetId::new(&request.fleet).map_err(|e| field("fleet", &e))?,
+        agent: AgentId::new(&request.agent).map_err(|e| field("agent", &e))?,
+        key: AgentKey::new(&request.public_key).map_err(|e| field("public_key", &e))?,
+    })
+}
+
+fn of_type<M: prost::Message + Default>(
+    envelope: &Envelope,
+    wanted: &'static str,
+) -> Result<M, EnvelopeError> {
+    if envelope.payload_type != wanted {
+        let found = envelope.payload_type.chars().take(64).collect();
+        return Err(EnvelopeError::WrongType { found, wanted });
+    }
+    decode(&envelope.payload, MAX_REQUEST_BYTES).map_err(EnvelopeError::Payload)
+}
+
+/// Checks that the holder of `public_key` signed the envelope.
+fn prove(envelope: &Envelope, public_key: &str) -> Result<(), EnvelopeError> {
+    let key = KeyPair::from_public_key(public_key)
         .ok()
         .filter(|key| key.key_pair_type() == KeyPairType::User)
         .ok_or_else(|| EnvelopeError::Payload(DecodeError::field("public_key", "is not a user nkey")))?;
-    let signed = envelope::pae(envelope::JOIN_REQUEST, &envelope.payload);
+    let signed = envelope::pae(&envelope.payload_type, &envelope.payload);
     let holds = envelope.signatures.first().is_some_and(|s| key.verify(&signed, &s.signature).is_ok());
-    if !holds {
-        return Err(EnvelopeError::Untrusted);
-    }
-    check_request(request).map_err(EnvelopeError::Payload)
+    if holds { Ok(()) } else { Err(EnvelopeError::Untrusted) }
 }
 
 fn check_request(request: v1::JoinRequest) -> Result<VerifiedRequest, DecodeError> {
@@ -251,6 +354,7 @@ mod tests {
             trust_root: Digest([3; 32]),
             token: TokenId::new("t1").unwrap(),
             secret: [9; 32],
+            door: Some(Door { claims: "a.b.c".into(), seed: [9; 32] }),
             broker: BrokerTrust { cas: vec![vec![48; 400]], tls_first: true },
         }
     }
@@ -268,6 +372,8 @@ mod tests {
     #[test]
     fn tokens_round_trip_and_hide_their_secret() {
         assert_eq!(JoinToken::decode(&token().encode()).unwrap(), token());
+        let open = JoinToken { door: None, ..token() };
+        assert_eq!(JoinToken::decode(&open.encode()).unwrap(), open);
         assert!(!format!("{:?}", token()).contains('9'));
     }
 
@@ -300,6 +406,22 @@ mod tests {
 
         let stolen = seal_request(&request(&key), &other).unwrap().encode_to_vec();
         assert_eq!(open_request(&stolen), Err(EnvelopeError::Untrusted));
+        let renewal = v1::RenewRequest {
+            fleet: "main".into(),
+            agent: "web-1".into(),
+            public_key: key.public_key(),
+            requested_at_ms: 1,
+        };
+        let stolen = seal_renewal(&renewal, &other).unwrap().encode_to_vec();
+        assert_eq!(open(&stolen), Err(EnvelopeError::Untrusted));
+        let sealed = seal_renewal(&renewal, &key).unwrap();
+        assert!(
+            matches!(open(&sealed.encode_to_vec()), Ok(Asked::Renew(r)) if r.key.as_str() == key.public_key())
+        );
+        // A signature counts for the kind of request that it was made for.
+        let swapped = Envelope { payload_type: envelope::JOIN_REQUEST.to_owned(), ..sealed };
+        assert!(open(&swapped.encode_to_vec()).is_err());
+
         let server = KeyPair::new_server();
         let wrong_kind = seal_request(&request(&server), &server).unwrap().encode_to_vec();
         assert!(matches!(open_request(&wrong_kind), Err(EnvelopeError::Payload(_))));
@@ -311,6 +433,7 @@ mod tests {
             let _ = JoinToken::decode(&text);
             let _ = JoinToken::decode(&format!("{PREFIX}{text}"));
             let _ = open_request(&bytes);
+            let _ = open(&bytes);
             let _ = read_reply(&bytes);
         }
     }

@@ -54,6 +54,7 @@ pub mod api {
     }
 }
 
+pub mod access;
 pub mod api_token;
 pub mod catalog;
 pub mod content;
@@ -63,6 +64,7 @@ pub mod heartbeat;
 pub mod join;
 #[cfg(feature = "api")]
 pub mod json;
+pub mod jwt;
 #[cfg(feature = "api")]
 pub mod manifest;
 pub mod piece;

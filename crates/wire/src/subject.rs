@@ -4,7 +4,10 @@
 use std::fmt;
 
 use domain::content::{ChannelName, ContentRevision};
+use domain::registry::AgentKey;
 use domain::{AgentId, ApiTokenName, Digest, GroupId, KindName, PolicyName, TokenId};
+
+use crate::access::Role;
 
 /// Stream of the store of record: the catalogue.
 pub const STREAM_POLICY: &str = "POLICY";
@@ -94,6 +97,8 @@ pub mod pattern {
     pub const HEARTBEATS: &str = "svc.heartbeat.*";
     /// Requests to join.
     pub const ENROL: &str = "svc.enrol";
+    /// Where the broker takes changed accounts.
+    pub const CLAIMS: &str = "$SYS.REQ.CLAIMS.UPDATE";
     /// Heartbeats that other presence replicas heard.
     pub const BEATS: &str = "presence.beats";
     /// How many agents hold which content.
@@ -271,6 +276,12 @@ pub fn enrol() -> Subject {
     Subject(pattern::ENROL.into())
 }
 
+/// Changed accounts, for the broker.
+#[must_use]
+pub fn claims() -> Subject {
+    Subject(pattern::CLAIMS.into())
+}
+
 /// Heartbeats shared between presence replicas.
 #[must_use]
 pub fn beats() -> Subject {
@@ -289,16 +300,23 @@ pub fn events_checkpoint(chunk: u32) -> Subject {
     Subject(format!("events.checkpoint.{chunk}"))
 }
 
-/// Prefix of an agent's inboxes, without a final dot. Services answer an agent nowhere else.
+/// Prefix of an agent's inboxes, without a final dot. Services answer an agent nowhere else. The id is a token of
+/// its own, so that no choice of an id leads into the inboxes of joins or of services.
 #[must_use]
 pub fn inbox_prefix(id: &AgentId) -> Subject {
-    Subject(format!("_INBOX_{id}"))
+    Subject(format!("_INBOX_agent.{id}"))
 }
 
-/// Prefix of inboxes for joins, before an agent has an id. `nonce` is the part that tells joins apart.
+/// Prefix of the inboxes of whoever asks to be let in with `key`.
 #[must_use]
-pub fn join_inbox_prefix(nonce: &AgentId) -> Subject {
-    Subject(format!("_INBOX_join_{nonce}"))
+pub fn join_inbox_prefix(key: &AgentKey) -> Subject {
+    Subject(format!("_INBOX_join.{key}"))
+}
+
+/// Prefix of a service's inboxes.
+#[must_use]
+pub fn service_inbox_prefix(role: Role) -> Subject {
+    Subject(format!("_INBOX_svc.{role}"))
 }
 
 /// Subject-appended Direct Get of the last message of `subject`; needs no permission on any other
@@ -412,7 +430,7 @@ pub fn parse_token_use(subject: &str) -> Option<TokenId> {
 #[must_use]
 pub fn is_inbox_of(reply: &str, agent: &AgentId) -> bool {
     reply
-        .strip_prefix("_INBOX_")
+        .strip_prefix("_INBOX_agent.")
         .and_then(|rest| rest.strip_prefix(agent.as_str()))
         .and_then(|rest| rest.strip_prefix('.'))
         .is_some_and(is_inbox_tail)
@@ -422,9 +440,9 @@ pub fn is_inbox_of(reply: &str, agent: &AgentId) -> bool {
 #[must_use]
 pub fn is_join_inbox(reply: &str) -> bool {
     reply
-        .strip_prefix("_INBOX_join_")
+        .strip_prefix("_INBOX_join.")
         .and_then(|rest| rest.split_once('.'))
-        .is_some_and(|(nonce, tail)| AgentId::new(nonce).is_ok() && is_inbox_tail(tail))
+        .is_some_and(|(key, tail)| AgentKey::new(key).is_ok() && is_inbox_tail(tail))
 }
 
 fn is_inbox_tail(tail: &str) -> bool {
@@ -435,61 +453,4 @@ fn is_inbox_tail(tail: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn store_keys_round_trip() {
-        let subjects = "store.group.web store.kind.k store.policy.p-1 store.token.t_2 store.apitoken.ci store.epoch \
-            store.channel.definitions.ips store.content.a.b.7 store.uploads store.sweep";
-        for subject in subjects.split_whitespace() {
-            assert_eq!(StoreKey::parse(subject).unwrap().subject().as_str(), subject);
-        }
-        for subject in [
-            "store.group.",
-            "store.group.a.b",
-            "store.channel.a..b",
-            "store.content.a",
-            "store.content.a.07",
-            "store.content.7",
-            "store.group.*",
-            "store.other.a",
-            "desired.epoch",
-            "",
-        ] {
-            assert_eq!(StoreKey::parse(subject), None, "{subject}");
-        }
-    }
-
-    #[test]
-    fn services_answer_only_to_the_agents_own_inbox() {
-        let agent = AgentId::new("web-1").unwrap();
-        for (reply, expected) in [
-            ("_INBOX_web-1.hb.7", true),
-            ("_INBOX_web-1.x", true),
-            ("_INBOX_web-1.", false),
-            ("_INBOX_web-1", false),
-            ("_INBOX_web-10.x", false),
-            ("_INBOX_web-2.x", false),
-            ("_INBOX_web-1.>", false),
-            ("_INBOX_web-1.a..b", false),
-            ("$JS.API.STREAM.DELETE.POLICY", false),
-            ("store.group.web-1", false),
-        ] {
-            assert_eq!(is_inbox_of(reply, &agent), expected, "{reply}");
-        }
-        assert!(is_join_inbox("_INBOX_join_ab12.1"));
-        assert!(!is_join_inbox("_INBOX_web-1.1"));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_text_makes_a_reader_panic(text in ".{0,200}") {
-            let _ = StoreKey::parse(&text);
-            let _ = parse_heartbeat(&text);
-            let _ = parse_agent(&text);
-            let _ = parse_group(&text);
-            let _ = is_join_inbox(&text);
-        }
-    }
-}
+mod tests;

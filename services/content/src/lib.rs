@@ -30,6 +30,7 @@ use clap::Args;
 use runtime::{ServiceArgs, ServiceContext, ServiceError, Shutdown};
 use tonic::Status;
 use tonic::service::RoutesBuilder;
+use wire::access::Role;
 use wire::api::v1::content_service_server::ContentServiceServer;
 
 pub use crash::CRASH_POINTS;
@@ -37,8 +38,6 @@ pub use crash::CRASH_POINTS;
 use crate::replica::Replica;
 use crate::store::Store;
 
-/// Name of the service in messages and probes.
-const NAME: &str = "content";
 /// Most patches to each revision: what an index lists, beside the whole content.
 const MAX_PATCHES: u16 = 127;
 /// Most threads that make deltas: each holds up to half a gigabyte.
@@ -164,6 +163,8 @@ fn spawn(replica: &Arc<Replica>, context: &ServiceContext) {
 /// # Errors
 /// [`ServiceError`] if anything cannot start or ends early.
 pub async fn run(args: &ServiceArgs, config: &Config, shutdown: Shutdown) -> Result<(), ServiceError> {
-    runtime::service::run(args, NAME, shutdown, async |context, routes| start(config, context, routes).await)
-        .await
+    runtime::service::run(args, Role::Content, shutdown, async |context, routes| {
+        start(config, context, routes).await
+    })
+    .await
 }

@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status};
 use wire::api::v1::identity_service_server::IdentityService;
 use wire::api::v1::{
     CreateTokenRequest, DeleteAgentRequest, DeleteAgentResponse, GetRegistrationRequest, JoinTokenSecret,
-    ListTokensRequest, ListTokensResponse, MoveAgentRequest, Registration, RevokeTokenRequest,
-    RevokeTokenResponse,
+    ListTokensRequest, ListTokensResponse, MoveAgentRequest, Registration, RevokeAgentRequest,
+    RevokeAgentResponse, RevokeTokenRequest, RevokeTokenResponse,
 };
 
 use crate::{Shared, status};
@@ -71,6 +71,14 @@ impl IdentityService for Api {
     ) -> Result<Response<DeleteAgentResponse>, Status> {
         let caller = caller(request.extensions())?;
         agents::delete(&self.0, &caller, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn revoke_agent(
+        &self,
+        request: Request<RevokeAgentRequest>,
+    ) -> Result<Response<RevokeAgentResponse>, Status> {
+        let caller = caller(request.extensions())?;
+        agents::revoke(&self.0, &caller, &request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use domain::registry::{AgentKey, IdTaken, Join, Newcomer, Registration, join};
 use domain::token::{Claim, Refusal};
-use domain::{AgentId, Digest};
+use domain::{AgentId, Digest, FleetId};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use runtime::nats::Message;
@@ -17,8 +17,8 @@ use runtime::{Condition, Shutdown, clock};
 use wire::agent::v1::join_reply::Outcome;
 use wire::agent::v1::{Envelope, JoinBundle, JoinError, JoinErrorCode, JoinReply};
 use wire::envelope::EnvelopeError;
-use wire::join::VerifiedRequest;
-use wire::subject::{QUEUE_IDENTITY, is_join_inbox, pattern};
+use wire::join::{Asked, VerifiedRenewal, VerifiedRequest};
+use wire::subject::{QUEUE_IDENTITY, is_inbox_of, is_join_inbox, pattern};
 
 use crate::Shared;
 use crate::assign::{self, Head};
@@ -52,6 +52,8 @@ enum Refused {
     Consume(#[from] ConsumeError),
     #[error("the registry cannot be used")]
     Record(#[from] RecordError),
+    #[error("there is no agent of this id with this key: it was deleted or revoked, or never joined")]
+    NotOne,
 }
 
 /// Takes requests until the shutdown, `parallel` at a time, and finishes those that have arrived by then.
@@ -66,7 +68,7 @@ pub(crate) async fn run(
         () = shared.catalogue.loaded() => {}
         () = shutdown.requested() => return Ok(()),
     }
-    let subscribed = shared.nats.queue_subscribe(pattern::ENROL, QUEUE_IDENTITY).await;
+    let subscribed = shared.agents.queue_subscribe(pattern::ENROL, QUEUE_IDENTITY).await;
     let mut requests = subscribed.map_err(|error| IntakeError::Subscribe(Box::new(error)))?;
     ready.set_ready();
     let mut open = FuturesUnordered::new();
@@ -96,37 +98,67 @@ pub(crate) async fn run(
 }
 
 async fn serve(shared: &Shared, message: Message) {
-    // The reply subject is the requester's choice: only an inbox for joins is written to.
-    let Some(reply) = message.reply.filter(|reply| is_join_inbox(reply)) else {
-        tracing::debug!("a request to join without a reply subject below _INBOX_join_: ignored");
+    let asked = wire::join::open(&message.payload);
+    let Some(reply) = message.reply.filter(|reply| may_be_answered(reply, asked.as_ref().ok())) else {
+        tracing::debug!("a request to join without a reply subject of whoever asks: ignored");
         return;
     };
-    let outcome = match enrol(shared, &message.payload).await {
+    let decided = match asked {
+        Ok(Asked::Join(request)) => enrol(shared, &request).await,
+        Ok(Asked::Renew(renewal)) => renew(shared, &renewal).await,
+        Err(error) => Err(error.into()),
+    };
+    let outcome = match decided {
         Ok(bundle) => Outcome::Bundle(bundle),
         Err(refused) => Outcome::Error(explain(shared, &refused)),
     };
     let answer = wire::encode(&JoinReply { outcome: Some(outcome) });
-    if let Err(error) = shared.nats.respond(&reply, answer).await {
+    if let Err(error) = shared.agents.respond(&reply, answer).await {
         // The agent asks again.
         tracing::debug!(error = %runtime::log::chain(&error), "the answer to a join could not be sent");
     }
 }
 
-async fn enrol(shared: &Shared, payload: &[u8]) -> Result<JoinBundle, Refused> {
-    let request = wire::join::open_request(payload)?;
-    if request.fleet != shared.fleet {
-        return Err(Refused::OtherFleet { asked: request.fleet.to_string(), here: shared.fleet.to_string() });
+/// The reply subject is the requester's choice: only inboxes for joins, and those of the agent that proved its key, are
+/// written to.
+fn may_be_answered(reply: &str, asked: Option<&Asked>) -> bool {
+    match asked {
+        Some(Asked::Renew(renewal)) if is_inbox_of(reply, &renewal.agent) => true,
+        Some(Asked::Join(_) | Asked::Renew(_)) | None => is_join_inbox(reply),
     }
+}
+
+fn check_fleet(shared: &Shared, asked: &FleetId) -> Result<(), Refused> {
+    match *asked == shared.fleet {
+        true => Ok(()),
+        false => Err(Refused::OtherFleet { asked: asked.to_string(), here: shared.fleet.to_string() }),
+    }
+}
+
+/// New claims for an agent that has joined and holds its key. Nothing is written, so it may ask as often as it likes,
+/// over whatever connection the broker still lets it have.
+async fn renew(shared: &Shared, renewal: &VerifiedRenewal) -> Result<JoinBundle, Refused> {
+    check_fleet(shared, &renewal.fleet)?;
+    let agent = &renewal.agent;
+    let stored = registry::read(&shared.nats, agent).await?.ok_or(Refused::NotOne)?;
+    let registration = stored.record.registered.agent().filter(|agent| agent.key == renewal.key);
+    let registration = registration.ok_or(Refused::NotOne)?;
+    tracing::debug!(%agent, group = %registration.group, "new claims");
+    Ok(bundle(shared, agent, (registration, stored.record.assignment.clone())))
+}
+
+async fn enrol(shared: &Shared, request: &VerifiedRequest) -> Result<JoinBundle, Refused> {
+    check_fleet(shared, &request.fleet)?;
     let key = AgentKey::new(&request.request.public_key).map_err(|error| {
         let problem = error.to_string();
         EnvelopeError::Payload(wire::DecodeError::Field { field: "public_key", problem })
     })?;
-    match try_enrol(shared, &request, &key).await {
+    match try_enrol(shared, request, &key).await {
         // The record was made, or the token spent, a moment ago, perhaps by this very agent in a request that
         // another replica serves: then its record is there now.
         Err(
             Refused::Record(RecordError::Conflict) | Refused::Consume(ConsumeError::Refused(Refusal::Spent)),
-        ) => try_enrol(shared, &request, &key).await,
+        ) => try_enrol(shared, request, &key).await,
         settled => settled,
     }
 }
@@ -139,9 +171,10 @@ async fn try_enrol(
     let stored = registry::read(&shared.nats, &request.agent).await?;
     let record = stored.as_ref().map(|stored| &stored.record);
     match join(record.map(|record| &record.registered), key)? {
-        Join::Again(_) => {
+        Join::Again(registration) => {
             tracing::debug!(agent = %request.agent, "joined before: the same answer again");
-            Ok(bundle(shared, &request.agent, record.and_then(|record| record.assignment.clone())))
+            let assignment = record.and_then(|record| record.assignment.clone());
+            Ok(bundle(shared, &request.agent, (registration, assignment)))
         }
         Join::Free => admit(shared, request, key).await,
     }
@@ -164,7 +197,7 @@ async fn admit(shared: &Shared, request: &VerifiedRequest, key: &AgentKey) -> Re
     tell(shared, &request.agent, &registration, &assignment).await;
     let (agent, group, token) = (&request.agent, &registration.group, &request.token);
     tracing::info!(%agent, %group, %token, hostname = registration.hostname, "an agent joined");
-    Ok(bundle(shared, agent, Some(assignment)))
+    Ok(bundle(shared, agent, (&registration, Some(assignment))))
 }
 
 /// Publishes the first assignment. The agent gets it in its reply as well, so that it is in, whatever happens
@@ -175,7 +208,13 @@ async fn tell(shared: &Shared, agent: &AgentId, registration: &Registration, ass
     }
 }
 
-fn bundle(shared: &Shared, agent: &AgentId, assignment: Option<Envelope>) -> JoinBundle {
+fn bundle(
+    shared: &Shared,
+    agent: &AgentId,
+    (registration, assignment): (&Registration, Option<Envelope>),
+) -> JoinBundle {
+    let issuer = shared.issuer.as_ref();
+    let claims = issuer.map(|issuer| issuer.claims(agent, registration, clock::now())).unwrap_or_default();
     JoinBundle {
         agent: agent.to_string(),
         trust_root: shared.trust.root().to_vec(),
@@ -183,6 +222,8 @@ fn bundle(shared: &Shared, agent: &AgentId, assignment: Option<Envelope>) -> Joi
         servers: shared.trust.servers().to_vec(),
         broker_cas: shared.trust.broker().cas.clone(),
         tls_first: shared.trust.broker().tls_first,
+        user_jwt: claims.user,
+        door_jwt: claims.door,
     }
 }
 
@@ -205,6 +246,10 @@ fn explain(shared: &Shared, refused: &Refused) -> JoinError {
                 (JoinErrorCode::TokenSpent, "make a new one with `muster token create --uses N`")
             }
         },
+        Refused::NotOne => (
+            JoinErrorCode::Revoked,
+            "to let the machine in again, let it join under another id, with a new token and a new state directory",
+        ),
         Refused::Consume(ConsumeError::GroupMissing) => {
             (JoinErrorCode::GroupMissing, "make a token for a group that exists")
         }
@@ -218,9 +263,11 @@ fn explain(shared: &Shared, refused: &Refused) -> JoinError {
     };
     let cause = match refused {
         Refused::Consume(consume) => consume.to_string(),
-        Refused::Malformed(_) | Refused::OtherFleet { .. } | Refused::IdTaken(_) | Refused::Record(_) => {
-            chain
-        }
+        Refused::Malformed(_)
+        | Refused::OtherFleet { .. }
+        | Refused::IdTaken(_)
+        | Refused::NotOne
+        | Refused::Record(_) => chain,
     };
     tracing::debug!(cause, "a join was refused");
     JoinError { code: code.into(), message: format!("{cause}; {way_out}") }

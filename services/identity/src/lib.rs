@@ -13,24 +13,31 @@
 mod api;
 mod assign;
 mod catalogue;
+mod claims;
 mod enrol;
 mod heal;
 mod registry;
+mod revoke;
 mod status;
 mod uses;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
-use domain::FleetId;
+use domain::{FleetId, Span};
 use ed25519_dalek::SigningKey;
+use runtime::broker::RoleFiles;
 use runtime::store::Catalogue;
 use runtime::{Nats, ServiceArgs, ServiceContext, ServiceError, Shutdown, Trust};
 use tonic::service::RoutesBuilder;
+use wire::access::Role;
 use wire::api::v1::access_service_server::AccessServiceServer;
 use wire::api::v1::identity_service_server::IdentityServiceServer;
 
 use crate::assign::HighestPlace;
+use crate::claims::Issuer;
+use crate::revoke::Revoked;
 use crate::uses::UseCounts;
 
 /// Largest request that the API reads: names and a few numbers.
@@ -43,11 +50,25 @@ pub struct Config {
     /// Joins that are worked on at the same time; more wait their turn.
     #[arg(long, env = "MUSTER_ENROL_PARALLEL", value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub enrol_parallel: u16,
+
+    /// How long an agent's claims for the broker hold. It asks for new ones at half of that, and may ask after they
+    /// have expired.
+    #[arg(long, env = "MUSTER_AGENT_CLAIMS_TTL", value_name = "TIME", default_value = "24h", value_parser = claims::ttl)]
+    pub agent_claims_ttl: Duration,
 }
 
 /// What the parts of the service share.
 struct Shared {
     nats: Nats,
+    /// Where agents ask.
+    agents: Nats,
+    /// Where the broker is told who counts; `None` at one that lets everyone in.
+    system: Option<Nats>,
+    role: Option<Arc<RoleFiles>>,
+    revoked: Revoked,
+    claims_ttl: Span,
+    /// Makes claims for agents; `None` at a broker that lets everyone in.
+    issuer: Option<Issuer>,
     fleet: FleetId,
     director: Arc<SigningKey>,
     trust: Trust,
@@ -69,6 +90,12 @@ pub async fn start(
 ) -> Result<(), ServiceError> {
     let shared = Arc::new(Shared {
         nats: context.nats.clone(),
+        agents: context.agents.clone(),
+        system: context.system.clone(),
+        role: context.role.clone(),
+        revoked: Revoked::default(),
+        claims_ttl: config.agent_claims_ttl.into(),
+        issuer: context.role.as_ref().and_then(|role| Issuer::new(role, config.agent_claims_ttl)),
         fleet: context.fleet.clone(),
         director: context.director()?,
         trust: context.trust()?,
@@ -91,6 +118,8 @@ pub async fn start(
     tasks.spawn("identity token uses", async move { service.use_counts.follow(&service.nats, &stop).await });
     let (service, stop) = (Arc::clone(&shared), shutdown.clone());
     tasks.spawn("identity heal", async move { heal::run(&service, &stop).await });
+    let (service, stop) = (Arc::clone(&shared), shutdown.clone());
+    tasks.spawn("identity revocations", async move { revoke::run(&service, &stop).await });
     let (stop, ready) = (shutdown.clone(), context.readiness.register("identity"));
     let parallel = usize::from(config.enrol_parallel);
     tasks.spawn("identity enrol", async move { enrol::run(&shared, parallel, &ready, &stop).await });
@@ -104,5 +133,5 @@ pub async fn start(
 pub async fn run(args: &ServiceArgs, config: &Config, shutdown: Shutdown) -> Result<(), ServiceError> {
     let start =
         async |context: &ServiceContext, routes: &mut RoutesBuilder| start(config, context, routes).await;
-    runtime::service::run(args, "identity", shutdown, start).await
+    runtime::service::run(args, Role::Identity, shutdown, start).await
 }

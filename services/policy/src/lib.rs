@@ -31,14 +31,13 @@ use runtime::store::Log;
 use runtime::{ServiceArgs, ServiceContext, ServiceError, Shutdown};
 use tokio::sync::watch;
 use tonic::service::RoutesBuilder;
+use wire::access::Role;
 use wire::api::v1::policy_service_server::PolicyServiceServer;
 
 use crate::heads::Heads;
 use crate::replica::{OwnChanges, Replica};
 use crate::work::Work;
 
-/// Name of the service in messages and probes.
-const NAME: &str = "policy";
 /// Shortest validity of a snapshot. Heads are renewed at half of it and looked through once a minute.
 const MIN_VALIDITY: Duration = Duration::from_secs(300);
 
@@ -120,6 +119,8 @@ fn spawn(replica: &Arc<Replica>, context: &ServiceContext) {
 /// # Errors
 /// [`ServiceError`] if anything cannot start or ends early.
 pub async fn run(args: &ServiceArgs, config: &Config, shutdown: Shutdown) -> Result<(), ServiceError> {
-    runtime::service::run(args, NAME, shutdown, async |context, routes| start(config, context, routes).await)
-        .await
+    runtime::service::run(args, Role::Policy, shutdown, async |context, routes| {
+        start(config, context, routes).await
+    })
+    .await
 }

@@ -8,7 +8,7 @@ use domain::content::DownloadWish;
 use domain::content::allowance::{Allowance, Decision, Terms};
 use domain::presence::{Answer, Effect, Presence, Standing};
 use domain::{AgentId, GroupId, Revision, Span, Timestamp};
-use runtime::nats::Message;
+use runtime::nats::{Message, is_by_broker};
 use tokio::sync::{mpsc, watch};
 use wire::agent::v1::{self, Heartbeat, HeartbeatReply};
 use wire::heartbeat::read_download_wish;
@@ -33,6 +33,8 @@ pub(crate) struct Refused {
     pub(crate) nameless: u64,
     /// Heartbeats that asked for an answer outside of their agent's inboxes.
     pub(crate) foreign_reply: u64,
+    /// Answers of the broker that somebody had sent to where heartbeats go.
+    pub(crate) misdirected: u64,
     /// Batches of another replica that could not be read.
     pub(crate) batches: u64,
     /// Answers that had to go out without an envelope.
@@ -137,6 +139,10 @@ impl Fleet {
             self.refused.nameless += 1;
             return None;
         };
+        if is_by_broker(&message) {
+            self.refused.misdirected += 1;
+            return None;
+        }
         if message.reply.as_ref().is_some_and(|reply| !is_inbox_of(reply, &agent)) {
             self.refused.foreign_reply += 1;
             return None;

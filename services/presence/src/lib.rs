@@ -37,6 +37,7 @@ use domain::{Revision, Span};
 use runtime::{ServiceArgs, ServiceContext, ServiceError, Shutdown};
 use tokio::sync::{mpsc, watch};
 use tonic::service::RoutesBuilder;
+use wire::access::Role;
 use wire::api::v1::presence_service_server::PresenceServiceServer;
 
 use crate::fleet::{Fleet, Outlets};
@@ -97,12 +98,12 @@ pub async fn start(
     let api = api::Api::new(context.fleet.clone(), queries, compiled_seen, context.shutdown().clone());
     routes.add_service(PresenceServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES));
 
-    let (nats, tasks) = (&context.nats, &context.tasks);
+    let (nats, agents, tasks) = (&context.nats, &context.agents, &context.tasks);
     let ready = context.readiness.register("presence");
     let stop = (ready, context.shutdown().clone());
-    tasks.spawn("presence fleet", task::run(nats.clone(), fleet, queries_in, stop));
+    tasks.spawn("presence fleet", task::run((nats.clone(), agents.clone()), fleet, queries_in, stop));
     // These two end when the fleet's task has, and all it gave them is done.
-    let answering = Offers::new(nats.clone(), usize::from(config.snapshot_cache_mib) << 20);
+    let answering = Offers::new((nats.clone(), agents.clone()), usize::from(config.snapshot_cache_mib) << 20);
     tasks.spawn("presence offers", async move {
         answering.run(offers_in).await;
         Ok::<(), Infallible>(())
@@ -122,5 +123,5 @@ pub async fn start(
 pub async fn run(args: &ServiceArgs, config: &Config, shutdown: Shutdown) -> Result<(), ServiceError> {
     let start =
         async |context: &ServiceContext, routes: &mut RoutesBuilder| start(config, context, routes).await;
-    runtime::service::run(args, "presence", shutdown, start).await
+    runtime::service::run(args, Role::Presence, shutdown, start).await
 }

@@ -68,6 +68,8 @@ struct Parked {
 
 pub(crate) struct Offers {
     nats: Nats,
+    /// Where answers go.
+    agents: Nats,
     cache: Cache,
     fetches: FuturesUnordered<BoxFuture<'static, Fetched>>,
     /// Answers that wait for the snapshot of a group, which is being fetched once for all of them.
@@ -76,9 +78,9 @@ pub(crate) struct Offers {
 }
 
 impl Offers {
-    pub(crate) fn new(nats: Nats, max_cache_bytes: usize) -> Self {
+    pub(crate) fn new((nats, agents): (Nats, Nats), max_cache_bytes: usize) -> Self {
         let (fetches, parked) = (FuturesUnordered::new(), BTreeMap::new());
-        Self { nats, cache: Cache::new(max_cache_bytes), fetches, parked, parked_count: 0 }
+        Self { nats, agents, cache: Cache::new(max_cache_bytes), fetches, parked, parked_count: 0 }
     }
 
     /// Answers until no more offers can come and all are answered.
@@ -153,7 +155,7 @@ impl Offers {
         }
         let (snapshot, assignment) = (snapshot.map(|bytes| &bytes[..]), assignment.map(|bytes| &bytes[..]));
         let reply = wire::heartbeat::encode_reply(&offer.reply, snapshot, assignment);
-        if let Err(error) = self.nats.client().publish(offer.to, reply).await {
+        if let Err(error) = self.agents.client().publish(offer.to, reply).await {
             // The agent asks again.
             tracing::debug!(%error, "the answer to a heartbeat could not be sent");
         }

@@ -48,7 +48,7 @@ pub(crate) struct Inlets {
 
 /// Runs until the shutdown: loads, serves, leaves.
 pub(crate) async fn run(
-    nats: Nats,
+    (nats, agents): (Nats, Nats),
     mut fleet: Fleet,
     queries: mpsc::Receiver<Query>,
     (ready, shutdown): (Condition, Shutdown),
@@ -70,14 +70,14 @@ pub(crate) async fn run(
         () = shutdown.requested() => return Ok(()),
     };
     let mut server =
-        Server { nats, fleet, taken: 0, reported: Refused::default(), report_at: Instant::now() };
+        Server { nats, agents, fleet, taken: 0, reported: Refused::default(), report_at: Instant::now() };
     server.introduce(&mut inlets).await?;
     server.fleet.begin(before);
-    let subscribed = server.nats.queue_subscribe(pattern::HEARTBEATS, QUEUE_PRESENCE).await;
+    let subscribed = server.agents.queue_subscribe(pattern::HEARTBEATS, QUEUE_PRESENCE).await;
     let mut heartbeats =
         subscribed.map_err(|source| FleetError::Subscribe { pattern: pattern::HEARTBEATS, source })?;
     // Ready means that heartbeats come here. Without a connection they will, as soon as there is one.
-    drop(server.nats.flush(ROUND_TRIP).await);
+    drop(server.agents.flush(ROUND_TRIP).await);
     ready.set_ready();
     server.serve(&mut inlets, &mut heartbeats, &shutdown).await?;
     ready.set_not_ready("is stopping");
@@ -169,6 +169,8 @@ async fn next(
 
 struct Server {
     nats: Nats,
+    /// Where heartbeats come from.
+    agents: Nats,
     fleet: Fleet,
     /// Heartbeats that came from the subscription.
     taken: u64,
@@ -261,7 +263,7 @@ impl Server {
 
     async fn send(&self, replies: impl IntoIterator<Item = Reply>) {
         for Reply { to, bytes } in replies {
-            if let Err(error) = self.nats.client().publish(to, bytes).await {
+            if let Err(error) = self.agents.client().publish(to, bytes).await {
                 // The agent asks again.
                 tracing::debug!(%error, "the answer to a heartbeat could not be sent");
             }
@@ -298,11 +300,13 @@ impl Server {
         if self.report_at.elapsed() < REPORT_EVERY || self.fleet.refused == self.reported {
             return;
         }
-        let Refused { malformed, nameless, foreign_reply, batches, offers, events } = self.fleet.refused;
+        let Refused { malformed, nameless, foreign_reply, misdirected, batches, offers, events } =
+            self.fleet.refused;
         tracing::warn!(
             malformed,
             nameless,
             foreign_reply,
+            misdirected,
             batches,
             answers_without_envelope = offers,
             events_not_stored = events,

@@ -6,6 +6,7 @@ use clap::Args;
 use domain::ApiTokenName;
 use runtime::access::{FIRST_TOKEN, first_token};
 use runtime::{ServiceArgs, ServiceContext, Shutdown, Tasks};
+use wire::access::Role;
 
 /// Options of `musterd admin-token`.
 #[derive(Debug, Args)]
@@ -24,7 +25,7 @@ pub(crate) struct AdminTokenArgs {
 }
 
 pub(crate) async fn run(args: &AdminTokenArgs, shutdown: Shutdown) -> anyhow::Result<()> {
-    let context = ServiceContext::connect(&args.common, "musterd admin-token", Tasks::new(shutdown)).await?;
+    let context = ServiceContext::connect(&args.common, Role::Identity, Tasks::new(shutdown)).await?;
     let made = first_token(&context.nats, &args.out, &args.name).await;
     context.shutdown().request();
     let finished = context.finish().await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use domain::FleetId;
 use runtime::access::{AccessArgs, FirstTokenError, first_token, first_token_name};
+use runtime::broker::{self, InitError};
 use runtime::keys::{self, KeyError};
 use runtime::nats_server::{FindError, NatsServer, Reload, ServerError, Setup, find, supervise};
 use runtime::tls::{ListenerTls, ListenerTlsError, LocalCa, LocalCaError, ServerTls, TlsFiles};
@@ -16,6 +17,7 @@ use runtime::{
     ServiceContext, ServiceError, Shutdown, Tasks, TasksError,
 };
 use tonic::service::RoutesBuilder;
+use wire::access::Role;
 
 use crate::data_dir::{Addresses, DataDir, DataDirError};
 
@@ -62,6 +64,11 @@ pub struct AllArgs {
     /// TLS towards those.
     #[command(flatten)]
     pub nats_tls: BrokerTlsArgs,
+
+    /// Folder of the fleet that `musterd init` made, with the credentials of every service, for the servers of
+    /// --nats-url. The supervised server has its own, in the data directory.
+    #[arg(long, env = "MUSTER_NATS_CREDS", value_name = "DIR")]
+    pub nats_creds: Option<PathBuf>,
 
     /// The nats-server to run. Without it: $MUSTER_NATS_SERVER, .tools/bin, beside musterd, on PATH.
     #[arg(long, value_name = "FILE")]
@@ -116,6 +123,9 @@ pub enum AllError {
     /// There is no nats-server to run.
     #[error("nats-server cannot be supervised")]
     Find(#[from] FindError),
+    /// The operator of the supervised nats-server cannot be made or used.
+    #[error("the broker's operator cannot be used")]
+    Init(#[from] InitError),
     /// nats-server does not run.
     #[error("nats-server does not run")]
     NatsServer(#[from] ServerError),
@@ -161,7 +171,8 @@ pub async fn run(args: &AllArgs, shutdown: Shutdown) -> Result<(), AllError> {
         true => start_server(args, &dir, ca, &server_tasks).await?,
         false => {
             server_tasks.spawn("renew certificates", renew(ca, None, server_tasks.shutdown().clone()));
-            (args.nats_url.clone(), args.nats_tls.clone())
+            let (creds, tls) = (args.nats_creds.clone(), args.nats_tls.clone());
+            Broker { urls: args.nats_url.clone(), creds, tls }
         }
     };
     let ended = run_services(args, &dir, (listener, broker), (&server_tasks, shutdown)).await;
@@ -188,23 +199,28 @@ fn security(args: &ListenerTlsArgs, ca: &LocalCa) -> Result<Security, ListenerTl
     }
 }
 
-/// Servers, and how to verify them.
-type Broker = (Vec<String>, BrokerTlsArgs);
+/// Where the broker is, how to verify it, and what services show it.
+struct Broker {
+    urls: Vec<String>,
+    creds: Option<PathBuf>,
+    tls: BrokerTlsArgs,
+}
 
-/// Starts the supervised server, whose certificate is from the local CA.
+/// Starts the supervised server, with an operator that is made at the first start. Its certificate is from the local CA.
 async fn start_server(args: &AllArgs, dir: &DataDir, ca: LocalCa, tasks: &Tasks) -> Result<Broker, AllError> {
     let binary = find(args.nats_server_bin.as_deref()).await?;
-    let mut setup = Setup::new(binary, dir.nats());
+    broker::init(&dir.broker(), &args.fleet)?;
+    let mut setup = Setup::new(binary, dir.nats()).with_operator(&dir.broker())?;
     setup.port = args.nats_port.or_else(|| dir.nats_port());
     let TlsFiles { cert, key, .. } = ca.files();
     setup.tls = Some(ServerTls { cert, key, ca: ca.ca(), client_ca: None, first: true });
     let server = NatsServer::start(setup).await?;
     dir.keep_nats_port(server.port())?;
     let tls = BrokerTlsArgs { nats_ca_file: Some(ca.ca()), nats_tls_first: true, ..BrokerTlsArgs::default() };
-    let url = server.url();
+    let urls = vec![server.url()];
     tasks.spawn("renew certificates", renew(ca, Some(server.reloads()), tasks.shutdown().clone()));
     tasks.spawn("nats-server", supervise(server, tasks.shutdown().clone()));
-    Ok((vec![url], tls))
+    Ok(Broker { urls, creds: Some(broker::fleet_dir(&dir.broker(), &args.fleet)), tls })
 }
 
 /// Renews the certificate from the local CA in time. The listener sees the new one by itself.
@@ -228,7 +244,7 @@ async fn renew(ca: LocalCa, broker: Option<Reload>, shutdown: Shutdown) -> Resul
 async fn run_services(
     args: &AllArgs,
     dir: &DataDir,
-    (listener, (nats_url, nats_tls)): (Listener, Broker),
+    (listener, broker): (Listener, Broker),
     (server_tasks, shutdown): (&Tasks, Shutdown),
 ) -> Result<(), AllError> {
     let director_key = key_file(args.director_key.as_deref(), dir.director_key())?;
@@ -236,8 +252,9 @@ async fn run_services(
     let service_args = ServiceArgs {
         listen: listener.address(),
         tls: args.tls.clone(),
-        nats_url,
-        nats_tls,
+        nats_url: broker.urls,
+        nats_tls: broker.tls,
+        nats_creds: broker.creds,
         agent_servers: args.agent_servers.clone(),
         agent_ca_file: args.agent_ca_file.clone(),
         fleet: args.fleet.clone(),
@@ -254,24 +271,28 @@ async fn run_services(
             () = supervised.requested() => Err(Unsupervised),
         }
     });
-    let context = ServiceContext::connect(&service_args, "musterd all", tasks).await?;
-    let started = match first_token(&context.nats, &dir.admin_token(), &first_token_name()).await {
-        Ok(()) => start_services(args, &context).await,
-        Err(error) => Err(error.into()),
+    let contexts = ServiceContext::connect_all(&service_args, SERVICES, &tasks).await?;
+    let [first, ..] = &contexts;
+    let started = match start_services(args, dir, &contexts).await {
+        Ok(routes) => announce(dir, &service_args, first, &listener).map(|()| routes).map_err(AllError::from),
+        Err(error) => Err(error),
     };
-    match started {
+    let failed = match started {
         Ok(routes) => {
-            announce(dir, &service_args, &context, &listener)?;
-            context.serve(listener, routes);
+            first.serve(listener, routes);
+            None
         }
         Err(error) => {
-            context.shutdown().request();
-            // The reason to stop is the one worth telling.
-            drop(context.finish().await);
-            return Err(error);
+            tasks.shutdown().request();
+            Some(error)
         }
+    };
+    let ended = tasks.finish().await;
+    for context in &contexts {
+        context.close().await;
     }
-    Ok(context.finish().await?)
+    // The reason to stop is the one worth telling.
+    failed.map_or(Ok(ended?), Err)
 }
 
 /// The file of a key: the one that was given, or the one in the data directory, which is made if it is not there.
@@ -282,13 +303,25 @@ fn key_file(given: Option<&Path>, own: PathBuf) -> Result<PathBuf, KeyError> {
     }
 }
 
-async fn start_services(args: &AllArgs, context: &ServiceContext) -> Result<RoutesBuilder, AllError> {
+/// In the order in which they start.
+const SERVICES: [Role; 4] = [Role::Policy, Role::Content, Role::Presence, Role::Identity];
+
+async fn start_services(
+    args: &AllArgs,
+    dir: &DataDir,
+    [for_policy, for_content, for_presence, for_identity]: &[ServiceContext; 4],
+) -> Result<RoutesBuilder, AllError> {
+    first_token(&for_identity.nats, &dir.admin_token(), &first_token_name()).await?;
     let mut routes = RoutesBuilder::default();
     let failed = |name| move |source| ServiceError::Start { name, source };
-    policy::start(&args.policy, context, &mut routes).await.map_err(|e| failed("policy")(e.into()))?;
-    content::start(&args.content, context, &mut routes).await.map_err(|e| failed("content")(e.into()))?;
-    presence::start(&args.presence, context, &mut routes).await.map_err(|e| failed("presence")(e.into()))?;
-    identity::start(&args.identity, context, &mut routes).await.map_err(|e| failed("identity")(e.into()))?;
+    policy::start(&args.policy, for_policy, &mut routes).await.map_err(|e| failed("policy")(e.into()))?;
+    content::start(&args.content, for_content, &mut routes).await.map_err(|e| failed("content")(e.into()))?;
+    presence::start(&args.presence, for_presence, &mut routes)
+        .await
+        .map_err(|e| failed("presence")(e.into()))?;
+    identity::start(&args.identity, for_identity, &mut routes)
+        .await
+        .map_err(|e| failed("identity")(e.into()))?;
     Ok(routes)
 }
 

@@ -12,6 +12,7 @@ const LOCK: &str = "lock";
 const ADDRESSES: &str = "addresses.json";
 const NATS: &str = "nats";
 const TLS: &str = "tls";
+const BROKER: &str = "broker";
 const NATS_PORT: &str = "nats-port";
 const DIRECTOR_KEY: &str = "director.key";
 const CONTENT_KEY: &str = "content.key";
@@ -92,6 +93,11 @@ impl DataDir {
     /// The directory of the local CA.
     pub(crate) fn tls(&self) -> PathBuf {
         self.path.join(TLS)
+    }
+
+    /// The directory of the broker's operator and accounts.
+    pub(crate) fn broker(&self) -> PathBuf {
+        self.path.join(BROKER)
     }
 
     /// The file of the director key.

@@ -1,9 +1,11 @@
 //! The binary `musterd`: `musterd policy | content | presence | identity` runs one service against a NATS that runs
-//! elsewhere, `musterd all` runs every service in one process beside a supervised `nats-server`.
+//! elsewhere, `musterd all` runs every service in one process beside a supervised `nats-server`, `musterd init` makes
+//! what a broker needs to tell all of them apart.
 
 mod admin_token;
 mod all;
 mod data_dir;
+mod init;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -42,6 +44,8 @@ enum Target {
     /// Makes an API token for an administrator straight in the store: the first of a control plane whose services
     /// run one by one, or another when all are lost
     AdminToken(AdminTokenArgs),
+    /// Makes the broker's operator and the accounts of a fleet, with the credentials of every service
+    Init(init::InitArgs),
     /// Prints the completion script for a shell
     Completion {
         /// The shell
@@ -76,6 +80,9 @@ pub fn main() -> ExitCode {
         let _read = std::io::stdout().write_all(&script);
         return ExitCode::SUCCESS;
     }
+    if let Target::Init(args) = &cli.target {
+        return init::main(args);
+    }
     let ended = start(cli);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,7 +113,8 @@ async fn run(target: Target, shutdown: Shutdown) -> anyhow::Result<()> {
         Target::Presence(args) => Box::pin(presence::run(&args.common, &args.own, shutdown)).await?,
         Target::Identity(args) => Box::pin(identity::run(&args.common, &args.own, shutdown)).await?,
         Target::AdminToken(args) => Box::pin(admin_token::run(&args, shutdown)).await?,
-        Target::Completion { .. } => {}
+        // Done before anything was started.
+        Target::Init(_) | Target::Completion { .. } => {}
     }
     Ok(())
 }

@@ -53,6 +53,13 @@ impl Musterd {
         self.0.wait().expect("musterd is a child")
     }
 
+    /// Runs a command line that succeeds; returns what it printed.
+    fn run_to_its_end(args: &[&str]) -> String {
+        let output = command(args).stdout(Stdio::piped()).output().expect("musterd starts");
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stdout).expect("it speaks UTF-8")
+    }
+
     /// Runs a command line that must be refused; returns its exit code and what it said.
     fn refused(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
         let output =
@@ -224,22 +231,33 @@ fn one_data_directory_has_one_musterd() {
 async fn services_run_alone_and_in_replicas() {
     let dir = tempfile::tempdir().unwrap();
     let binary = find(None).await.unwrap();
-    let mut nats = NatsServer::start(Setup::new(binary, dir.path().join("nats"))).await.unwrap();
+    let made = Musterd::run_to_its_end(&["init", "--dir", dir.path().join("broker").to_str().unwrap()]);
+    assert!(made.contains("made now") && made.contains("--nats-creds"), "{made}");
+    let setup = Setup::new(binary, dir.path().join("nats"));
+    let setup = setup.with_operator(&dir.path().join("broker")).unwrap();
+    let mut nats = NatsServer::start(setup).await.unwrap();
     let url = nats.url();
     let key = dir.path().join("director.key");
     runtime::keys::load_or_create(&key).unwrap();
     let key = key.to_str().unwrap();
 
     let plain = "--insecure-plaintext";
-    let (code, said) =
-        Musterd::refused(&["policy", "--nats-url", &url, "--listen", "127.0.0.1:0", plain], &[]);
+    let (_, said) = Musterd::refused(&["policy", "--nats-url", &url, "--listen", "127.0.0.1:0", plain], &[]);
+    assert!(said.contains("refuses the login of musterd policy") && said.contains("--nats-creds"), "{said}");
+    let creds = dir.path().join("broker/fleets/default");
+    let creds = creds.to_str().unwrap();
+    let refused = ["policy", "--nats-url", &url, "--nats-creds", creds, "--listen", "127.0.0.1:0", plain];
+    let (code, said) = Musterd::refused(&refused, &[]);
     assert_eq!(code, 1);
     assert!(said.contains("service policy did not start") && said.contains("--director-key"), "{said}");
 
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let replica = |service: &str| {
         let listen = free();
-        let args = [service, "--nats-url", &url, "--listen", &listen, "--director-key", key, plain];
+        // Each is given its own part, as a pod would be.
+        let own = format!("{creds}/roles/{service}");
+        let args = [service, "--nats-url", &url, "--nats-creds", &own, "--listen", &listen];
+        let args = [&args[..], &["--director-key", key, plain]].concat();
         (Musterd::start(&args), format!("http://{listen}"))
     };
     let replicas: Vec<_> =

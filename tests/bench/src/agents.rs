@@ -13,7 +13,7 @@ use domain::{AgentId, Cursor, Span};
 use futures::{StreamExt as _, TryStreamExt as _};
 use nkeys::KeyPair;
 use runtime::Shutdown;
-use runtime::nats::{Connection, Nats};
+use runtime::nats::Nats;
 use runtime::tls::BrokerTls;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -123,7 +123,8 @@ impl Fleet {
         };
         let parts = Parts {
             transport: NatsTransport::new(member.enrolment.servers.clone(), &member.enrolment.agent, session)
-                .with_tls(member.enrolment.tls.clone()),
+                .with_tls(member.enrolment.tls.clone())
+                .with_access(member.enrolment.access.clone()),
             storage: Arc::clone(&member.kept),
             handler: Arc::new(()),
             loaded: member.kept.load(),
@@ -227,10 +228,7 @@ async fn join_some(
     tls: &BrokerTls,
     which: std::ops::Range<usize>,
 ) -> Result<Vec<Enrolment>> {
-    let nonce = AgentId::new(runtime::ids::random_id())?;
-    let mut connection = Connection::agent(token.servers.clone(), &nonce);
-    connection.inbox_prefix = wire::subject::join_inbox_prefix(&nonce).into();
-    connection.tls = tls.clone();
+    let connection = agent::join::connection(token, tls, &KeyPair::new_user());
     let nats = Nats::connect(&connection).await?;
     let mut joined = Vec::with_capacity(which.len());
     for n in which {

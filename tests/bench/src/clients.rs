@@ -23,10 +23,10 @@ pub async fn connect(url: &str, name: &str) -> Result<Client> {
     connect_as(ConnectOptions::new(), url, name).await
 }
 
-/// As [`connect`], with options of one's own, such as whom to trust.
+/// As [`connect`], at a broker that asks who is there.
 ///
 /// # Errors
-/// When the broker does not answer in time.
+/// When the broker does not answer in time, or does not let it in.
 pub async fn connect_as(options: ConnectOptions, url: &str, name: &str) -> Result<Client> {
     let options = options.name(name).connection_timeout(CONNECT_TIMEOUT);
     options.connect(url).await.with_context(|| format!("cannot connect {name} to {url}"))

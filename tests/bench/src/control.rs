@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use domain::FleetId;
 use serde::Deserialize;
 use tempfile::TempDir;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -13,6 +14,7 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
+use wire::access::{Account, Permissions};
 use wire::api::v1::content_reference::Which;
 use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::identity_service_client::IdentityServiceClient;
@@ -265,6 +267,15 @@ impl Control {
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.data.path().join("data")
+    }
+
+    /// A credentials file for the control plane's broker.
+    ///
+    /// # Errors
+    /// When the keys of the account are not in the data directory.
+    pub fn mint(&self, account: Account, permissions: Permissions) -> Result<String> {
+        let broker = self.data_dir().join("broker");
+        Ok(runtime::broker::mint(&broker, &FleetId::new("default")?, account, permissions)?)
     }
 
     /// The most resident memory that `musterd` had so far, in bytes.

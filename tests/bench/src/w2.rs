@@ -8,8 +8,9 @@ use bytes::Bytes;
 use domain::AgentId;
 use futures::StreamExt as _;
 use prost::Message as _;
-use runtime::nats::{Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY};
+use runtime::nats::{Connection, DESIRED, EVENTS, IDENTITY, Login, Nats, POLICY};
 use runtime::tls::BrokerTls;
+use wire::access::{Account, Permissions, Role, permissions};
 use wire::agent::v1::{Heartbeat, HeartbeatReply, Standing, StatusReport};
 
 use crate::agents::Fleet;
@@ -154,6 +155,9 @@ struct OurSide {
     fleet: Fleet,
     url: String,
     tls: BrokerTls,
+    /// Of one that may send and hear the heartbeats of all agents.
+    creds: String,
+    spy: Nats,
     nats: Nats,
     askers: Vec<Asker>,
     figures: Figures,
@@ -170,20 +174,13 @@ impl OurSide {
         fleet.start(0..CONNECTIONS, 1).await?;
         until_current(&mut control, CONNECTIONS, 1).await?;
         let (servers, tls) = fleet.servers()?;
-        let url = servers.first().context("no server")?.clone();
-        let tls = tls.clone();
-        let connection = Connection { tls: tls.clone(), ..Connection::service(vec![url.clone()], "bench") };
-        let nats = Nats::connect(&connection).await?;
-        Ok(Self {
-            control,
-            fleet,
-            url,
-            tls,
-            nats,
-            askers: Vec::new(),
-            figures: Figures::default(),
-            answers: 0,
-        })
+        let (url, tls) = (servers.first().context("no server")?.clone(), tls.clone());
+        let creds = control.mint(Account::Agents, permissions(Role::Bench, Account::Agents))?;
+        let spy = connect(&url, &tls, &creds).await?;
+        let look = Permissions { publish: vec!["$JS.API.STREAM.INFO.*".to_owned()], ..inboxes() };
+        let nats = connect(&url, &tls, &control.mint(Account::Fleet, look)?).await?;
+        let (askers, figures) = (Vec::new(), Figures::default());
+        Ok(Self { control, fleet, url, tls, creds, spy, nats, askers, figures, answers: 0 })
     }
 
     /// Counts the bytes of one real agent's connection while it beats once a second, then stops all agents
@@ -194,9 +191,9 @@ impl OurSide {
         self.control.beat_every(Duration::from_secs(1)).await?;
         let agent = self.fleet.ids().next().context("no agent")?.clone();
         let subject = wire::subject::heartbeat(&agent);
-        let mut beats = self.nats.subscribe(subject.as_str()).await?;
+        let mut beats = self.spy.subscribe(subject.as_str()).await?;
         let answers = format!("{}.>", wire::subject::inbox_prefix(&agent));
-        let mut replies = self.nats.subscribe(&answers).await?;
+        let mut replies = self.spy.subscribe(&answers).await?;
         self.fleet.start_through(0, vec![tap.url.clone()]);
         let (mut last, mut status) = (None, None);
         // The first heartbeats carry the status and prove the new interval.
@@ -234,9 +231,9 @@ impl OurSide {
         let url = self.url.clone();
         let askers = clients::paced(ids.len(), |n| {
             let (url, id, like, status) = (url.clone(), ids[n].clone(), like.clone(), status.clone());
-            let options = options(&self.tls);
+            let options = options(&self.creds, &self.tls);
             async move {
-                let client = clients::connect_as(options, &url, id.as_str()).await?;
+                let client = clients::connect_as(options?, &url, id.as_str()).await?;
                 let mut beat =
                     Heartbeat { session: u64::MAX - n as u64, sequence: 0, revision: head, ..like };
                 let next = move || {
@@ -298,9 +295,32 @@ fn check(reply: &HeartbeatReply, head: u64) -> Result<()> {
     Ok(())
 }
 
+/// What a client of ours needs to hear answers.
+fn inboxes() -> Permissions {
+    Permissions { publish: Vec::new(), subscribe: vec!["_INBOX_agent.*.>".to_owned()] }
+}
+
+/// Options of a client with these credentials that verifies the broker.
+fn options(creds: &str, tls: &BrokerTls) -> Result<ConnectOptions> {
+    let options = ConnectOptions::with_credentials(creds)?;
+    let options = match &tls.ca {
+        Some(ca) => options.add_root_certificates(ca.clone()),
+        None => options,
+    };
+    Ok(if tls.first { options.tls_first() } else { options })
+}
+
+/// Connects with a credentials file.
+async fn connect(url: &str, tls: &BrokerTls, creds: &str) -> Result<Nats> {
+    let connection = Connection::service(vec![url.to_owned()], "bench");
+    let login = Some(Login::read(creds).context("no credentials file")?);
+    let inbox_prefix = "_INBOX_agent.bench".to_owned();
+    Ok(Nats::connect(&Connection { login, inbox_prefix, tls: tls.clone(), ..connection }).await?)
+}
+
 /// Where an agent is answered: as long as its real reply subjects.
 fn inbox(id: &str) -> String {
-    format!("_INBOX_{id}.{:x}.h12345", u64::MAX)
+    format!("_INBOX_agent.{id}.{:x}.h12345", u64::MAX)
 }
 
 async fn next(messages: &mut async_nats::Subscriber) -> Result<Bytes> {
@@ -347,13 +367,3 @@ Peers on the same work, measured earlier on two shared cores (not in this run; t
 | mosquitto QoS 0 request and reply / QoS 1 | 38,000–48,000 / 24,000 | 4 / 6 | 214 / 161 |
 | etcd lease keep-alive / get | 26,000 / 17,000–21,000 | 8 / 11 | 110 / 112 |
 ";
-
-/// Verifies a broker as the agents do.
-fn options(tls: &BrokerTls) -> ConnectOptions {
-    let options = ConnectOptions::new();
-    let options = match &tls.ca {
-        Some(ca) => options.add_root_certificates(ca.clone()),
-        None => options,
-    };
-    if tls.first { options.tls_first() } else { options }
-}

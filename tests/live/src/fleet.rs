@@ -2,13 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use async_nats::{Client, ConnectOptions};
+use domain::FleetId;
+use runtime::broker;
 use runtime::nats_server::{self, NatsServer, Setup};
 use runtime::tls::{self, LocalCa, TlsFiles};
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use wire::access::{Account, Permissions};
 
 use crate::agents::AgentProcess;
+use crate::bare::Creds;
 use crate::cli::Cli;
 use crate::line::ADMIN_TOKEN;
 use crate::process::Process;
@@ -88,7 +93,10 @@ impl Fleet {
         // For people who look for the cause of a failure: logs and states of all processes stay.
         dir.disable_cleanup(std::env::var_os("MUSTER_TEST_KEEP").is_some());
         let binary = nats_server::find(None).await.expect("nats-server is there: make tools");
-        let nats = NatsServer::start(Setup::new(binary, dir.path().join("nats"))).await.expect("it starts");
+        let broker = dir.path().join("broker");
+        let _made = broker::init(&broker, &fleet_id()).expect("an operator can be made");
+        let setup = Setup::new(binary, dir.path().join("nats")).with_operator(&broker);
+        let nats = NatsServer::start(setup.expect("the operator is there")).await.expect("it starts");
         let [key, content_key] = ["director.key", "content.key"].map(|name| dir.path().join(name));
         for key in [&key, &content_key] {
             drop(runtime::keys::load_or_create(key).expect("a key can be made"));
@@ -111,7 +119,9 @@ impl Fleet {
     /// Makes the token that [`Fleet::cli`] and all else here call with, as whoever has the broker does.
     async fn make_admin(&self) {
         let (url, out) = (self.nats.url(), self.dir.path().join(ADMIN_TOKEN).to_string_lossy().into_owned());
-        let args = ["admin-token", "--out", &out, "--name", "test", "--nats-url", &url];
+        let creds = self.creds().to_string_lossy().into_owned();
+        let args =
+            ["admin-token", "--out", &out, "--name", "test", "--nats-url", &url, "--nats-creds", &creds];
         let mut made = Process::start(self.dir.path(), "admin-token", "musterd", &args, &[]);
         assert!(made.wait().await.success(), "{}", made.log());
     }
@@ -126,7 +136,9 @@ impl Fleet {
 
     fn spawn(&self, name: &str, service: &str, env: &[(&str, &str)]) -> Process {
         let (url, key) = (self.nats.url(), self.key.to_string_lossy().into_owned());
-        let mut args = vec![service, "--listen", "127.0.0.1:0", "--nats-url", &url, "--log-format", "json"];
+        let creds = self.creds().to_string_lossy().into_owned();
+        let mut args = vec![service, "--listen", "127.0.0.1:0", "--log-format", "json"];
+        args.extend(["--nats-url", &url, "--nats-creds", &creds]);
         if !["presence", "content"].contains(&service) {
             args.extend(["--director-key", &key]);
         }
@@ -212,6 +224,43 @@ impl Fleet {
         Cli::new(address, &self.ca.ca(), self.dir.path().to_owned())
     }
 
+    /// Credentials of all services.
+    #[must_use]
+    pub fn creds(&self) -> PathBuf {
+        broker::fleet_dir(&self.dir.path().join("broker"), &fleet_id())
+    }
+
+    /// Options of a client of the broker that may do everything in an account: an administrator, or an intruder who took
+    /// the broker over.
+    ///
+    /// # Panics
+    /// If its credentials cannot be made.
+    #[must_use]
+    pub fn master(&self, account: Account) -> ConnectOptions {
+        let all = || vec![">".to_owned()];
+        let file = self.mint_file(account, Permissions { publish: all(), subscribe: all() });
+        ConnectOptions::with_credentials(&file).expect("credentials that were just made can be read")
+    }
+
+    /// Credentials of a new user that may do so much in an account.
+    #[must_use]
+    pub fn mint(&self, account: Account, permissions: Permissions) -> Creds {
+        Creds::read(&self.mint_file(account, permissions))
+    }
+
+    fn mint_file(&self, account: Account, permissions: Permissions) -> String {
+        let file = broker::mint(&self.dir.path().join("broker"), &fleet_id(), account, permissions);
+        file.expect("the keys of the account are there")
+    }
+
+    /// A client that may do everything in an account.
+    ///
+    /// # Panics
+    /// If the broker is not there.
+    pub async fn admin(&self, account: Account) -> Client {
+        self.master(account).connect(self.nats.url()).await.expect("the broker is there")
+    }
+
     /// Directory for whatever a test leaves.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -248,6 +297,11 @@ impl Fleet {
         })
         .await
     }
+}
+
+/// The fleet that all processes serve.
+fn fleet_id() -> FleetId {
+    FleetId::new("default").expect("an id")
 }
 
 /// The address in the last line of a log that says "listening".

@@ -4,6 +4,7 @@
 //! time. Processes are killed when their handle is dropped, so a failed test leaves nothing behind.
 
 mod agents;
+mod bare;
 mod cli;
 mod disk;
 mod fleet;
@@ -15,6 +16,7 @@ mod tree;
 mod wait;
 
 pub use agents::{AgentProcess, Applied};
+pub use bare::{Bare, Creds, Said};
 pub use cli::{Cli, Output};
 pub use disk::SmallDisk;
 pub use fleet::{Fleet, Service};

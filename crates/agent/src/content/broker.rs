@@ -9,6 +9,7 @@ use runtime::nats::{Connection, Headers, Link, Nats, RequestError};
 use tokio::sync::{Mutex, watch};
 use wire::subject::{STREAM_CONTENT, Subject, direct_get};
 
+use crate::access::Access;
 use crate::agent::Enrolment;
 
 /// Longest pause between tries to reconnect amid a download. Shorter than for policies: a download that waits
@@ -42,9 +43,11 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn new(enrolment: &Enrolment, observer: Option<PieceObserver>) -> Self {
-        let mut connection = Connection::agent(enrolment.servers.clone(), &enrolment.agent);
-        connection.name = format!("agent {} content", enrolment.agent);
+        let agent = &enrolment.agent;
+        let mut connection = Connection::agent(enrolment.servers.clone(), agent);
+        connection.login = enrolment.access.as_ref().map(Access::login);
         connection.tls = enrolment.tls.clone();
+        connection.name = format!("agent {agent} content");
         connection.backoff_cap = BACKOFF_CAP;
         Self { connection, observer, session: Mutex::new(None) }
     }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use tonic::Code;
 use wire::api::v1::{
     AgentFilter, DeleteAgentRequest, GetAgentRequest, GetRegistrationRequest, ListAgentsRequest,
-    ListAgentsResponse, Mode, MoveAgentRequest, PresenceState, Progress,
+    ListAgentsResponse, Mode, MoveAgentRequest, PresenceState, Progress, RevokeAgentRequest,
 };
 
 use super::ModeName;
@@ -23,6 +23,7 @@ pub(crate) enum Agent {
     Show(Show),
     Move(Move),
     Delete(Delete),
+    Revoke(Revoke),
 }
 
 /// List agents in order of id
@@ -117,6 +118,19 @@ pub(crate) struct Delete {
     consent: Consent,
 }
 
+/// Cut off an agent whose key may be in wrong hands, at once and for ever
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Cut off an agent whose key may be in wrong hands, at once and for ever.\n\nIt is deleted, its connection is ended within seconds, and the broker does not let it in again. Its id is never used again: let the machine join under another one, with a new state directory.",
+    after_long_help = "Examples:\n  muster agent revoke web-1-0a1b2c3d --yes"
+)]
+pub(crate) struct Revoke {
+    /// Id of the agent
+    agent: String,
+    #[command(flatten)]
+    consent: Consent,
+}
+
 impl Agent {
     pub(crate) async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
         match self {
@@ -124,6 +138,7 @@ impl Agent {
             Self::Show(it) => it.run(session).await,
             Self::Move(it) => it.run(session).await,
             Self::Delete(it) => it.run(session).await,
+            Self::Revoke(it) => it.run(session).await,
         }
     }
 }
@@ -221,6 +236,18 @@ impl Move {
         let response = session.client.identity().move_agent(request).await;
         let registration = response.map_err(|status| session.client.refusal(status))?.into_inner();
         session.show(&registration, view::agent::moved)
+    }
+}
+
+impl Revoke {
+    async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        if !self.consent.yes {
+            session.terminal.confirm(&format!("cut off agent {}; its id is never used again", self.agent))?;
+        }
+        let request = RevokeAgentRequest { agent: self.agent.clone() };
+        let response = session.client.identity().revoke_agent(request).await;
+        let response = response.map_err(|status| session.client.refusal(status))?.into_inner();
+        session.show(&response, |_, _| format!("revoked    Agent  {}\n", self.agent))
     }
 }
 

@@ -42,7 +42,7 @@ use Effect::{Reads, Writes};
 use Right::{Administer, Change, Enrol, Known, Read};
 
 /// All methods of the API, in order of name.
-pub const METHODS: [Method; 47] = [
+pub const METHODS: [Method; 48] = [
     row("muster.api.v1.AccessService/CreateApiToken", Administer, Writes, Part),
     row("muster.api.v1.AccessService/ListApiTokens", Administer, Reads, Part),
     row("muster.api.v1.AccessService/RevokeApiToken", Administer, Writes, Part),
@@ -67,6 +67,7 @@ pub const METHODS: [Method; 47] = [
     row("muster.api.v1.IdentityService/GetRegistration", Enrol, Reads, Part),
     row("muster.api.v1.IdentityService/ListTokens", Enrol, Reads, Part),
     row("muster.api.v1.IdentityService/MoveAgent", Change, Writes, Part),
+    row("muster.api.v1.IdentityService/RevokeAgent", Change, Writes, Part),
     row("muster.api.v1.IdentityService/RevokeToken", Enrol, Writes, Part),
     row("muster.api.v1.PolicyService/Apply", Change, Writes, Part),
     row("muster.api.v1.PolicyService/CreateGroup", Change, Writes, Part),

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
+use wire::access::Role;
+use wire::subject::service_inbox_prefix;
 
+use super::login::Login;
 use crate::ids::jitter;
 use crate::tls::{BrokerTls, PemError, is_loopback_plaintext, tls_problem};
 
@@ -35,8 +38,10 @@ pub struct Connection {
     pub servers: Vec<String>,
     /// Name of the connection, for people who look at the broker.
     pub name: String,
-    /// Prefix of all reply subjects. Services: `_INBOX`; agents: `_INBOX_<agent>`.
+    /// Prefix of all reply subjects, as `wire::subject` makes them.
     pub inbox_prefix: String,
+    /// Who it is to the broker; `None` for a broker that lets everyone in.
+    pub login: Option<Login>,
     /// How long to try for the first connection.
     pub patience: Duration,
     /// Longest pause between reconnects: full jitter below it, so that a fleet comes back spread out.
@@ -48,13 +53,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A service's connection: replies below `_INBOX`, back within seconds.
+    /// A service's connection: back within seconds. Of no role yet, so that only a broker without authorisation
+    /// lets it in.
     #[must_use]
     pub fn service(servers: Vec<String>, name: impl Into<String>) -> Self {
         Self {
             servers,
             name: name.into(),
             inbox_prefix: "_INBOX".to_owned(),
+            login: None,
             // A broker that restarts beside its services needs a few seconds.
             patience: Duration::from_secs(30),
             backoff_cap: Duration::from_secs(2),
@@ -63,13 +70,20 @@ impl Connection {
         }
     }
 
-    /// An agent's connection: replies below `_INBOX_<agent>`, reconnects spread over two minutes.
+    /// The same as `role`, with its inboxes.
+    #[must_use]
+    pub fn with_login(self, role: Role, login: Login) -> Self {
+        Self { inbox_prefix: service_inbox_prefix(role).into(), login: Some(login), ..self }
+    }
+
+    /// An agent's connection: replies below its own inboxes, reconnects spread over two minutes.
     #[must_use]
     pub fn agent(servers: Vec<String>, agent: &domain::AgentId) -> Self {
         Self {
             servers,
             name: format!("agent {agent}"),
-            inbox_prefix: format!("_INBOX_{agent}"),
+            inbox_prefix: wire::subject::inbox_prefix(agent).into(),
+            login: None,
             // The agent's own schedule decides when to try again.
             patience: Duration::from_secs(5),
             backoff_cap: Duration::from_secs(120),
@@ -118,6 +132,18 @@ pub enum ConnectError {
         servers: String,
         /// What is wrong with TLS.
         problem: &'static str,
+        /// The last attempt's error.
+        source: async_nats::ConnectError,
+    },
+    /// The server does not let this process in.
+    #[error(
+        "the NATS server at {servers} refuses the login of {name}: there is none, or it has expired, was revoked, or is of another broker; services get theirs with --nats-creds, agents with a join token"
+    )]
+    Refused {
+        /// The URLs tried.
+        servers: String,
+        /// Name of the connection.
+        name: String,
         /// The last attempt's error.
         source: async_nats::ConnectError,
     },
@@ -206,6 +232,9 @@ pub(crate) async fn connect(
                 return Ok((client, link));
             }
             Err(source) if tokio::time::Instant::now() + FIRST_PAUSE >= deadline => {
+                if is_refusal(&source) {
+                    return Err(ConnectError::Refused { servers, name: connection.name.clone(), source });
+                }
                 return Err(match tls_problem(&source) {
                     Some(problem) => ConnectError::Unsafe { servers, problem, source },
                     None => ConnectError::Unreachable { servers, patience: connection.patience, source },
@@ -232,6 +261,12 @@ fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, ConnectError> {
     servers.iter().map(read).collect()
 }
 
+/// Whether the server said no. It may say so for a moment while it starts.
+fn is_refusal(error: &async_nats::ConnectError) -> bool {
+    use async_nats::ConnectErrorKind as Kind;
+    matches!(error.kind(), Kind::Authentication | Kind::AuthorizationViolation)
+}
+
 /// Connects as [`super::Nats::connect`] does, without the tasks that match replies and leave lame ducks: for
 /// agents, thousands of which may live in one process and which do both themselves.
 ///
@@ -249,7 +284,14 @@ fn options(connection: &Connection, link: &Arc<watch::Sender<Link>>) -> ConnectO
     let connected_before = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&connected_before);
     let pauses = connection.clone();
-    ConnectOptions::new()
+    let options = match connection.login.clone() {
+        Some(login) => ConnectOptions::with_auth_callback(move |nonce| {
+            let auth = login.answer(&nonce);
+            std::future::ready(auth)
+        }),
+        None => ConnectOptions::new(),
+    };
+    options
         .name(&connection.name)
         .custom_inbox_prefix(&connection.inbox_prefix)
         .ping_interval(PING_INTERVAL)

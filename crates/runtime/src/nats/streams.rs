@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use wire::access::STREAMS;
 use wire::subject::{STREAM_CONTENT, STREAM_DESIRED, STREAM_EVENTS, STREAM_IDENTITY, STREAM_POLICY, pattern};
 
 use super::Nats;
@@ -12,6 +13,15 @@ use super::api::ApiError;
 
 /// How long to wait for JetStream when a service starts beside a broker that just started or has no leader.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// JetStream's code for a folder that could not be made.
+const STORE_FAILED: u64 = 10_049;
+
+/// Tries to make a stream beside others: each lost race ends with one stream more.
+const CREATE_TRIES: u32 = 8;
+
+/// Pause between looks for a stream that another service makes.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Consumers of one stream: a handful for each replica of each service. A stream without a limit of its own
 /// takes 1,000 since nats-server 2.15.
@@ -131,6 +141,15 @@ pub enum StreamError {
         stream: &'static str,
         /// Why not.
         source: ApiError,
+    },
+    /// The service that makes the stream has not.
+    #[error(
+        "stream {stream} does not exist; the service that makes it has not been started ({})",
+        STREAMS.iter().filter(|one| one.name == *stream).flat_map(|one| one.makes).map(|role| role.name()).collect::<Vec<_>>().join(" or ")
+    )]
+    Absent {
+        /// The stream.
+        stream: &'static str,
     },
     /// The stream exists with a setting that cannot be changed in place.
     #[error(
@@ -278,7 +297,7 @@ impl Nats {
             Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {
                 let call = format!("STREAM.CREATE.{}", spec.name);
                 tracing::info!(stream = spec.name, replicas, "making the stream");
-                let made = self.api_patiently(&call, &spec.config(replicas), PATIENCE).await;
+                let made = self.create_stream(&call, &spec.config(replicas)).await;
                 match made {
                     // Another replica was quicker, perhaps with other settings.
                     Err(error) if error.is(ErrorCode::STREAM_NAME_EXIST) => {
@@ -298,6 +317,39 @@ impl Nats {
                     self.api_patiently(&call, &config, PATIENCE).await.map_err(failed("update"))?;
                 Ok(updated.into())
             }
+        }
+    }
+
+    /// The server makes the folder of an account with its first stream, and fails if two make theirs at once.
+    async fn create_stream(&self, call: &str, config: &Map<String, Value>) -> Result<Info, ApiError> {
+        let mut tries = CREATE_TRIES;
+        loop {
+            match self.api_patiently(call, config, PATIENCE).await {
+                Err(ApiError::Refused { code: STORE_FAILED, .. }) if tries > 1 => tries -= 1,
+                made => return made,
+            }
+            tokio::time::sleep(crate::ids::jitter(LOOK_AGAIN)).await;
+        }
+    }
+
+    /// Waits until another service has made the stream, at most 30 s.
+    ///
+    /// # Errors
+    /// [`StreamError`] if it is not made in that time, or JetStream does not answer.
+    pub async fn await_stream(&self, spec: &StreamSpec) -> Result<(), StreamError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.stream_info(spec.name, PATIENCE).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {}
+                Err(source) => {
+                    return Err(StreamError::Api { action: "look up", stream: spec.name, source });
+                }
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(StreamError::Absent { stream: spec.name });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::broker::{InitError, server_config};
 use crate::tasks::{Attached, attach};
 use crate::tls::{ServerTls, verified};
 
@@ -41,6 +42,9 @@ const FREE_PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Ports tried before the system is asked for one. One in two would have to be taken to try this many.
 const PORT_TRIES: u32 = 16;
 
+/// Folder for the accounts that it was told of.
+const ACCOUNTS: &str = "accounts";
+
 /// Where and how to run it.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -55,13 +59,24 @@ pub struct Setup {
     pub sync_always: bool,
     /// TLS; without it the server speaks plaintext, on loopback as always.
     pub tls: Option<ServerTls>,
+    /// Who may do what, as [`crate::broker::server_config`] says it; `None` lets everyone in.
+    pub operator: Option<String>,
 }
 
 impl Setup {
     /// A server in `dir` on a free port that syncs every write.
     #[must_use]
     pub fn new(binary: PathBuf, dir: impl Into<PathBuf>) -> Self {
-        Self { binary, dir: dir.into(), port: None, sync_always: true, tls: None }
+        Self { binary, dir: dir.into(), port: None, sync_always: true, operator: None, tls: None }
+    }
+
+    /// The same, in the hands of the operator in `broker`, which [`crate::broker::init`] made.
+    ///
+    /// # Errors
+    /// [`InitError`] if something is missing there.
+    pub fn with_operator(self, broker: &Path) -> Result<Self, InitError> {
+        let operator = Some(server_config(broker, &self.dir.join(ACCOUNTS))?);
+        Ok(Self { operator, ..self })
     }
 }
 
@@ -356,6 +371,7 @@ fn configuration(setup: &Setup, port: Option<u16>) -> String {
     );
     text.write_str(&lines).expect("invariant: writing to a String succeeds");
     text.extend(setup.tls.as_ref().map(ServerTls::configuration));
+    text.push_str(setup.operator.as_deref().unwrap_or_default());
     text
 }
 

@@ -516,6 +516,13 @@ pub struct JoinToken {
     /// 32 random bytes; the server keeps only their SHA-256.
     #[prost(bytes = "vec", tag = "5")]
     pub secret: ::prost::alloc::vec::Vec<u8>,
+    /// Claims for the broker (NATS user JWT) with which one may ask to be let in and do nothing else; empty for a
+    /// broker that lets everyone in.
+    #[prost(string, tag = "6")]
+    pub door_jwt: ::prost::alloc::string::String,
+    /// Seed of the nkey of these claims, 32 bytes.
+    #[prost(bytes = "vec", tag = "7")]
+    pub door_seed: ::prost::alloc::vec::Vec<u8>,
     /// Certificates (DER) of the CAs that vouch for the NATS servers. At most 4; none: those that the machine trusts.
     #[prost(bytes = "vec", repeated, tag = "8")]
     pub broker_cas: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
@@ -577,6 +584,33 @@ impl ::prost::Name for JoinRequest {
         "/muster.agent.v1.JoinRequest".into()
     }
 }
+/// Asks for new claims for the broker, of an agent that has joined: before the old ones expire, after they have, and
+/// when its group is another. Payload type "muster.agent.v1.RenewRequest", signed by the agent's own nkey.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewRequest {
+    /// The fleet.
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    /// The agent.
+    #[prost(string, tag = "2")]
+    pub agent: ::prost::alloc::string::String,
+    /// The agent's nkey public key.
+    #[prost(string, tag = "3")]
+    pub public_key: ::prost::alloc::string::String,
+    /// When the request was made, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "4")]
+    pub requested_at_ms: u64,
+}
+impl ::prost::Name for RenewRequest {
+    const NAME: &'static str = "RenewRequest";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.RenewRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.RenewRequest".into()
+    }
+}
 /// Answer on the requester's inbox.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JoinReply {
@@ -622,6 +656,13 @@ pub struct JoinBundle {
     /// NATS URLs to use from now on.
     #[prost(string, repeated, tag = "4")]
     pub servers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Claims for the broker (NATS user JWT) for the agent's own key: its subjects and those of its group. They
+    /// expire. Empty for a broker that lets everyone in.
+    #[prost(string, tag = "5")]
+    pub user_jwt: ::prost::alloc::string::String,
+    /// Claims for the same key that do not expire and only let it ask for new ones.
+    #[prost(string, tag = "6")]
+    pub door_jwt: ::prost::alloc::string::String,
     /// Certificates (DER) of the CAs that vouch for these servers. At most 4; none: those that the machine trusts.
     #[prost(bytes = "vec", repeated, tag = "8")]
     pub broker_cas: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
@@ -1046,6 +1087,8 @@ pub enum JoinErrorCode {
     GroupMissing = 6,
     /// The service cannot answer now: try again later.
     Unavailable = 7,
+    /// The agent was revoked or deleted, or never joined with this key: it gets no claims any more.
+    Revoked = 8,
 }
 impl JoinErrorCode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1062,6 +1105,7 @@ impl JoinErrorCode {
             Self::IdTaken => "JOIN_ERROR_CODE_ID_TAKEN",
             Self::GroupMissing => "JOIN_ERROR_CODE_GROUP_MISSING",
             Self::Unavailable => "JOIN_ERROR_CODE_UNAVAILABLE",
+            Self::Revoked => "JOIN_ERROR_CODE_REVOKED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1075,6 +1119,7 @@ impl JoinErrorCode {
             "JOIN_ERROR_CODE_ID_TAKEN" => Some(Self::IdTaken),
             "JOIN_ERROR_CODE_GROUP_MISSING" => Some(Self::GroupMissing),
             "JOIN_ERROR_CODE_UNAVAILABLE" => Some(Self::Unavailable),
+            "JOIN_ERROR_CODE_REVOKED" => Some(Self::Revoked),
             _ => None,
         }
     }

@@ -3408,6 +3408,36 @@ impl ::prost::Name for DeleteAgentResponse {
         "/muster.api.v1.DeleteAgentResponse".into()
     }
 }
+/// See IdentityService.RevokeAgent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeAgentRequest {
+    /// Id of the agent.
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RevokeAgentRequest {
+    const NAME: &'static str = "RevokeAgentRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.RevokeAgentRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.RevokeAgentRequest".into()
+    }
+}
+/// An agent was cut off.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeAgentResponse {}
+impl ::prost::Name for RevokeAgentResponse {
+    const NAME: &'static str = "RevokeAgentResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.RevokeAgentResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.RevokeAgentResponse".into()
+    }
+}
 /// Generated client implementations.
 pub mod identity_service_client {
     #![allow(
@@ -3646,6 +3676,32 @@ pub mod identity_service_client {
                 .insert(GrpcMethod::new("muster.api.v1.IdentityService", "DeleteAgent"));
             self.inner.unary(req, path, codec).await
         }
+        /// Deletes an agent whose key may be in wrong hands. The answer comes when the broker has cut it off. Of an agent that
+        /// was deleted before, it is made sure that it is cut off.
+        pub async fn revoke_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.IdentityService/RevokeAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.IdentityService", "RevokeAgent"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3698,6 +3754,15 @@ pub mod identity_service_server {
             request: tonic::Request<super::DeleteAgentRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DeleteAgentResponse>,
+            tonic::Status,
+        >;
+        /// Deletes an agent whose key may be in wrong hands. The answer comes when the broker has cut it off. Of an agent that
+        /// was deleted before, it is made sure that it is cut off.
+        async fn revoke_agent(
+            &self,
+            request: tonic::Request<super::RevokeAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeAgentResponse>,
             tonic::Status,
         >;
     }
@@ -4034,6 +4099,51 @@ pub mod identity_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.IdentityService/RevokeAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeAgentSvc<T: IdentityService>(pub Arc<T>);
+                    impl<
+                        T: IdentityService,
+                    > tonic::server::UnaryService<super::RevokeAgentRequest>
+                    for RevokeAgentSvc<T> {
+                        type Response = super::RevokeAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as IdentityService>::revoke_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeAgentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -82,6 +82,7 @@ impl Fleet {
             nats_url: vec![self.server.url()],
             tls: runtime::ListenerTlsArgs { insecure_plaintext: true, ..Default::default() },
             nats_tls: runtime::BrokerTlsArgs::default(),
+            nats_creds: None,
             agent_servers: vec![],
             agent_ca_file: None,
             fleet: "main".parse().unwrap(),
@@ -90,7 +91,10 @@ impl Fleet {
             access: runtime::access::AccessArgs { insecure_no_auth: true },
             stream_replicas: 1,
         };
-        let context = ServiceContext::connect(&args, "content", Tasks::new(Shutdown::new())).await.unwrap();
+        let context =
+            ServiceContext::connect(&args, wire::access::Role::Content, Tasks::new(Shutdown::new()))
+                .await
+                .unwrap();
         let mut routes = RoutesBuilder::default();
         content::start(config, &context, &mut routes).await.unwrap();
         let listener = Listener::bind(args.listen, args.tls.security().unwrap()).await.unwrap();

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use domain::access::Caller;
+use domain::access::{Caller, Reach};
 use domain::catalog::Catalog;
-use domain::registry::Registration;
+use domain::registry::{Gone, Registered, Registration};
 use domain::{AgentId, GroupId};
 use runtime::{clock, ids};
-use tonic::Status;
+use tonic::{Code, Status};
 use wire::api::v1::{
     self, DeleteAgentRequest, DeleteAgentResponse, GetRegistrationRequest, MoveAgentRequest,
+    RevokeAgentRequest, RevokeAgentResponse,
 };
 use wire::time::to_timestamp;
 
@@ -70,20 +71,57 @@ pub(super) async fn delete(
     request: &DeleteAgentRequest,
 ) -> Result<DeleteAgentResponse, Status> {
     let agent = read_id(&request.agent)?;
+    bury(shared, caller, &agent).await?;
+    tracing::info!(%agent, by = caller.name, "an agent was deleted");
+    Ok(DeleteAgentResponse {})
+}
+
+pub(super) async fn revoke(
+    shared: &Shared,
+    caller: &Caller,
+    request: &RevokeAgentRequest,
+) -> Result<RevokeAgentResponse, Status> {
+    let agent = read_id(&request.agent)?;
+    let gone = match bury(shared, caller, &agent).await {
+        // Of one that was deleted before, it is made sure that it is cut off.
+        Err(status) if status.code() == Code::NotFound && caller.reach == Reach::Everywhere => {
+            gone(shared, &agent).await?.ok_or(status)?
+        }
+        buried => buried?,
+    };
+    shared.revoked.note(&gone);
+    if let Err(error) = crate::revoke::tell(shared).await {
+        tracing::warn!(%agent, error = %runtime::log::chain(&error), "an agent was revoked, but the broker was not told");
+        return Err(status::unavailable(&error));
+    }
+    tracing::info!(%agent, by = caller.name, "an agent was revoked");
+    Ok(RevokeAgentResponse {})
+}
+
+/// Makes the record of an agent that the caller sees a tombstone.
+async fn bury(shared: &Shared, caller: &Caller, agent: &AgentId) -> Result<Gone, Status> {
     for _ in 0..MAX_TRIES {
-        let (stored, registration) = read(shared, caller, &agent).await?;
+        let (stored, registration) = read(shared, caller, agent).await?;
         let gone = registration.deleted(clock::now());
-        match registry::bury(&shared.nats, &agent, &gone, stored.sequence).await {
+        match registry::bury(&shared.nats, agent, &gone, stored.sequence).await {
             Ok(()) => {
-                tracing::info!(%agent, by = caller.name, "an agent was deleted");
-                tell(shared, &agent, &Head::Gone(&gone)).await;
-                return Ok(DeleteAgentResponse {});
+                tell(shared, agent, &Head::Gone(&gone)).await;
+                return Ok(gone);
             }
             Err(RecordError::Conflict) => tokio::time::sleep(ids::jitter(RETRY_PAUSE)).await,
             Err(error) => return Err(status::unavailable(&error)),
         }
     }
     Err(contended())
+}
+
+/// The tombstone of an agent, if there is one.
+async fn gone(shared: &Shared, agent: &AgentId) -> Result<Option<Gone>, Status> {
+    let stored = registry::read(&shared.nats, agent).await.map_err(|error| status::unavailable(&error))?;
+    Ok(stored.and_then(|stored| match stored.record.registered {
+        Registered::Deleted(gone) => Some(gone),
+        Registered::Agent(_) => None,
+    }))
 }
 
 fn read_id(text: &str) -> Result<AgentId, Status> {

@@ -57,6 +57,7 @@ impl Fleet {
             nats_url: vec![self.server.url()],
             tls: runtime::ListenerTlsArgs { insecure_plaintext: true, ..Default::default() },
             nats_tls: runtime::BrokerTlsArgs::default(),
+            nats_creds: None,
             agent_servers: vec![],
             agent_ca_file: None,
             fleet: "main".parse().unwrap(),
@@ -65,9 +66,18 @@ impl Fleet {
             access: runtime::access::AccessArgs { insecure_no_auth: true },
             stream_replicas: 1,
         };
-        let context = ServiceContext::connect(&args, "identity", Tasks::new(Shutdown::new())).await.unwrap();
+        let context =
+            ServiceContext::connect(&args, wire::access::Role::Identity, Tasks::new(Shutdown::new()))
+                .await
+                .unwrap();
         let mut routes = RoutesBuilder::default();
-        identity::start(&identity::Config { enrol_parallel: 64 }, &context, &mut routes).await.unwrap();
+        identity::start(
+            &identity::Config { enrol_parallel: 64, agent_claims_ttl: PATIENCE },
+            &context,
+            &mut routes,
+        )
+        .await
+        .unwrap();
         let listener = Listener::bind(args.listen, args.tls.security().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.address());
         context.serve(listener, routes);
@@ -137,7 +147,8 @@ impl Fleet {
 
     /// Sends bytes as a request to join and reads the outcome. Asks again when nobody answers, as agents do.
     pub(crate) async fn request(&self, payload: Vec<u8>) -> Outcome {
-        let reply = format!("_INBOX_join_{}.1", runtime::ids::random_id());
+        let reply =
+            format!("_INBOX_join.{}.{}", nkeys::KeyPair::new_user().public_key(), runtime::ids::random_id());
         let mut replies = self.nats.subscribe(&reply).await.unwrap();
         for _ in 0..PATIENCE.as_secs() / ASK_AGAIN.as_secs() {
             let ask = self.nats.client().publish_with_reply(

@@ -145,7 +145,7 @@ async fn bad_requests_are_answered_and_nothing_is_written_elsewhere() {
 
     // A reply subject that is no inbox for joins: the record of another agent.
     let record = identity_agent(&AgentId::new("victim").unwrap());
-    for target in [record.as_str(), "_INBOX_web-9.1", "store.group.root"] {
+    for target in [record.as_str(), "_INBOX_agent.web-9.1", "store.group.root"] {
         let client = fleet.nats.client();
         client.publish_with_reply("svc.enrol", target.to_owned(), good.clone().into()).await.unwrap();
     }

@@ -74,6 +74,7 @@ impl Rig {
             nats_url: vec![self.server.url()],
             tls: runtime::ListenerTlsArgs { insecure_plaintext: true, ..Default::default() },
             nats_tls: runtime::BrokerTlsArgs::default(),
+            nats_creds: None,
             agent_servers: Vec::new(),
             agent_ca_file: None,
             fleet: "test".parse().unwrap(),
@@ -82,7 +83,9 @@ impl Rig {
             access: runtime::access::AccessArgs::default(),
             stream_replicas: 1,
         };
-        let context = ServiceContext::connect(&args, "test", Tasks::new(Shutdown::new())).await.unwrap();
+        let context = ServiceContext::connect(&args, wire::access::Role::Policy, Tasks::new(Shutdown::new()))
+            .await
+            .unwrap();
         let replica = Arc::new(crate::replica(&Config { snapshot_validity }, &context).unwrap());
         Running { api: Api(Arc::clone(&replica)), replica, context }
     }

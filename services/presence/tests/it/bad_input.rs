@@ -19,7 +19,7 @@ async fn what_cannot_be_read_is_answered_with_the_reason() {
         (Bytes::from(vec![0; MAX_HEARTBEAT_BYTES + 1]), "is 131073 bytes long"),
         (Bytes::from_static(&[0x3a, 4, 0x1a, 2, 0x0a, 0]), "field kind must not be empty"),
     ] {
-        agent.send(payload, "_INBOX_a.bad".into()).await;
+        agent.send(payload, "_INBOX_agent.a.bad".into()).await;
         let reply = agent.any_reply().await.expect("an answer");
         assert!(reply.error.contains(reason), "{reply:?}");
     }
@@ -36,7 +36,9 @@ async fn answers_go_to_the_agents_own_inbox_only() {
     let mut victim = fleet.agent("b").await;
     let mut agent = fleet.agent("a").await;
     let state = fleet.nats.stream_state(wire::subject::STREAM_IDENTITY).await.unwrap();
-    for reply in ["_INBOX_b.stolen", "identity.agent.a", "$JS.API.STREAM.DELETE.IDENTITY", "_INBOX_a"] {
+    for reply in
+        ["_INBOX_agent.b.stolen", "identity.agent.a", "$JS.API.STREAM.DELETE.IDENTITY", "_INBOX_agent.a"]
+    {
         agent.send(wire::encode(&agent.heartbeat(None)), reply.into()).await;
         agent.send(Bytes::from_static(b"\xff\xff"), reply.into()).await;
     }
@@ -61,7 +63,7 @@ async fn no_bytes_and_no_subject_stop_the_service() {
         let payload = bytes.new_tree(&mut runner).unwrap().current();
         let subject =
             ["svc.heartbeat.a", "svc.heartbeat.UPPER", "svc.heartbeat.ü", "presence.beats"][round % 4];
-        client.publish_with_reply(subject, "_INBOX_a.x", payload.into()).await.unwrap();
+        client.publish_with_reply(subject, "_INBOX_agent.a.x", payload.into()).await.unwrap();
     }
     client.flush().await.unwrap();
     assert_eq!(agent.beat(None).await.standing(), Standing::Ok);

@@ -209,6 +209,7 @@ impl Replica {
             nats_url: vec![url],
             tls: runtime::ListenerTlsArgs { insecure_plaintext: true, ..Default::default() },
             nats_tls: runtime::BrokerTlsArgs::default(),
+            nats_creds: None,
             agent_servers: vec![],
             agent_ca_file: None,
             fleet: FleetId::new("main").unwrap(),
@@ -217,7 +218,10 @@ impl Replica {
             access: runtime::access::AccessArgs { insecure_no_auth: true },
             stream_replicas: 1,
         };
-        let context = ServiceContext::connect(&args, "presence", Tasks::new(Shutdown::new())).await.unwrap();
+        let context =
+            ServiceContext::connect(&args, wire::access::Role::Presence, Tasks::new(Shutdown::new()))
+                .await
+                .unwrap();
         let mut routes = RoutesBuilder::default();
         presence::start(&config, &context, &mut routes).await.unwrap();
         let listener = Listener::bind(args.listen, args.tls.security().unwrap()).await.unwrap();

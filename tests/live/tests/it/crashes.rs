@@ -88,7 +88,7 @@ async fn a_deleted_desired_stream_is_rebuilt_and_agents_do_not_go_back() {
     let agent = fleet.agent("push-1", "/push").await;
     let _ = policy.apply(&seed::app_push(1)).await;
     agent.reaches("app", "/n", &json!(1)).await;
-    let nats = async_nats::connect(fleet.nats.url()).await.expect("the broker is there");
+    let nats = fleet.admin(wire::access::Account::Fleet).await;
     let jetstream = async_nats::jetstream::new(nats);
     let _ = jetstream.delete_stream(subject_stream()).await.expect("an administrator may");
     live::eventually("policy takes changes again", async || {

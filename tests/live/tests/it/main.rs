@@ -14,3 +14,4 @@ mod seed;
 mod starts;
 mod tls;
 mod tour;
+mod trust;

@@ -2,6 +2,7 @@
 
 use live::Fleet;
 use serde_json::json;
+use wire::access::Account;
 use wire::subject;
 
 use crate::seed;
@@ -147,7 +148,7 @@ async fn envelopes_that_nobody_signed_for_this_agent_change_nothing() {
     seed::groups(&policy).await;
     let agent = fleet.agent("push-1", "/push").await;
     agent.reaches("app", "/n", &json!(0)).await;
-    let nats = async_nats::connect(fleet.nats.url()).await.expect("the broker is there");
+    let nats = fleet.admin(Account::Fleet).await;
     let mut other = nats.subscribe("notify.group.child").await.expect("a subscription");
     let _ = policy.apply(&seed::app_push(1)).await;
     let foreign = futures::StreamExt::next(&mut other).await.expect("the child's snapshot").payload;
@@ -181,15 +182,16 @@ async fn no_bytes_on_the_heartbeat_subject_harm_presence() {
     seed::groups(&fleet.cli("policy")).await;
     let agent = fleet.agent("pull-1", "/pull").await;
     agent.reaches("app", "/n", &json!(0)).await;
-    let nats = async_nats::connect(fleet.nats.url()).await.expect("the broker is there");
-    let mut spied = nats.subscribe("store.>").await.expect("a subscription");
+    let nats = fleet.admin(Account::Agents).await;
+    let mut spied = fleet.admin(Account::Fleet).await.subscribe("store.>").await.expect("a subscription");
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for _ in 0..2_000 {
         let strategy = proptest::collection::vec(proptest::num::u8::ANY, 0..600);
         let tree = proptest::strategy::Strategy::new_tree(&strategy, &mut runner).expect("bytes");
         let bytes = proptest::strategy::ValueTree::current(&tree);
         let to = ["svc.heartbeat.pull-1", "svc.heartbeat.nobody", "svc.heartbeat.A"][bytes.len() % 3];
-        let reply = ["store.group.push", "_INBOX_other.1", "_INBOX_pull-1.1"][bytes.len() / 3 % 3];
+        let reply =
+            ["store.group.push", "_INBOX_agent.other.1", "_INBOX_agent.pull-1.1"][bytes.len() / 3 % 3];
         nats.publish_with_reply(to, reply, bytes.into()).await.expect("published");
     }
     nats.publish("svc.heartbeat.pull-1", vec![0; 900_000].into()).await.expect("published");

@@ -60,7 +60,7 @@ async fn presence_stopped_gracefully_fails_no_heartbeat_while_another_runs() {
     agent.reaches("app", "/n", &json!(0)).await;
     let url = fleet.nats.url();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let load = tokio::spawn(heartbeats(url, stopped));
+    let load = tokio::spawn(heartbeats(fleet.master(wire::access::Account::Agents), url, stopped));
     let [first, second] = fleet.replicas("presence")[..] else { panic!("two replicas") };
     let status = fleet.services[first].process.stop().await;
     assert!(status.success(), "{}", fleet.services[first].process.log());
@@ -74,13 +74,13 @@ async fn presence_stopped_gracefully_fails_no_heartbeat_while_another_runs() {
 }
 
 /// Sends one heartbeat after the other until told to stop; how many were answered, and how many not.
-async fn heartbeats(url: String, mut stopped: tokio::sync::watch::Receiver<bool>) -> (u64, u64) {
-    let inbox = "_INBOX_pull-1";
-    let nats = async_nats::ConnectOptions::new()
-        .custom_inbox_prefix(inbox)
-        .connect(url)
-        .await
-        .expect("the broker is there");
+async fn heartbeats(
+    options: async_nats::ConnectOptions,
+    url: String,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) -> (u64, u64) {
+    let inbox = "_INBOX_agent.pull-1";
+    let nats = options.custom_inbox_prefix(inbox).connect(url).await.expect("the broker is there");
     let (mut answered, mut failed) = (0, 0);
     while !*stopped.borrow_and_update() {
         let request = async_nats::Request::new()

@@ -60,9 +60,11 @@ async fn musterd_says_why_it_does_not_start() {
         let data = dir.path().join(name).to_string_lossy().into_owned();
         let fleet = if name.starts_with("no-") { Some(Fleet::start().await) } else { None };
         let url = fleet.as_ref().map(|fleet| fleet.nats.url());
+        let creds =
+            fleet.as_ref().map(|fleet| fleet.creds().to_string_lossy().into_owned()).unwrap_or_default();
         let mut args = args;
         match &url {
-            Some(url) => args.extend(["--nats-url", url]),
+            Some(url) => args.extend(["--nats-url", url, "--nats-creds", &creds]),
             None => args.extend(["--data-dir", &data]),
         }
         let said = refused(dir.path(), name, &args, &env).await;

@@ -113,7 +113,8 @@ impl Rig {
         let trust = Trust { content: content_trust(), ..trust() };
         let agent = AgentId::new("a").unwrap();
         let servers = self.servers.clone();
-        let enrolment = Enrolment { agent, trust, servers, tls: BrokerTls::default(), assignment: None };
+        let enrolment =
+            Enrolment { agent, trust, servers, tls: BrokerTls::default(), assignment: None, access: None };
         let (sender, notes) = watch::channel(Vec::new());
         let options = ContentOptions {
             observer: Some(Arc::new(move |_: &AgentId, note: &Note| {

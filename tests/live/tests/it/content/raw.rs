@@ -93,7 +93,7 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn of(fleet: &Fleet) -> Self {
-        let nats = async_nats::connect(fleet.nats.url()).await.expect("the broker is there");
+        let nats = fleet.admin(wire::access::Account::Fleet).await;
         let jetstream = jetstream::new(nats);
         let stream = jetstream.get_stream(wire::subject::STREAM_CONTENT).await.expect("content made it");
         Self { jetstream, stream }

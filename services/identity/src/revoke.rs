@@ -1,0 +1,185 @@
+//! Who counts no more at the broker: agents that were deleted, until the last claims they may have got are over.
+//!
+//! The registry says who that is. Every replica follows it and tells the broker, at the start, after each deletion, and
+//! when the connection was made anew: a broker that lost what it had been told hears it again.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::registry::{AgentKey, Gone, Registered};
+use domain::{Span, Timestamp};
+use runtime::nats::{Followed, From, Headers, RequestError};
+use runtime::{Nats, Shutdown, clock};
+use tokio::time::Instant;
+use wire::subject::{STREAM_IDENTITY, claims, pattern};
+
+use crate::Shared;
+
+/// How long the broker may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// Deletions that come within this are told together. Short: someone may have stolen a key.
+const GATHER: Duration = Duration::from_millis(50);
+/// Pause after the broker could not be told.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long after the end of its claims a deleted agent is still named: clocks differ.
+const MARGIN: Span = Span::from_secs(3600);
+/// Most that are named: the claims of an account are one message, and each takes about 80 bytes of it.
+const MAX_REVOKED: usize = 8_000;
+
+/// Why the broker was not told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TellError {
+    #[error("the broker does not answer")]
+    Request(#[from] RequestError),
+    #[error("the broker does not take the changed account: {0}")]
+    Refused(String),
+    #[error("the key that signs accounts cannot sign")]
+    Sign(#[from] nkeys::error::Error),
+}
+
+/// The connection was closed for good.
+#[derive(Debug, thiserror::Error)]
+#[error("the registry cannot be followed: the connection is closed")]
+pub(crate) struct FollowError;
+
+/// Who counts no more, as far as this replica knows.
+#[derive(Default)]
+pub(crate) struct Revoked(Mutex<BTreeMap<AgentKey, Timestamp>>);
+
+impl Revoked {
+    /// True if this is news.
+    pub(crate) fn note(&self, gone: &Gone) -> bool {
+        let mut revoked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        revoked.insert(gone.key.clone(), gone.deleted_at) != Some(gone.deleted_at)
+    }
+
+    /// Those whose claims may still hold; the youngest, if they are too many.
+    fn current(&self, ttl: Span, now: Timestamp) -> BTreeMap<String, Timestamp> {
+        let mut revoked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        revoked.retain(|_, deleted_at| *deleted_at + ttl + MARGIN > now);
+        if revoked.len() > MAX_REVOKED {
+            let (all, most) = (revoked.len(), MAX_REVOKED);
+            tracing::error!(
+                all,
+                most,
+                "more agents were deleted than an account can name: the first keep their claims until these expire"
+            );
+        }
+        let mut youngest: Vec<_> = revoked.iter().map(|(key, at)| (*at, key.to_string())).collect();
+        youngest.sort_unstable_by(|a, b| b.cmp(a));
+        youngest.into_iter().take(MAX_REVOKED).map(|(at, key)| (key, at)).collect()
+    }
+}
+
+/// Tells the broker who counts no more, and what the roles may do. Nothing at a broker that lets everyone in.
+pub(crate) async fn tell(shared: &Shared) -> Result<(), TellError> {
+    let (Some(system), Some(role)) = (&shared.system, &shared.role) else { return Ok(()) };
+    let Some(signer) = &role.signers.account else { return Ok(()) };
+    let now = clock::now();
+    let revoked = shared.revoked.current(shared.claims_ttl, now);
+    let count = revoked.len();
+    for (_, account) in role.keys.claims(signer, revoked, now)? {
+        let answer = system.request(&claims(), Headers::new(), account.into(), ANSWER_WITHIN).await?;
+        wire::jwt::read_claims_answer(&answer.payload).map_err(TellError::Refused)?;
+    }
+    tracing::debug!(revoked = count, "the broker was told who counts");
+    Ok(())
+}
+
+/// Follows the registry and tells the broker, until the shutdown.
+pub(crate) async fn run(shared: &Shared, shutdown: &Shutdown) -> Result<(), FollowError> {
+    let Some(system) = shared.system.clone() else {
+        shutdown.requested().await;
+        return Ok(());
+    };
+    tokio::select! {
+        ended = follow(shared, &system) => ended,
+        () = shutdown.requested() => Ok(()),
+    }
+}
+
+async fn follow(shared: &Shared, system: &Nats) -> Result<(), FollowError> {
+    let mut records =
+        shared.nats.follow(STREAM_IDENTITY, pattern::IDENTITY_AGENTS, From::LastPerSubject, false);
+    let mut link = system.link();
+    let mut due = None;
+    loop {
+        tokio::select! {
+            followed = records.next() => {
+                if is_news(shared, followed.ok_or(FollowError)?) {
+                    due.get_or_insert(Instant::now() + GATHER);
+                }
+            }
+            changed = link.changed() => {
+                changed.map_err(|_| FollowError)?;
+                due.get_or_insert(Instant::now() + GATHER);
+            }
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                due = match tell(shared).await {
+                    Ok(()) => None,
+                    Err(error) => {
+                        tracing::warn!(error = %runtime::log::chain(&error), "the broker was not told who counts no more; trying again");
+                        Some(Instant::now() + RETRY_PAUSE)
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// Whether the broker has to be told: of an agent that was deleted, and once the registry was read.
+fn is_news(shared: &Shared, followed: Followed) -> bool {
+    match followed {
+        Followed::Message(message) => match wire::registry::read_agent(&message.payload) {
+            Ok(record) => match record.registered {
+                Registered::Deleted(gone) => shared.revoked.note(&gone),
+                Registered::Agent(_) => false,
+            },
+            Err(_) => false,
+        },
+        Followed::CaughtUp => true,
+        // Who was deleted stays deleted, also if the registry forgot it.
+        Followed::Reset | Followed::Missing => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Cursor;
+
+    use super::*;
+
+    fn gone(n: u64, deleted_at: u64) -> Gone {
+        let digits: String =
+            format!("{n:055}").bytes().map(|digit| char::from(b'A' + digit - b'0')).collect();
+        Gone {
+            key: AgentKey::new(format!("U{digits}")).unwrap(),
+            deleted_at: Timestamp(deleted_at),
+            assignment: Cursor::new(1, 1),
+        }
+    }
+
+    #[test]
+    fn the_deleted_are_named_until_their_claims_are_over() {
+        let revoked = Revoked::default();
+        let ttl = Span::from_secs(60);
+        assert!(revoked.note(&gone(1, 1_000)));
+        assert!(!revoked.note(&gone(1, 1_000)));
+        assert!(revoked.note(&gone(2, 50_000)));
+        assert_eq!(revoked.current(ttl, Timestamp(50_000)).len(), 2);
+        let over = Timestamp(1_000) + ttl + MARGIN;
+        assert_eq!(revoked.current(ttl, over).len(), 1);
+    }
+
+    #[test]
+    fn of_too_many_the_youngest_are_named() {
+        let revoked = Revoked::default();
+        for n in 0..MAX_REVOKED as u64 + 5 {
+            revoked.note(&gone(n, n));
+        }
+        let named = revoked.current(Span::from_secs(60), Timestamp(0));
+        assert_eq!(named.len(), MAX_REVOKED);
+        assert!(!named.contains_key(gone(4, 4).key.as_str()) && named.contains_key(gone(5, 5).key.as_str()));
+    }
+}
