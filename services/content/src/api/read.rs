@@ -135,6 +135,8 @@ pub(super) async fn revision(
     let sight = reach.sight(&catalog);
     convert::visible(&sight, request.selector.as_ref())?;
     let revision = convert::select(&catalog, "selector", request.selector.as_ref())?;
+    // Before what is made is read: what ends in between is then shown as made, and never as neither.
+    let patches_pending = deltas::pending(replica, &catalog, revision).await?;
     let pieces = Pieces::of(replica, revision).await?;
     let siblings = catalog.content_revisions(&revision.channel).rev();
     let patches = siblings.filter_map(|sibling| {
@@ -149,7 +151,7 @@ pub(super) async fn revision(
         chunk_bytes: pieces.chunk_bytes(),
         full_bytes: pieces.delta(None).map_or(0, Delta::stored_bytes),
         patches,
-        patches_pending: deltas::pending(replica, &catalog, revision).await?,
+        patches_pending,
     })
 }
 
