@@ -270,7 +270,7 @@ async fn beside(bench: &Bench, made: &Pair) -> Result<String> {
     Ok(format!(
         "A 4 KiB policy reaches {agents} push agents (W1) while {holders} others fetch the whole content: p99 over agents and changes \
          {} ms alone,\n{} ms meanwhile ({samples} changes in {} s), {} times as long. Goal: less than twice. Agents that fetch get \
-         of the processor what\nothers leave (`SCHED_IDLE`), because in the field they have machines of their own.\n",
+         of the processor what\nothers leave (`SCHED_IDLE`) and write to memory, because in the field they have machines of their own.\n",
         number(alone),
         number(meanwhile),
         number(delivery.time.as_secs_f64()),

@@ -66,13 +66,27 @@ fn beside(bench: &Bench, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What the agents get of the processor.
+/// What the agents get of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// As much as everybody else.
     Fair,
-    /// What everybody else leaves (`SCHED_IDLE` of Linux): nearly as if they were on machines of their own.
+    /// What everybody else leaves of the processor (`SCHED_IDLE` of Linux), and memory as their disk: nearly as if they
+    /// were on machines of their own, whose `fsync` does not wait for that of the broker, nor the broker's for theirs.
     Rest,
+}
+
+impl Share {
+    /// Where the agents keep their state.
+    fn state_dir(self) -> Result<TempDir> {
+        let mut prefixed = tempfile::Builder::new();
+        let prefixed = prefixed.prefix("muster-bench-agents-");
+        let memory = Path::new("/dev/shm");
+        Ok(match self {
+            Self::Rest if memory.is_dir() => prefixed.tempdir_in(memory)?,
+            Self::Rest | Self::Fair => prefixed.tempdir()?,
+        })
+    }
 }
 
 fn agent_command(binary: &Path, share: Share) -> Command {
@@ -99,7 +113,7 @@ impl Fleet {
     ) -> Result<(Self, Duration)> {
         let mut control = Control::start(&bench.musterd()?, &bench.nats_server).await?;
         control.prepare(4096).await?;
-        let dir = tempfile::Builder::new().prefix("muster-bench-agents-").tempdir()?;
+        let dir = share.state_dir()?;
         let muster = beside(bench, "muster")?;
         let mut fleet = Self { control, agents: Vec::new(), muster, dir };
         let pushed = fleet.push(content).await?;
