@@ -241,6 +241,13 @@ impl ServiceContext {
         args.access.check(args.listen)?;
         let director = args.director_key.as_deref().map(keys::load).transpose()?.map(Arc::new);
         let content = ContentKeys::load(&args.content_keys)?;
+        // What a service cannot do without is said before it waits for anything.
+        if matches!(role, Role::Policy | Role::Identity) && director.is_none() {
+            return Err(ServiceError::NoKey);
+        }
+        if role == Role::Content && content.signing.is_none() {
+            return Err(ServiceError::NoContentKey);
+        }
         let files = load_role(args, role)?;
         let mut connection = Connection::service(args.nats_url.clone(), format!("musterd {role}"));
         connection.tls = args.nats_tls.tls();

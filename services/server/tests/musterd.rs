@@ -242,14 +242,15 @@ async fn services_run_alone_and_in_replicas() {
     let key = key.to_str().unwrap();
 
     let plain = "--insecure-plaintext";
-    let (_, said) = Musterd::refused(&["policy", "--nats-url", &url, "--listen", "127.0.0.1:0", plain], &[]);
+    let keyed = ["policy", "--nats-url", &url, "--director-key", key, "--listen", "127.0.0.1:0", plain];
+    let (_, said) = Musterd::refused(&keyed, &[]);
     assert!(said.contains("refuses the login of musterd policy") && said.contains("--nats-creds"), "{said}");
     let creds = dir.path().join("broker/fleets/default");
     let creds = creds.to_str().unwrap();
     let refused = ["policy", "--nats-url", &url, "--nats-creds", creds, "--listen", "127.0.0.1:0", plain];
     let (code, said) = Musterd::refused(&refused, &[]);
     assert_eq!(code, 1);
-    assert!(said.contains("service policy did not start") && said.contains("--director-key"), "{said}");
+    assert!(said.contains("needs the director key") && said.contains("--director-key"), "{said}");
 
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let replica = |service: &str| {
