@@ -241,13 +241,6 @@ impl ServiceContext {
         args.access.check(args.listen)?;
         let director = args.director_key.as_deref().map(keys::load).transpose()?.map(Arc::new);
         let content = ContentKeys::load(&args.content_keys)?;
-        // What a service cannot do without is said before it waits for anything.
-        if matches!(role, Role::Policy | Role::Identity) && director.is_none() {
-            return Err(ServiceError::NoKey);
-        }
-        if role == Role::Content && content.signing.is_none() {
-            return Err(ServiceError::NoContentKey);
-        }
         let files = load_role(args, role)?;
         let mut connection = Connection::service(args.nats_url.clone(), format!("musterd {role}"));
         connection.tls = args.nats_tls.tls();
@@ -382,6 +375,17 @@ fn load_role(args: &ServiceArgs, role: Role) -> Result<Option<Arc<RoleFiles>>, S
     Ok(Some(Arc::new(files)))
 }
 
+/// Says what a service cannot do without before it waits for anything.
+fn check_keys(args: &ServiceArgs, role: Role) -> Result<(), ServiceError> {
+    if matches!(role, Role::Policy | Role::Identity) && args.director_key.is_none() {
+        return Err(ServiceError::NoKey);
+    }
+    if role == Role::Content && ContentKeys::load(&args.content_keys)?.signing.is_none() {
+        return Err(ServiceError::NoContentKey);
+    }
+    Ok(())
+}
+
 /// Makes the streams that are a role's to make and waits for those that it reads. Without roles: makes all.
 async fn prepare_streams(nats: &Nats, role: Option<Role>, replicas: u8) -> Result<(), StreamError> {
     let may = |roles: &[Role]| role.is_none_or(|role| roles.contains(&role));
@@ -417,6 +421,7 @@ pub async fn run<E: Into<TaskFailure>>(
     shutdown: Shutdown,
     start: impl AsyncFnOnce(&ServiceContext, &mut RoutesBuilder) -> Result<(), E>,
 ) -> Result<(), ServiceError> {
+    check_keys(args, role)?;
     let tasks = Tasks::new(shutdown);
     let listener = Listener::bind(args.listen, args.tls.security()?).await?;
     let context = ServiceContext::connect(args, role, tasks).await?;
