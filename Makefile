@@ -9,7 +9,7 @@ export MUSTER_TOOLS_DIR ?= $(CURDIR)/.tools
 export MUSTER_BIN_DIR := $(CARGO_TARGET_DIR)/debug
 export PATH := $(MUSTER_TOOLS_DIR)/bin:$(PATH)
 
-.PHONY: run test check advisories bench dist ci tools clean help
+.PHONY: run test check advisories bench fuzz dist ci tools clean help
 
 run: ## build, start musterd and three demo agents, load examples/, say what to try; Ctrl-C stops all
 	deploy/tools.sh nats-server
@@ -37,6 +37,9 @@ bench: ## measure against the floors and write docs/benchmarks.md (ARGS="--quick
 	cargo build --release --workspace --bins
 	cargo run --release --package bench -- $(ARGS)
 	cargo bench --package bench --bench parts -- --quick
+
+fuzz: ## give each target of tests/fuzz random bytes for a minute (ARGS="join 600" for one, longer)
+	deploy/fuzz.sh $(ARGS)
 
 dist: ## static release binaries of muster, muster-agent and musterd, in target/<host>/release
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package cli --package agent \

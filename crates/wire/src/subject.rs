@@ -180,7 +180,8 @@ fn tokens(name: &ChannelName) -> String {
 }
 
 fn channel_of(tokens: &str) -> Option<ChannelName> {
-    ChannelName::new(tokens.replace('.', "/")).ok()
+    // A channel has one subject: what has the name's own separator in it is none.
+    (!tokens.contains('/')).then(|| ChannelName::new(tokens.replace('.', "/")).ok())?
 }
 
 /// A signed manifest.

@@ -23,6 +23,8 @@ fn store_keys_round_trip() {
         "store.content.a",
         "store.content.a.07",
         "store.content.7",
+        "store.channel.a/b",
+        "store.content.a/b.7",
         "store.group.*",
         "store.other.a",
         "desired.epoch",
