@@ -80,6 +80,7 @@ pub(crate) fn reply(beat: u64, bytes: &[u8]) -> Result<HeardReply, DecodeError> 
     let standing = match v1::Standing::try_from(message.standing) {
         Ok(v1::Standing::Unknown) => Standing::Unknown,
         Ok(v1::Standing::Deleted) => Standing::Deleted,
+        Ok(v1::Standing::Duplicate) => Standing::Duplicate,
         Ok(v1::Standing::Ok | v1::Standing::Unspecified) | Err(_) => Standing::Ok,
     };
     let reply = Reply {

@@ -1,7 +1,7 @@
 //! Log lines of the machine's notes. INFO: the state changed. WARN: a person may have to look.
 
 use domain::AgentId;
-use domain::agent::{Note, Refusal};
+use domain::agent::{Note, Refusal, Standing};
 
 pub(crate) fn log(agent: &AgentId, note: &Note) {
     match note {
@@ -33,6 +33,11 @@ pub(crate) fn log(agent: &AgentId, note: &Note) {
         Note::SettingsReverted => {
             tracing::warn!(%agent, "no heartbeat was answered under the new settings: back to the previous ones");
         }
+        Note::Standing(Standing::Duplicate) => tracing::error!(
+            %agent,
+            "another machine reports under this agent's id and was there before: was this disk copied from it? Let this one \
+             join anew: stop it, remove its state directory, and start it with a join token of its own"
+        ),
         Note::Standing(standing) => tracing::info!(%agent, ?standing, "standing changed"),
     }
 }

@@ -6,7 +6,7 @@ use async_nats::Subject;
 use bytes::Bytes;
 use domain::content::DownloadWish;
 use domain::content::allowance::{Allowance, Decision, Terms};
-use domain::presence::{Answer, Effect, Presence, Standing};
+use domain::presence::{Answer, Effect, Presence, Ration, Standing};
 use domain::{AgentId, GroupId, Revision, Span, Timestamp};
 use runtime::nats::{Message, is_by_broker};
 use tokio::sync::{mpsc, watch};
@@ -24,6 +24,9 @@ use crate::sharing::{Origin, Sharing};
 use crate::watchers::Watchers;
 use crate::{convert, present};
 
+/// How often an agent that sends too much is named, at most: others may do the same meanwhile.
+const TELL_FLOODS_EVERY: Span = Span::from_secs(10);
+
 /// What was refused or left out since the last report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Refused {
@@ -33,6 +36,8 @@ pub(crate) struct Refused {
     pub(crate) nameless: u64,
     /// Heartbeats that asked for an answer outside of their agent's inboxes.
     pub(crate) foreign_reply: u64,
+    /// Heartbeats beyond what their agent may send.
+    pub(crate) over_quota: u64,
     /// Answers of the broker that somebody had sent to where heartbeats go.
     pub(crate) misdirected: u64,
     /// Batches of another replica that could not be read.
@@ -79,14 +84,23 @@ pub(crate) struct Fleet {
     judged_until: Timestamp,
     round: Round,
     telling: Telling,
+    /// When an agent that sends too much was named last.
+    flood_told: Timestamp,
 }
 
 impl Fleet {
-    pub(crate) fn new(replica: u64, checkpoint_interval: Span, terms: Terms, out: Outlets) -> Self {
+    pub(crate) fn new(
+        replica: u64,
+        (checkpoint_interval, quota): (Span, Option<Ration>),
+        terms: Terms,
+        out: Outlets,
+    ) -> Self {
         let clock = Clock::start();
         let now = clock.now();
+        let mut machine = Presence::new(now);
+        machine.set_quota(quota);
         Self {
-            machine: Presence::new(now),
+            machine,
             clock,
             sharing: Sharing::new(replica, now),
             terms,
@@ -101,6 +115,7 @@ impl Fleet {
             judged_until: now,
             round: Round::new(checkpoint_interval, now),
             telling: Telling::default(),
+            flood_told: Timestamp::default(),
         }
     }
 
@@ -147,6 +162,10 @@ impl Fleet {
             self.refused.foreign_reply += 1;
             return None;
         }
+        if !self.machine.admits(now, agent.as_str()) {
+            self.note_flood(&agent, now);
+            return None;
+        }
         let heartbeat = match wire::heartbeat::read(&message.payload) {
             Ok(heartbeat) => heartbeat,
             Err(error) => {
@@ -170,6 +189,15 @@ impl Fleet {
         self.answer(agent, to, &answer, reply(&answer, &decision, now))
     }
 
+    /// Counts what an agent sends beyond its quota, and names one that does so now and then.
+    fn note_flood(&mut self, agent: &AgentId, now: Timestamp) {
+        self.refused.over_quota += 1;
+        if now.since(self.flood_told) >= TELL_FLOODS_EVERY {
+            self.flood_told = now;
+            tracing::warn!(%agent, "this agent sends more heartbeats than it may: the rest is not read; `muster agent revoke` cuts it off");
+        }
+    }
+
     /// Takes a heartbeat that is to be answered, and tells the other replicas.
     fn hear(
         &mut self,
@@ -180,7 +208,7 @@ impl Fleet {
         let wish = read_download_wish(heartbeat.download);
         let answer = self.machine.heartbeat(now, agent.as_str(), convert::beat(heartbeat));
         let mut decision = Decision::default();
-        if answer.standing == Standing::Enrolled {
+        if matches!(answer.standing, Standing::Enrolled | Standing::Duplicate) {
             decision = self.allowance.ask(now, agent, wish);
             self.share(agent, now, (payload, decision.granted_by));
         }
@@ -320,6 +348,7 @@ fn reply(answer: &Answer, decision: &Decision, now: Timestamp) -> HeartbeatReply
         Standing::Enrolled => v1::Standing::Ok,
         Standing::Unknown => v1::Standing::Unknown,
         Standing::Deleted => v1::Standing::Deleted,
+        Standing::Duplicate => v1::Standing::Duplicate,
     };
     let again = match *decision {
         Decision { granted: None, again: Some(again), .. } => {

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use clap::Args;
 use domain::content::allowance::{GRANT, MAX_CAP, Terms};
+use domain::presence::{MAX_HEARTBEAT_RATE, Ration};
 use domain::{Revision, Span};
 use runtime::{ServiceArgs, ServiceContext, ServiceError, Shutdown};
 use tokio::sync::{mpsc, watch};
@@ -62,6 +63,11 @@ pub struct Config {
     /// Patches and small downloads do not count. 0: any number. The same for all replicas.
     #[arg(long, env = "MUSTER_MAX_FULL_DOWNLOADS", value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_CAP)))]
     pub max_full_downloads: u32,
+
+    /// Heartbeats and reports that one agent may send each second on the average, and five times as many at once. What
+    /// it sends beyond is neither read nor answered. 0: any number.
+    #[arg(long, env = "MUSTER_AGENT_HEARTBEAT_LIMIT", value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_HEARTBEAT_RATE)))]
+    pub agent_heartbeat_limit: u32,
 
     /// How long such a download may go on before its agent has to ask again. The same for all replicas.
     #[arg(skip = Duration::from(GRANT))]
@@ -93,7 +99,8 @@ pub async fn start(
     let (compiled, compiled_seen) = watch::channel(Revision(0));
     let out = Outlets { offers, events, chunks, compiled };
     let terms = Terms { cap: config.max_full_downloads, grant: Span::from(config.download_grant) };
-    let fleet = Fleet::new(runtime::ids::random_u64(), Span::from(config.checkpoint_interval), terms, out);
+    let paces = (Span::from(config.checkpoint_interval), Ration::heartbeats(config.agent_heartbeat_limit));
+    let fleet = Fleet::new(runtime::ids::random_u64(), paces, terms, out);
 
     let api = api::Api::new(context.fleet.clone(), queries, compiled_seen, context.shutdown().clone());
     routes.add_service(PresenceServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES));

@@ -300,12 +300,13 @@ impl Server {
         if self.report_at.elapsed() < REPORT_EVERY || self.fleet.refused == self.reported {
             return;
         }
-        let Refused { malformed, nameless, foreign_reply, misdirected, batches, offers, events } =
+        let Refused { malformed, nameless, foreign_reply, over_quota, misdirected, batches, offers, events } =
             self.fleet.refused;
         tracing::warn!(
             malformed,
             nameless,
             foreign_reply,
+            over_quota,
             misdirected,
             batches,
             answers_without_envelope = offers,

@@ -110,6 +110,8 @@ impl Control {
         command
             .arg("all")
             .args(["--listen", "127.0.0.1:0"])
+            // A few clients stand for many agents.
+            .args(["--agent-heartbeat-limit", "0"])
             .arg("--data-dir")
             .arg(data.path().join("data"))
             .env("MUSTER_NATS_SERVER", nats_server)

@@ -63,6 +63,19 @@ impl AgentProcess {
         self
     }
 
+    /// Another machine with a copy of this one's disk, which has not been started.
+    ///
+    /// # Panics
+    /// If the disk cannot be copied.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let dir = self.dir.join("copy");
+        fs::create_dir_all(&dir).expect("a directory can be made");
+        let copied = std::process::Command::new("cp").arg("-a").arg(&self.state).arg(&dir).status();
+        assert!(copied.is_ok_and(|status| status.success()), "the disk can be copied");
+        Self::new(&dir, &self.id, &self.token)
+    }
+
     /// Starts it (again).
     pub fn start(&mut self) {
         self.start_with(&[]);

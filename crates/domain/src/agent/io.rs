@@ -41,6 +41,8 @@ pub enum Standing {
     Unknown,
     /// Deleted by an operator.
     Deleted,
+    /// Another machine reports under the same identity, and was there before.
+    Duplicate,
 }
 
 /// Answer to a heartbeat, without the envelopes: the shell passes those in first, as inputs of their own.

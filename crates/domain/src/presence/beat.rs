@@ -1,5 +1,6 @@
 //! Signs of life: what they change, and what to answer.
 
+use super::credit::Ration;
 use super::groups::Tally;
 use super::intern::Handle;
 use super::status::{Beat, ItemState, Report, Status};
@@ -20,6 +21,9 @@ pub const DELETED_INTERVAL: Span = Span::from_secs(3600);
 pub enum Standing {
     /// Enrolled.
     Enrolled,
+    /// Enrolled, and another machine with the same identity was there before: the disk of one is a copy of
+    /// the other's.
+    Duplicate,
     /// Not in the registry (yet).
     Unknown,
     /// Deleted by an operator.
@@ -45,6 +49,24 @@ pub struct Answer {
 }
 
 impl Presence {
+    /// What each agent may send from now on; `None`: anything.
+    pub fn set_quota(&mut self, quota: Option<Ration>) {
+        self.quota = quota;
+    }
+
+    /// Whether a message of this agent that arrived now is to be looked at: it is within what the agent may send. What
+    /// strangers send is looked at, because an agent may join at any time; the broker lets only agents in.
+    pub fn admits(&mut self, now: Timestamp, id: &str) -> bool {
+        let (Some(quota), Some(at)) = (self.quota, self.table.find(id)) else { return true };
+        let agent = self.table.get_mut(at);
+        let spent = quota.spend(agent.quota, now);
+        match spent {
+            Ok(credit) => agent.quota = credit,
+            Err(_) => self.counters.over_quota += 1,
+        }
+        spent.is_ok()
+    }
+
     /// A heartbeat arrived here and waits for an answer.
     pub fn heartbeat(&mut self, now: Timestamp, id: &str, beat: Beat) -> Answer {
         self.now = self.now.max(now);
@@ -55,8 +77,9 @@ impl Presence {
         let head = group.head.unwrap_or_default();
         let failed_here = agent.failed_at != Cursor::NONE && agent.failed_at >= head && !agent.moving();
         let pulls = group.settings.mode == Mode::Pull || agent.mode == Some(Mode::Pull);
+        let duplicate = agent.is_duplicated() && agent.younger;
         Answer {
-            standing: Standing::Enrolled,
+            standing: if duplicate { Standing::Duplicate } else { Standing::Enrolled },
             next_in: slots::next_slot(self.now, group.settings.heartbeat_interval, agent.hash())
                 .since(self.now),
             head,
@@ -80,7 +103,7 @@ impl Presence {
         if at.is_none() {
             match self.standing(id) {
                 Standing::Deleted => self.counters.deleted += 1,
-                Standing::Enrolled | Standing::Unknown => self.counters.unknown += 1,
+                Standing::Enrolled | Standing::Duplicate | Standing::Unknown => self.counters.unknown += 1,
             }
         }
         at
@@ -152,7 +175,8 @@ impl Presence {
     }
 
     /// Follows the agent's sessions. A gap in the numbers may hide a change of the status; two sessions
-    /// that alternate are two machines.
+    /// that alternate are two machines. A session that was never heard of begins the count anew: it is a
+    /// restart of one of them, and two machines alternate again soon.
     fn note_session(&mut self, at: u32, beat: &Beat) {
         let agent = self.table.get_mut(at);
         if beat.session == agent.session {
@@ -161,7 +185,11 @@ impl Presence {
         } else {
             if beat.session == agent.rival && agent.heard.0 != 0 {
                 agent.alternations = agent.alternations.saturating_add(1);
+                agent.younger = !agent.younger;
                 self.counters.alternations += 1;
+            } else {
+                agent.alternations = 0;
+                agent.younger = true;
             }
             agent.rival = agent.session;
             agent.session = beat.session;

@@ -18,7 +18,7 @@
 
 mod beat;
 mod content;
-mod damping;
+mod credit;
 mod deadlines;
 mod groups;
 mod intern;
@@ -40,7 +40,7 @@ pub use content::{
     ContentFailure, ContentSummary, MAX_CONTENT_LIST_BYTES, MAX_CONTENT_STATE_BYTES, MAX_FAILURES,
     RevisionCounts,
 };
-pub use damping::{BURST, REFILL};
+pub use credit::{BURST, MAX_HEARTBEAT_RATE, REFILL, Ration};
 pub use query::{AgentView, Counts, Filter, GroupView, MAX_EXAMINED, Page, Progress, Scope, Summary};
 pub use restore::Remembered;
 pub use status::{Beat, ItemReport, ItemState, Labels, Report, Status};
@@ -186,6 +186,8 @@ pub struct Counters {
     pub contents_trimmed: u64,
     /// Transitions that were not announced at once.
     pub held_back: u64,
+    /// Heartbeats beyond what an agent may send.
+    pub over_quota: u64,
 }
 
 /// Presence of a whole fleet.
@@ -204,6 +206,8 @@ pub struct Presence {
     contents: Contents,
     effects: VecDeque<Effect>,
     counters: Counters,
+    /// What each agent may send; `None`: anything.
+    quota: Option<Ration>,
 }
 
 impl Presence {
@@ -223,6 +227,7 @@ impl Presence {
             contents: Contents::new(),
             effects: VecDeque::new(),
             counters: Counters::default(),
+            quota: None,
         }
     }
 
@@ -385,7 +390,7 @@ impl Presence {
             }
         };
         let release = (agent.told != agent.state)
-            .then(|| (damping::spend(agent.credit, Timestamp(0)).err().unwrap_or_default(), None));
+            .then(|| (credit::EVENTS.spend(agent.credit, Timestamp(0)).err().unwrap_or_default(), None));
         match (fall, release) {
             (Some(fall), Some(release)) => Some(if release.0 < fall.0 { release } else { fall }),
             (fall, release) => fall.or(release),
@@ -419,7 +424,7 @@ impl Presence {
     /// Emits the event for the present state, or leaves it for later.
     fn announce(&mut self, at: u32, when: Timestamp) {
         let agent = self.table.get_mut(at);
-        match damping::spend(agent.credit, when) {
+        match credit::EVENTS.spend(agent.credit, when) {
             Err(_) => self.counters.held_back += 1,
             Ok(credit) => {
                 agent.credit = credit;

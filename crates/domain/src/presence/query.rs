@@ -18,10 +18,6 @@ use crate::time::{Span, Timestamp};
 /// does not hold up heartbeats. The page then ends early and says where to go on.
 pub const MAX_EXAMINED: usize = 16_384;
 
-/// Alternations of two sessions from which a second machine is suspected: a straggler of the session
-/// before a restart causes two.
-const SUSPICIOUS_ALTERNATIONS: u16 = 3;
-
 /// Where an agent stands against the head of its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Progress {
@@ -407,7 +403,7 @@ impl Presence {
             labels: self.labels.get(agent.labels),
             status: self.statuses.get(agent.status),
             content: self.contents.states(agent.content).collect(),
-            duplicate_suspected: agent.alternations >= SUSPICIOUS_ALTERNATIONS,
+            duplicate_suspected: agent.is_duplicated(),
         }
     }
 }

@@ -17,6 +17,9 @@ use crate::time::Timestamp;
 /// Records in a page: large enough to make the page list short, small enough that a half-empty page does
 /// not matter.
 const PAGE: usize = 1024;
+/// Alternations of two sessions from which a second machine is suspected: a straggler of the session
+/// before a restart causes two. Two machines that beat in turn get there with the second beat of the elder.
+const SUSPICIOUS_ALTERNATIONS: u16 = 3;
 /// End of a list.
 pub(super) const NIL: u32 = u32::MAX;
 
@@ -62,6 +65,8 @@ pub(super) struct Agent {
     pub(super) obeys: Cursor,
     /// When the credit for events is full again.
     pub(super) credit: Timestamp,
+    /// When the credit for heartbeats is full again.
+    pub(super) quota: Timestamp,
     /// When to look at it again; 0 for never. May be earlier than needed.
     pub(super) due: Timestamp,
     due_link: Link,
@@ -71,8 +76,10 @@ pub(super) struct Agent {
     pub(super) labels: Handle,
     pub(super) version: Handle,
     pub(super) content: Handle,
-    /// Times two sessions alternated.
+    /// Times this session and the one before it alternated.
     pub(super) alternations: u16,
+    /// Of the two, the present one was heard of later.
+    pub(super) younger: bool,
     /// Transitions since the last event.
     pub(super) untold: u16,
     id_bytes: u8,
@@ -103,6 +110,7 @@ impl Agent {
             assigned: Cursor::NONE,
             obeys: Cursor::NONE,
             credit: Timestamp(0),
+            quota: Timestamp(0),
             due: Timestamp(0),
             due_link: link,
             member_link: link,
@@ -112,6 +120,7 @@ impl Agent {
             version: Handle::default(),
             content: Handle::default(),
             alternations: 0,
+            younger: false,
             untold: 0,
             id_bytes: u8::try_from(id.len()).expect("invariant: ids have at most 64 bytes"),
             state: State::NeverSeen,
@@ -120,6 +129,11 @@ impl Agent {
             lacking: true,
             stale: false,
         }
+    }
+
+    /// Whether two machines seem to use this identity.
+    pub(super) fn is_duplicated(&self) -> bool {
+        self.alternations >= SUSPICIOUS_ALTERNATIONS
     }
 
     pub(super) fn id(&self) -> &str {

@@ -186,6 +186,36 @@ fn two_alternating_sessions_are_two_machines() {
         fleet.heartbeat(START, "a", of(1, sequence));
     }
     assert!(fleet.agent("a").unwrap().duplicate_suspected);
+    fleet.heartbeat(START, "a", of(3, 1));
+    assert!(!fleet.agent("a").unwrap().duplicate_suspected, "one of them was started again");
+}
+
+#[test]
+fn who_sends_more_than_it_may_is_not_listened_to_for_the_rest() {
+    let mut fleet = small_fleet();
+    assert!((0..1_000).all(|_| fleet.admits(START, "a")), "no quota is set");
+    fleet.set_quota(Ration::heartbeats(2));
+    let admitted = (0..1_000).filter(|_| fleet.admits(START, "a")).count();
+    assert_eq!((admitted, fleet.counters().over_quota), (10, 990));
+    assert!(fleet.admits(START, "b") && fleet.admits(START, "stranger"), "the others are heard");
+    assert!(fleet.admits(START + Span(500), "a") && !fleet.admits(START + Span(500), "a"));
+}
+
+#[test]
+fn the_younger_of_two_machines_is_told() {
+    let mut fleet = small_fleet();
+    let mut told = |session, sequence| {
+        fleet.heartbeat(START, "a", Beat { session, ..beat(sequence, 5) }).standing == Standing::Duplicate
+    };
+    assert!(!told(1, 1) && !told(1, 2));
+    // The copy starts, and each beats in turn: it is noticed with the second beat of the first machine.
+    assert!(!told(2, 1) && !told(1, 3) && !told(2, 2));
+    for sequence in 4..8 {
+        assert!(!told(1, sequence), "the elder goes on as it was");
+        assert!(told(2, sequence), "the younger is told");
+    }
+    // It joined anew under another id, and the elder is alone: nobody is told any more.
+    assert!(!told(1, 8) && !told(1, 9));
 }
 
 #[test]

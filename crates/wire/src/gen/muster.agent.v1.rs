@@ -1042,6 +1042,8 @@ pub enum Standing {
     Unknown = 2,
     /// Deleted by an operator; the id is never used again.
     Deleted = 3,
+    /// Enrolled, but another machine reports under this id, and was there before: join anew under another id.
+    Duplicate = 4,
 }
 impl Standing {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1054,6 +1056,7 @@ impl Standing {
             Self::Ok => "STANDING_OK",
             Self::Unknown => "STANDING_UNKNOWN",
             Self::Deleted => "STANDING_DELETED",
+            Self::Duplicate => "STANDING_DUPLICATE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1063,6 +1066,7 @@ impl Standing {
             "STANDING_OK" => Some(Self::Ok),
             "STANDING_UNKNOWN" => Some(Self::Unknown),
             "STANDING_DELETED" => Some(Self::Deleted),
+            "STANDING_DUPLICATE" => Some(Self::Duplicate),
             _ => None,
         }
     }

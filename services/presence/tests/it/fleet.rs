@@ -60,6 +60,7 @@ pub(crate) fn config() -> presence::Config {
         checkpoint_interval: Duration::from_secs(1),
         snapshot_cache_mib: 1,
         max_full_downloads: 100,
+        agent_heartbeat_limit: 0,
         download_grant: Duration::from_secs(60),
     }
 }

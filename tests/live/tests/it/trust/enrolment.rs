@@ -116,3 +116,33 @@ async fn an_agent_that_moves_gets_claims_for_its_new_group_and_loses_the_old_one
     let mut bare = Bare::connect(&fleet.nats.url(), Some(&member.user)).await.expect("it is let in");
     assert!(bare.subscribe("notify.group.child", "", 1).await.is_refusal());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t20_a_cloned_disk_is_noticed_and_the_younger_machine_is_told() {
+    let fleet = Fleet::start().await;
+    let policy = fleet.cli("policy");
+    seed::groups(&policy).await;
+    let mut first = fleet.agent("web-1", "/push").await;
+    first.reaches("app", "/n", &json!(0)).await;
+    let suspected = |shown: &serde_json::Value| shown["duplicateSuspected"] == true;
+    let _ = fleet.shows("web-1", "one machine", |shown| shown["state"] == "ONLINE" && !suspected(shown)).await;
+
+    let mut copy = first.copied();
+    copy.start();
+    let _ = fleet.shows("web-1", "two machines", suspected).await;
+    live::until("the copy is told", || {
+        let log = copy.process().log();
+        log.contains("was this disk copied").then_some(()).ok_or(log)
+    })
+    .await;
+    assert!(!first.process().log().contains("was this disk copied"), "the first goes on as it was");
+    let text = fleet.cli("presence").run("agent show web-1").await.ok();
+    assert!(text.contains("seems to be used by two machines"), "{text}");
+
+    // The way out that its log names.
+    copy.kill().await;
+    std::fs::remove_dir_all(&copy.state).expect("its state is there");
+    let mut anew = fleet.agent("web-2", "/push").await;
+    anew.reaches("app", "/n", &json!(0)).await;
+    assert!(!anew.process().log().contains("was this disk copied"));
+}

@@ -11,6 +11,7 @@ use wire::join::JoinToken;
 
 mod attacks;
 mod enrolment;
+mod floods;
 mod matrix;
 mod revocation;
 
