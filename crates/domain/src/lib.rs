@@ -26,6 +26,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod time;
 pub mod token;
+pub mod trust;
 
 pub use digest::Digest;
 pub use id::{AgentId, ApiTokenName, FleetId, GroupId, IdError, KindName, PolicyName, TokenId};
