@@ -10,13 +10,13 @@ use domain::agent::{
     Timing,
 };
 use domain::content::DownloadWish;
-use domain::{AgentId, Cursor, Timestamp};
+use domain::{AgentId, Cursor, Span, Timestamp};
 use prost::Message as _;
 use runtime::Shutdown;
 use runtime::clock::now;
 use runtime::tls::BrokerTls;
 use wire::agent::v1;
-use wire::envelope::{self, Trust};
+use wire::envelope;
 
 use crate::access::Access;
 use crate::content::ContentLink;
@@ -26,6 +26,7 @@ use crate::note;
 use crate::storage::{Proofs, Storage, View};
 use crate::tasks::{Task, Tasks};
 use crate::transport::{Event, Fetched, Transport};
+use crate::trust::LiveTrust;
 
 /// Longest sleep. The wall clock may jump while the agent sleeps; it looks at it at least this often.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
@@ -34,6 +35,9 @@ const SHOW_EVERY_MS: u64 = 500;
 /// How long stopping waits for the step under way: a write ends in time, a handler is taken up at the next
 /// start.
 const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the answer to the question for a trust root is waited for, and its way to the disk.
+const ROOT_WITHIN: Span = Span::from_secs(30);
 
 /// Called with each change worth a log line.
 pub type Observer = Arc<dyn Fn(&AgentId, &Note) + Send + Sync>;
@@ -44,7 +48,7 @@ pub struct Enrolment {
     /// The agent.
     pub agent: AgentId,
     /// Keys that may sign for its fleet.
-    pub trust: Trust,
+    pub trust: LiveTrust,
     /// NATS URLs.
     pub servers: Vec<String>,
     /// How to verify those.
@@ -80,7 +84,11 @@ pub struct Parts<T, S, H> {
 /// One agent. It does nothing until [`Agent::run`].
 pub struct Agent<T, S, H> {
     agent: AgentId,
-    trust: Trust,
+    trust: LiveTrust,
+    /// The next root that was asked for, and until when its answer is waited for.
+    root_asked: Option<(u64, Timestamp)>,
+    /// The newest version that somebody spoke of.
+    root_hint: u64,
     first_assignment: Option<Bytes>,
     machine: Machine,
     transport: T,
@@ -117,13 +125,15 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
     #[must_use]
     pub fn new(enrolment: Enrolment, parts: Parts<T, S, H>) -> Self {
         let Enrolment { agent, trust, assignment, .. } = enrolment;
-        let identity = Identity { fleet: trust.fleet.clone(), agent: agent.clone() };
+        let identity = Identity { fleet: trust.fleet(), agent: agent.clone() };
         let mut hostname = parts.hostname;
         let cut = (0..=255.min(hostname.len())).rev().find(|at| hostname.is_char_boundary(*at)).unwrap_or(0);
         hostname.truncate(cut);
         Self {
             agent,
             trust,
+            root_asked: None,
+            root_hint: 0,
             first_assignment: assignment,
             machine: Machine::new(identity, parts.timing, parts.loaded),
             transport: parts.transport,
@@ -146,6 +156,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
     /// Runs until the shutdown is requested, then closes the connection in order.
     pub async fn run(mut self, shutdown: Shutdown) {
         self.step(Input::Started).await;
+        self.step(Input::RootAdopted(self.trust.adopted())).await;
         if let Some(bytes) = self.first_assignment.take() {
             self.hear_assignment(&bytes);
             self.work_off().await;
@@ -195,6 +206,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
                 self.carry_out(effect).await;
             }
         }
+        self.follow_roots().await;
         if let Some(content) = &self.content {
             content.tell(&self.machine, self.offline);
         }
@@ -287,6 +299,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             Event::Assignment(bytes) => self.hear_assignment(&bytes),
             Event::Beat(beat, Some(bytes)) => self.hear_reply(beat, &bytes),
             Event::Beat(beat, None) => self.inputs.push_back(Input::HeartbeatFailed { beat }),
+            Event::Root(version, fetched) => self.hear_root(version, fetched),
             Event::Fetched(_, Fetched::Envelope(bytes)) => self.hear_snapshot(&bytes, Source::Fetch),
             Event::Fetched(fetch, Fetched::Empty) => {
                 self.inputs.push_back(Input::FetchDone { fetch, result: Ok(()) });
@@ -314,7 +327,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
 
     fn open_snapshot(&self, bytes: &Bytes) -> Result<Arc<Offer>, Refusal> {
         let opened = envelope::parse_shared(bytes)
-            .and_then(|envelope| wire::snapshot::open(&envelope, &self.trust.directors));
+            .and_then(|envelope| wire::snapshot::open(&envelope, &self.trust.now().directors));
         match opened {
             Ok(snapshot) => Ok(Arc::new(Offer { snapshot, envelope: Arc::from(&bytes[..]) })),
             Err(error) => {
@@ -326,7 +339,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
 
     fn hear_assignment(&mut self, bytes: &Bytes) {
         let opened = envelope::parse(bytes)
-            .and_then(|envelope| wire::snapshot::open_assignment(&envelope, &self.trust.directors));
+            .and_then(|envelope| wire::snapshot::open_assignment(&envelope, &self.trust.now().directors));
         self.inputs.push_back(match opened {
             Ok(assignment) => {
                 if self.last_assignment.as_ref().is_none_or(|(known, _)| assignment.cursor > *known) {
@@ -357,6 +370,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             }
         };
         self.last_reply = Some(now());
+        self.root_hint = heard.root_version;
         if let Some(content) = self.content.as_ref().filter(|_| self.asked == Some(beat)) {
             content.answered(heard.download_granted);
         }
@@ -368,6 +382,42 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             self.hear_snapshot(&encode(envelope), Source::Heartbeat);
         }
         self.inputs.push_back(Input::HeartbeatReplied(heard.reply));
+    }
+
+    /// Asks for the root after the one that is obeyed, if there is said to be one. One at a time: each is verified with
+    /// the one before it.
+    async fn follow_roots(&mut self) {
+        let version = self.trust.now().version;
+        let waits = self.root_asked.is_some_and(|(asked, until)| asked > version && now() < until);
+        if waits || !self.connected || self.root_hint <= version {
+            return;
+        }
+        self.root_asked = Some((version + 1, now() + ROOT_WITHIN));
+        self.transport.fetch_root(version + 1).await;
+    }
+
+    fn hear_root(&mut self, version: u64, fetched: Fetched) {
+        if self.root_asked.is_none_or(|(asked, _)| asked != version) {
+            return;
+        }
+        let bytes = match fetched {
+            Fetched::Envelope(bytes) => bytes,
+            // The next heartbeat says again whether there is one.
+            Fetched::Empty | Fetched::Failed(_) => {
+                self.root_hint = 0;
+                return;
+            }
+        };
+        let mut chain = self.trust.chain();
+        match chain.follow_bytes(&bytes) {
+            Ok(()) => self.do_task(Task::AdoptRoot(Box::new(chain), self.trust.clone())),
+            Err(error) => {
+                tracing::warn!(agent = %self.agent, version, error = %runtime::log::chain(&error), "a trust root is refused");
+                self.root_hint = 0;
+                self.inputs
+                    .push_back(Input::EnvelopeRefused { refusal: Refusal::Root, source: Source::Heartbeat });
+            }
+        }
     }
 
     fn is_unshown(&self) -> bool {
@@ -390,7 +440,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         let active = self.machine.active().map_or(Cursor::NONE, |active: &Generation| active.cursor);
         let status = self.machine.status().clone();
         let view = View {
-            fleet: self.trust.fleet.clone(),
+            fleet: self.trust.fleet(),
             agent: self.agent.clone(),
             group: self.machine.placement().map(|placement| placement.group.clone()),
             active,

@@ -6,14 +6,18 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use domain::agent::{Note, Refusal};
+use domain::trust::{Role, Root};
 use domain::{Cursor, Digest, KindName};
+use ed25519_dalek::SigningKey;
 use wire::agent::v1::ItemState;
+use wire::root::Chain;
+use wire::sign::{KeySet, public_key};
 
 use crate::crash::{CRASH_ENV, CRASH_POINTS};
 use crate::disk::{DiskStorage, Shown};
 use crate::handler::{Handler, PolicyChange};
 use crate::storage::MemoryStorage;
-use crate::test_fleet::{Broker, PATIENCE, Running, envelope, snapshot, trust};
+use crate::test_fleet::{Broker, PATIENCE, Running, envelope, root, signed_root, snapshot, trust};
 
 /// Remembers what it was given, and refuses documents that say "bad".
 #[derive(Default)]
@@ -213,4 +217,36 @@ async fn killed_at_any_point_it_finds_the_old_state_or_the_new_one() {
         tokio::time::timeout(PATIENCE, agent.stop()).await.unwrap();
         assert_eq!(whole(dir.path()), Some(of("[8]", "[8]")), "{point}");
     }
+}
+
+#[tokio::test]
+async fn t8_a_root_that_follows_is_adopted_and_one_that_does_not_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, handler) = (Broker::new(), Arc::new(Recorder::default()));
+    let first = root(&KeySet::default());
+    let director = SigningKey::from_bytes(&[9; 32]).verifying_key();
+    let second = Root {
+        director: Role::of_one(public_key(&director)),
+        ..first.next(first.issued_at, first.expires_at)
+    };
+    let mut forged = wire::root::unsigned(&second);
+    wire::root::sign(&mut forged, &SigningKey::from_bytes(&[8; 32])).unwrap();
+    broker.publish_root(wire::encode(&forged));
+    broker.publish(envelope(&snapshot(5, &[("a", "[5]")])));
+    let mut agent = start(&broker, dir.path(), &handler);
+    agent.noted("good", applied(5)).await;
+    let refused = |note: &Note| matches!(note, Note::Refused { refusal: Refusal::Root, .. });
+    agent.noted("a forged root is refused", refused).await;
+    assert!(!dir.path().join("trust-root").exists(), "nothing of it is kept");
+
+    broker.replace_root(wire::encode(&signed_root(&second)));
+    agent.noted("the root is adopted", |note| matches!(note, Note::RootAdopted(2))).await;
+    let kept = std::fs::read(dir.path().join("trust-root")).unwrap();
+    assert_eq!(Chain::read(&kept).unwrap().newest(), &second);
+    // The director of before is worth nothing any more.
+    broker.publish(envelope(&snapshot(6, &[("a", "[6]")])));
+    let unsigned = |note: &Note| matches!(note, Note::Refused { refusal: Refusal::Signature, .. });
+    agent.noted("its signature is refused", unsigned).await;
+    assert_eq!(in_force(dir.path(), "a"), "[5]", "what is in force stays");
+    agent.stop().await;
 }

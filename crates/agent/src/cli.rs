@@ -190,7 +190,7 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     .with_context(|| format!("cannot use the directory for content in {}", dir.root().display()))?;
     let session = runtime::ids::random_u64();
     tracing::info!(
-        agent = %enrolment.agent, fleet = %enrolment.trust.fleet, state_dir = %dir.root().display(),
+        agent = %enrolment.agent, fleet = %enrolment.trust.fleet(), state_dir = %dir.root().display(),
         servers = runtime::nats::shown(&enrolment.servers), "agent starts"
     );
     let parts = Parts {
@@ -251,40 +251,46 @@ async fn enrol(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Enrolment> {
     let token = read_token(args)?;
-    match dir.enrolment() {
+    let known = match dir.enrolment() {
         Ok(Some(known)) => {
-            if token.as_ref().is_some_and(|token| token.fleet != known.trust.fleet) {
+            if token.as_ref().is_some_and(|token| token.fleet != known.trust.fleet()) {
                 bail!(
                     "this agent belongs to the fleet {}, the join token to another one; use another --state-dir to join that",
-                    known.trust.fleet
+                    known.trust.fleet()
                 );
             }
             // One that joined when the broker let everyone in gets its claims with a token, which loses no use of it.
             if known.access.is_some() || token.as_ref().is_none_or(|token| token.door.is_none()) {
                 return Ok(known);
             }
+            Some(known)
         }
-        Ok(None) => {}
+        Ok(None) => None,
         Err(IdentityError::Damaged { path, problem }) if token.is_some() => {
             tracing::warn!(path = %path.display(), problem, "the identity is damaged: joining again with the same key");
+            None
         }
         Err(error) => return Err(error.into()),
-    }
+    };
     let Some(token) = token else {
         bail!(
             "this agent has not joined a fleet: give it a join token with --join, --join-file or MUSTER_JOIN (an operator makes one with `muster token create --group PATH`)"
         );
     };
     let about = join::About {
-        id: args.id.clone(),
+        id: known.as_ref().map(|known| known.agent.clone()).or_else(|| args.id.clone()),
         hostname: hostname.to_owned(),
         labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
     };
     let tls = args.nats_tls.over(dir.keep_broker(&token.broker)?);
     let mut joined = join::join((&token, &tls), &dir.key()?, &about, shutdown).await?;
     joined.enrolment.tls = dir.keep_broker(&joined.broker)?;
-    dir.save(&joined.enrolment, &joined.trust_root)?;
-    tracing::info!(agent = %joined.enrolment.agent, fleet = %joined.enrolment.trust.fleet, "joined");
+    if let Some(known) = known {
+        // The root that it pinned when it joined first gives way to those that follow it, and to no other.
+        joined.enrolment.trust = known.trust;
+    }
+    dir.save(&joined.enrolment)?;
+    tracing::info!(agent = %joined.enrolment.agent, fleet = %joined.enrolment.trust.fleet(), "joined");
     Ok(joined.enrolment)
 }
 

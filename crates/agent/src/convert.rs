@@ -47,6 +47,7 @@ fn status_report(status: &Status, about: &About) -> v1::StatusReport {
         repairs: status.repairs,
         hostname: about.hostname.clone(),
         content: status.content.iter().map(|one| wire::heartbeat::content_status(one, room)).collect(),
+        root_version: status.root_version,
     }
 }
 
@@ -71,6 +72,8 @@ pub(crate) struct HeardReply {
     pub(crate) reply: Reply,
     /// For how long a full download may go on from now.
     pub(crate) download_granted: Option<Span>,
+    /// The newest trust root that there is said to be.
+    pub(crate) root_version: u64,
     /// What the service says is wrong with the heartbeat; empty if nothing is.
     pub(crate) error: String,
 }
@@ -97,6 +100,7 @@ pub(crate) fn reply(beat: u64, bytes: &[u8]) -> Result<HeardReply, DecodeError> 
         assignment: message.assignment,
         reply,
         download_granted: (granted > Span(0)).then_some(granted),
+        root_version: message.root_version,
         error: message.error,
     })
 }

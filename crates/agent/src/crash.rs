@@ -21,6 +21,9 @@ pub const CRASH_POINTS: &[&str] = &[
     "pruned",
 ];
 
+/// Every crash point of the adoption of a trust root, in order.
+pub const ROOT_CRASH_POINTS: &[&str] = &["root-draft", "root-written"];
+
 /// Every crash point of content, in the order in which one that is fetched passes them.
 pub const CONTENT_CRASH_POINTS: &[&str] = &[
     "content-state-draft",
@@ -45,7 +48,8 @@ pub const CONTENT_CRASH_POINTS: &[&str] = &[
 
 /// Ends the process here, if that was asked for.
 pub(crate) fn point(name: &'static str) {
-    let listed = CRASH_POINTS.contains(&name) || CONTENT_CRASH_POINTS.contains(&name);
+    let listed =
+        [CRASH_POINTS, ROOT_CRASH_POINTS, CONTENT_CRASH_POINTS].iter().any(|all| all.contains(&name));
     debug_assert!(listed, "{name} is not listed");
     runtime::crash::point(name);
 }

@@ -5,17 +5,19 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use domain::{AgentId, Digest, FleetId};
+use domain::{AgentId, FleetId};
 use nkeys::{KeyPair, KeyPairType};
 use runtime::tls::BrokerTls;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
-use wire::envelope::{MAX_ENVELOPE_BYTES, MAX_TRUST_ROOT_BYTES};
+use wire::envelope::MAX_ENVELOPE_BYTES;
 use wire::join::BrokerTrust;
+use wire::root::{Chain, MAX_CHAIN_BYTES};
 
 use crate::access::{Access, Claims};
 use crate::agent::Enrolment;
-use crate::disk::{DiskError, files};
+use crate::disk::{DiskError, TRUST_ROOT, files};
+use crate::trust::LiveTrust;
 
 /// Held by the running agent.
 const LOCK: &str = "lock";
@@ -23,8 +25,6 @@ const LOCK: &str = "lock";
 const KEY: &str = "agent.key";
 /// Who the agent is.
 const IDENTITY: &str = "identity.json";
-/// Whom it trusts.
-const TRUST_ROOT: &str = "trust-root";
 /// Who vouches for the NATS servers.
 const BROKER_CA: &str = "broker-ca.pem";
 /// What it shows the broker.
@@ -79,6 +79,7 @@ struct IdentityFile {
     agent: String,
     fleet: String,
     servers: Vec<String>,
+    /// Fingerprint of the first root of the chain.
     trust_root_sha256: String,
     #[serde(default)]
     tls_first: bool,
@@ -168,14 +169,14 @@ impl StateDir {
             files::unseal(&bytes).ok_or_else(|| damaged("the checksum of identity.json does not hold"))?;
         let file: IdentityFile =
             serde_json::from_slice(json).map_err(|_| damaged("identity.json is not an identity"))?;
-        let root = read(&self.root.join(TRUST_ROOT), MAX_TRUST_ROOT_BYTES)?.unwrap_or_default();
-        if Digest::of(&root).to_string() != file.trust_root_sha256 {
-            return Err(damaged("trust-root is not the one the agent joined with"));
+        let roots = read(&self.root.join(TRUST_ROOT), MAX_CHAIN_BYTES)?.unwrap_or_default();
+        let chain = Chain::read(&roots).map_err(|error| damaged(&runtime::log::chain(&error)))?;
+        if chain.first_fingerprint().to_string() != file.trust_root_sha256 {
+            return Err(damaged("trust-root does not begin with the root the agent joined with"));
         }
-        let trust =
-            wire::envelope::read_trust_root(&root).map_err(|_| damaged("trust-root cannot be read"))?;
+        let trust = LiveTrust::new(chain);
         let agent = AgentId::new(&file.agent).map_err(|_| damaged("the agent's id is not one"))?;
-        if FleetId::new(&file.fleet).ok().as_ref() != Some(&trust.fleet) {
+        if FleetId::new(&file.fleet).ok() != Some(trust.fleet()) {
             return Err(damaged("trust-root is for another fleet"));
         }
         let assignment = read(&self.root.join(ASSIGNMENT), MAX_ENVELOPE_BYTES)?.map(Bytes::from);
@@ -218,16 +219,17 @@ impl StateDir {
         Access::new(self.key().ok()?, &Claims { user: file.user, door: file.door }).ok()
     }
 
-    /// Keeps what the agent learnt when it joined. `trust_root` are the exact bytes.
+    /// Keeps what the agent learnt when it joined.
     ///
     /// # Errors
     /// [`IdentityError::Disk`] if it cannot be written; the agent has then not joined as far as it knows.
-    pub fn save(&self, enrolment: &Enrolment, trust_root: &[u8]) -> Result<(), IdentityError> {
+    pub fn save(&self, enrolment: &Enrolment) -> Result<(), IdentityError> {
+        let chain = enrolment.trust.chain();
         let file = IdentityFile {
             agent: enrolment.agent.to_string(),
-            fleet: enrolment.trust.fleet.to_string(),
+            fleet: enrolment.trust.fleet().to_string(),
             servers: enrolment.servers.clone(),
-            trust_root_sha256: Digest::of(trust_root).to_string(),
+            trust_root_sha256: chain.first_fingerprint().to_string(),
             tls_first: enrolment.tls.first,
         };
         let json = serde_json::to_vec_pretty(&file).expect("invariant: texts have a JSON form");
@@ -235,7 +237,7 @@ impl StateDir {
             let path = self.root.join(name);
             files::replace(&path, bytes, files::PUBLIC, || {}).map_err(DiskError::io("write", &path))
         };
-        write(TRUST_ROOT, trust_root)?;
+        write(TRUST_ROOT, &chain.encode())?;
         if let Some(assignment) = &enrolment.assignment {
             write(ASSIGNMENT, assignment)?;
         }
@@ -263,12 +265,10 @@ pub fn save_claims(root: &Path, claims: &Claims) -> Result<(), IdentityError> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use ed25519_dalek::SigningKey;
-
     use super::*;
 
-    fn enrolment(root: &[u8]) -> Enrolment {
-        let trust = wire::envelope::read_trust_root(root).unwrap();
+    fn enrolment() -> Enrolment {
+        let trust = crate::test_fleet::trust();
         let servers = vec!["nats://127.0.0.1:4222".to_owned()];
         Enrolment {
             agent: AgentId::new("a").unwrap(),
@@ -278,14 +278,6 @@ mod tests {
             assignment: Some(Bytes::from_static(b"x")),
             access: None,
         }
-    }
-
-    fn trust_root() -> Vec<u8> {
-        wire::envelope::trust_root(
-            &FleetId::new("f").unwrap(),
-            &SigningKey::from_bytes(&[1; 32]).verifying_key(),
-            &wire::envelope::ContentTrust::default(),
-        )
     }
 
     #[test]
@@ -316,14 +308,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::lock(dir.path()).unwrap();
         assert!(state.enrolment().unwrap().is_none());
-        let root = trust_root();
-        state.save(&enrolment(&root), &root).unwrap();
+        state.save(&enrolment()).unwrap();
         let read = state.enrolment().unwrap().unwrap();
         assert_eq!(
-            (read.agent.as_str(), read.servers.len(), &read.trust.fleet),
-            ("a", 1, &enrolment(&root).trust.fleet)
+            (read.agent.as_str(), read.servers.len(), read.trust.chain()),
+            ("a", 1, enrolment().trust.chain())
         );
-        assert_eq!(read.tls, enrolment(&root).tls);
+        assert_eq!(read.tls, enrolment().tls);
         let broker = BrokerTrust { cas: vec![vec![1, 2], vec![3]], tls_first: true };
         let tls = state.keep_broker(&broker).unwrap();
         assert_eq!(state.enrolment().unwrap().unwrap().tls, tls);

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use domain::agent::backoff;
 use domain::registry::AgentKey;
 use domain::{AgentId, Digest};
@@ -15,9 +14,11 @@ use runtime::tls::BrokerTls;
 use wire::agent::v1;
 use wire::envelope::EnvelopeError;
 use wire::join::{BrokerTrust, JoinToken};
+use wire::root::{Chain, RootError};
 
 use crate::access::{Access, Claims};
 use crate::agent::Enrolment;
+use crate::trust::LiveTrust;
 
 /// How long an answer may take: identity writes to the store before it answers.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -67,6 +68,9 @@ pub enum JoinError {
         /// The servers.
         servers: String,
     },
+    /// The trust roots in the answer do not hold.
+    #[error("the trust roots in the answer do not hold")]
+    Roots(#[from] RootError),
     /// The assignment in the answer does not hold.
     #[error("the assignment in the answer does not hold")]
     Assignment(#[from] EnvelopeError),
@@ -78,13 +82,11 @@ pub enum JoinError {
     Key(#[from] nkeys::error::Error),
 }
 
-/// An agent that is in, and the exact bytes of its trust root.
+/// An agent that is in.
 #[derive(Debug, Clone)]
 pub struct Joined {
     /// What it learnt.
     pub enrolment: Enrolment,
-    /// The trust root's bytes, for [`crate::StateDir::save`].
-    pub trust_root: Bytes,
     /// How to verify the servers from now on, for [`crate::StateDir::keep_broker`].
     pub broker: BrokerTrust,
 }
@@ -200,6 +202,7 @@ pub async fn request(
         labels: about.labels.clone().into_iter().collect(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         requested_at_ms: runtime::clock::now().0,
+        trust_root_sha256: token.trust_root.0.to_vec(),
     };
     let payload = wire::join::seal_request(&request, key)?.encode_to_vec();
     let enrol = wire::subject::enrol();
@@ -222,11 +225,14 @@ fn unanswered(error: RequestError) -> JoinError {
 
 /// Believes nothing that does not lead back to the fingerprint in the token.
 fn check(token: &JoinToken, key: &KeyPair, bundle: v1::JoinBundle) -> Result<Joined, JoinError> {
-    let trust_root = Bytes::from(bundle.trust_root);
-    if Digest::of(&trust_root) != token.trust_root {
-        return Err(JoinError::Fingerprint { servers: runtime::nats::shown(&token.servers) });
-    }
-    let trust = wire::envelope::read_trust_root(&trust_root)?;
+    let chain = match Chain::read_pinned(&bundle.trust_root, &token.trust_root) {
+        Err(RootError::Fingerprint { .. }) => {
+            return Err(JoinError::Fingerprint { servers: runtime::nats::shown(&token.servers) });
+        }
+        read => read?,
+    };
+    let live = LiveTrust::new(chain);
+    let trust = live.now();
     if trust.fleet != token.fleet {
         return Err(JoinError::Contradiction("names another fleet than the token"));
     }
@@ -246,13 +252,13 @@ fn check(token: &JoinToken, key: &KeyPair, bundle: v1::JoinBundle) -> Result<Joi
     };
     let enrolment = Enrolment {
         agent: assignment.agent,
-        trust,
+        trust: live,
         servers,
         tls: BrokerTls::default(),
         access,
         assignment: Some(envelope.encode_to_vec().into()),
     };
-    Ok(Joined { enrolment, trust_root, broker })
+    Ok(Joined { enrolment, broker })
 }
 
 #[cfg(test)]
@@ -288,13 +294,12 @@ mod tests {
             cursor: Cursor::new(1, 1),
             issued_at: Timestamp(1),
         };
+        let mut root = crate::test_fleet::root(&wire::sign::KeySet::default());
+        root.director = domain::trust::Role::of_one(wire::sign::public_key(&director.verifying_key()));
+        let chain = Chain::begin(crate::test_fleet::signed_root(&root)).unwrap();
         v1::JoinBundle {
             agent: agent.to_owned(),
-            trust_root: wire::envelope::trust_root(
-                &assignment.fleet,
-                &director.verifying_key(),
-                &wire::envelope::ContentTrust::default(),
-            ),
+            trust_root: chain.encode().to_vec(),
             assignment: Some(wire::snapshot::seal_assignment(&assignment, director)),
             servers: Vec::new(),
             broker_cas: vec![vec![4]],
@@ -311,7 +316,7 @@ mod tests {
         let token = JoinToken {
             servers: vec!["nats://127.0.0.1:1".to_owned()],
             fleet: FleetId::new("f").unwrap(),
-            trust_root: Digest::of(&good.trust_root),
+            trust_root: Chain::read(&good.trust_root).unwrap().fingerprint(),
             token: TokenId::new("t").unwrap(),
             secret: [0; 32],
             broker: BrokerTrust::default(),

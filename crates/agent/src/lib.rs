@@ -45,6 +45,7 @@ mod storage;
 mod table;
 mod tasks;
 mod transport;
+mod trust;
 
 #[cfg(test)]
 mod agent_tests;
@@ -59,9 +60,10 @@ pub use access::{Access, Claims};
 pub use agent::{Agent, Enrolment, Observer, Parts};
 pub use command::{CommandHandler, HandlersError};
 pub use content::{Content, ContentLink, ContentOptions};
-pub use crash::{CONTENT_CRASH_POINTS, CRASH_ENV, CRASH_POINTS};
+pub use crash::{CONTENT_CRASH_POINTS, CRASH_ENV, CRASH_POINTS, ROOT_CRASH_POINTS};
 pub use disk::{DiskError, DiskStorage, Shown, ShownContent, ShownItem};
 pub use handler::{ContentChange, Handler, HeldRevision, PolicyChange};
 pub use identity::{IdentityError, StateDir, save_claims};
 pub use storage::{Drift, MemoryStorage, Proofs, Storage, View};
 pub use transport::{Event, Fetched, NatsTransport, Transport};
+pub use trust::LiveTrust;

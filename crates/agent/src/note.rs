@@ -26,8 +26,14 @@ pub(crate) fn log(agent: &AgentId, note: &Note) {
         Note::Delayed { step, reason } => tracing::warn!(%agent, step, %reason, "failed, to be tried again"),
         Note::Repaired(kinds) => tracing::warn!(%agent, ?kinds, "files had been changed and are restored"),
         Note::Moved(group) => tracing::info!(%agent, %group, "moved to another group"),
+        Note::RootAdopted(version) => tracing::info!(%agent, version, "obeys this trust root"),
+        Note::FloorsReset => {
+            tracing::warn!(%agent, "the trust root took a director's key away: floors start again");
+        }
         Note::ModeChanged(mode) => tracing::info!(%agent, ?mode, "mode changed"),
-        Note::Stale => tracing::warn!(%agent, "the snapshot in force has expired; it stays in force"),
+        Note::Stale => {
+            tracing::warn!(%agent, "the snapshot in force or the trust root has expired; what is in force stays");
+        }
         Note::Fresh => tracing::info!(%agent, "the snapshot in force is fresh again"),
         Note::SettingsConfirmed => tracing::info!(%agent, "new settings are confirmed"),
         Note::SettingsReverted => {

@@ -160,7 +160,7 @@ async fn renew(enrolment: &Enrolment, access: &Access, keep: &Keep) -> Result<()
 
 async fn ask(nats: &Nats, enrolment: &Enrolment, access: &Access) -> Result<v1::JoinBundle, RenewError> {
     let request = v1::RenewRequest {
-        fleet: enrolment.trust.fleet.to_string(),
+        fleet: enrolment.trust.fleet().to_string(),
         agent: enrolment.agent.to_string(),
         public_key: access.public_key().to_string(),
         requested_at_ms: now().0,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use domain::KindName;
 use domain::agent::{Durable, GenerationId, Offer, Reason, Status};
 use domain::{AgentId, Cursor, FleetId, GroupId, Settings, Timestamp};
+use wire::root::Chain;
 
 /// Signed envelopes that prove what a durable state says; the state can be rebuilt from them.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +62,12 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// If it could not be written. The state before stays in force.
     fn persist(&self, durable: &Durable, proofs: &Proofs) -> Result<(), Reason>;
+
+    /// Keeps the chain of trust roots. It is obeyed once it is durable.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    fn keep_roots(&self, chain: &Chain) -> Result<(), Reason>;
 
     /// Writes a generation beside the one in force and checks what was written.
     ///
@@ -149,6 +156,10 @@ impl Storage for MemoryStorage {
 
     fn persist(&self, durable: &Durable, _proofs: &Proofs) -> Result<(), Reason> {
         self.memory().durable = Some(durable.clone());
+        Ok(())
+    }
+
+    fn keep_roots(&self, _chain: &Chain) -> Result<(), Reason> {
         Ok(())
     }
 

@@ -32,9 +32,13 @@ pub(crate) fn render(shown: &Shown, running: bool, now: Timestamp) -> String {
         ("connected", if shown.connected && running { "yes" } else { "no" }.to_owned()),
         ("last reply", reply),
         ("revision", revision),
+        ("trust root", shown.root_version.to_string()),
     ];
     if shown.stale {
-        rows.push(("stale", "the snapshot in force has expired; it stays in force".to_owned()));
+        rows.push((
+            "stale",
+            "the snapshot in force or the trust root has expired; what is in force stays".to_owned(),
+        ));
     }
     if shown.settings_reverted {
         rows.push(("settings", "given up: no heartbeat was answered with the newest ones".to_owned()));
@@ -151,6 +155,7 @@ mod tests {
             epoch: 1,
             revision: 7,
             seen_revision: 9,
+            root_version: 3,
             stale: false,
             settings_reverted: false,
             items: vec![ShownItem {
@@ -175,6 +180,7 @@ mode        pull (asks at each heartbeat, every 5 s)
 connected   yes
 last reply  3 s ago
 revision    7 (newest seen: 9)
+trust root  3
 rollbacks   1
 refusals    0
 repairs     0

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use domain::KindName;
 use domain::agent::{Change, Durable, GenerationId, Input, Offer, Reason};
+use wire::root::Chain;
 
 use crate::crash;
 use crate::handler::{Handler, PolicyChange};
 use crate::storage::{Drift, Proofs, Storage, View};
+use crate::trust::LiveTrust;
 
 /// Tasks that may wait. The machine starts one thing at a time; what piles up beside a long handler are
 /// refreshes of the envelope. When it is full, nothing more is heard from the broker until there is room.
@@ -27,6 +29,7 @@ pub(crate) enum Task {
     Repair(Vec<KindName>),
     CheckDrift,
     Prune(Vec<GenerationId>),
+    AdoptRoot(Box<Chain>, LiveTrust),
     Show(Box<View>),
     RunHandlers(Vec<Change>),
     CheckHealth(Vec<KindName>),
@@ -131,6 +134,13 @@ fn work<S: Storage>(storage: &S, task: Task) -> Option<Input> {
             Drift::None => None,
             Drift::Kinds(kinds) => Some(Input::DriftFound(kinds)),
             Drift::Lost => Some(Input::GenerationLost),
+        },
+        Task::AdoptRoot(chain, trust) => match storage.keep_roots(&chain) {
+            Ok(()) => {
+                trust.adopt(*chain);
+                Some(Input::RootAdopted(trust.adopted()))
+            }
+            Err(reason) => logged("store the trust root", Err(reason)),
         },
         Task::Prune(keep) => logged("remove old generations", storage.prune(&keep)),
         Task::Show(view) => {

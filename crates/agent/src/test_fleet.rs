@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domain::agent::{Note, Offer, Timing};
 use domain::settings::SettingsOverlay;
+use domain::trust::{Role, Root};
 use domain::{
     AgentId, Assignment, Cursor, Digest, FleetId, GroupId, GroupPath, KindName, Mode, PolicyItem, Revision,
     Snapshot, Span, Timestamp,
@@ -16,12 +17,14 @@ use prost::Message as _;
 use runtime::Shutdown;
 use runtime::tls::BrokerTls;
 use tokio::sync::watch;
-use wire::envelope::{ContentTrust, Trust, read_trust_root, trust_root};
+use wire::root::Chain;
+use wire::sign::{KeySet, public_key};
 
 use crate::agent::{Agent, Enrolment, Parts};
 use crate::handler::Handler;
 use crate::storage::Storage;
 use crate::transport::{Event, Fetched, Transport};
+use crate::trust::LiveTrust;
 
 /// How long a test waits for a state before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,8 +37,36 @@ pub(crate) fn fleet() -> FleetId {
     FleetId::new("f").unwrap()
 }
 
-pub(crate) fn trust() -> Trust {
-    read_trust_root(&trust_root(&fleet(), &director().verifying_key(), &ContentTrust::default())).unwrap()
+pub(crate) fn root_key() -> SigningKey {
+    SigningKey::from_bytes(&[6; 32])
+}
+
+/// The first root, with one key a role.
+pub(crate) fn root(content: &KeySet) -> Root {
+    Root {
+        fleet: fleet(),
+        version: 1,
+        issued_at: Timestamp(1),
+        expires_at: Timestamp(u64::MAX),
+        root: Role::of_one(public_key(&root_key().verifying_key())),
+        director: Role::of_one(public_key(&director().verifying_key())),
+        content: content.role(),
+    }
+}
+
+/// The envelope of a root, signed with the root key.
+pub(crate) fn signed_root(root: &Root) -> wire::agent::v1::Envelope {
+    let mut envelope = wire::root::unsigned(root);
+    wire::root::sign(&mut envelope, &root_key()).unwrap();
+    envelope
+}
+
+pub(crate) fn trust_in(content: &KeySet) -> LiveTrust {
+    LiveTrust::new(Chain::begin(signed_root(&root(content))).unwrap())
+}
+
+pub(crate) fn trust() -> LiveTrust {
+    trust_in(&KeySet::default())
 }
 
 pub(crate) fn kind(name: &str) -> KindName {
@@ -100,18 +131,34 @@ pub(crate) fn enrolment() -> Enrolment {
     }
 }
 
-/// A broker in memory: the head of the group, and what agents sent.
+/// A broker in memory: the head of the group, trust roots after the first, and what agents sent.
 #[derive(Clone)]
-pub(crate) struct Broker(Arc<watch::Sender<Option<Bytes>>>, Arc<Mutex<Vec<wire::agent::v1::Heartbeat>>>);
+pub(crate) struct Broker(
+    Arc<watch::Sender<Option<Bytes>>>,
+    Arc<Mutex<Vec<wire::agent::v1::Heartbeat>>>,
+    Arc<Mutex<Vec<Bytes>>>,
+);
 
 impl Broker {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(None)), Arc::default())
+        Self(Arc::new(watch::Sender::new(None)), Arc::default(), Arc::default())
+    }
+
+    /// Publishes the next trust root; the first of them counts as version 2.
+    pub(crate) fn publish_root(&self, bytes: Bytes) {
+        self.2.lock().unwrap().push(bytes);
     }
 
     /// Publishes bytes as the group's head, and pushes them.
     pub(crate) fn publish(&self, bytes: Bytes) {
         self.0.send_replace(Some(bytes));
+    }
+
+    /// Publishes another root in the place of the last one.
+    pub(crate) fn replace_root(&self, bytes: Bytes) {
+        let mut roots = self.2.lock().unwrap();
+        roots.pop();
+        roots.push(bytes);
     }
 
     /// All heartbeats and reports so far.
@@ -157,10 +204,21 @@ impl Transport for MemoryTransport {
         self.events.push_back(Event::Fetched(fetch, head.map_or(Fetched::Empty, Fetched::Envelope)));
     }
 
+    async fn fetch_root(&mut self, version: u64) {
+        let at = usize::try_from(version).unwrap().checked_sub(2);
+        let root = at.and_then(|at| self.broker.2.lock().unwrap().get(at).cloned());
+        self.events.push_back(Event::Root(version, root.map_or(Fetched::Empty, Fetched::Envelope)));
+    }
+
     async fn send_heartbeat(&mut self, beat: u64, payload: Bytes) {
         self.broker.1.lock().unwrap().push(wire::heartbeat::read(&payload).unwrap());
         if beat > 0 {
-            let reply = wire::agent::v1::HeartbeatReply { next_heartbeat_ms: 1000, ..Default::default() };
+            let root_version = 1 + self.broker.2.lock().unwrap().len() as u64;
+            let reply = wire::agent::v1::HeartbeatReply {
+                next_heartbeat_ms: 1000,
+                root_version,
+                ..Default::default()
+            };
             self.events.push_back(Event::Beat(beat, Some(reply.encode_to_vec().into())));
         }
     }

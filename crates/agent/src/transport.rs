@@ -22,6 +22,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Letters that tell replies apart, before their numbers.
 const HEARTBEAT: char = 'h';
 const FETCH: char = 'f';
+const ROOT: char = 'r';
 
 /// Something that came from the broker, or happened to the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub enum Event {
     Beat(u64, Option<Bytes>),
     /// A fetch was answered.
     Fetched(u64, Fetched),
+    /// The question for a version of the trust root was answered.
+    Root(u64, Fetched),
 }
 
 /// The answer to a fetch.
@@ -81,6 +84,9 @@ pub trait Transport: Send + 'static {
 
     /// Asks the store for a group's snapshot.
     fn fetch(&mut self, group: &GroupId, fetch: u64) -> impl Future<Output = ()> + Send;
+
+    /// Asks the store for a version of the trust root.
+    fn fetch_root(&mut self, version: u64) -> impl Future<Output = ()> + Send;
 
     /// Sends a heartbeat; 0 asks for no reply.
     fn send_heartbeat(&mut self, beat: u64, payload: Bytes) -> impl Future<Output = ()> + Send;
@@ -294,20 +300,22 @@ fn said(message: Message, event: fn(Bytes) -> Event) -> Vec<Event> {
 fn answer(message: Message) -> Option<Event> {
     let token = message.subject.rsplit('.').next()?;
     let number = token.get(1..)?.parse().ok()?;
-    let status = message.status;
-    let nobody = status == Some(StatusCode::NO_RESPONDERS);
+    let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
     match token.chars().next()? {
         HEARTBEAT => Some(Event::Beat(number, (!nobody).then_some(message.payload))),
-        FETCH => Some(Event::Fetched(
-            number,
-            match status {
-                None | Some(StatusCode::OK) if message.payload.is_empty() => Fetched::Empty,
-                None | Some(StatusCode::OK) => Fetched::Envelope(message.payload),
-                Some(StatusCode::NOT_FOUND) => Fetched::Empty,
-                Some(status) => Fetched::Failed(format!("the store answered with status {status}")),
-            },
-        )),
+        FETCH => Some(Event::Fetched(number, stored(message))),
+        ROOT => Some(Event::Root(number, stored(message))),
         _ => None,
+    }
+}
+
+/// The answer to a Direct Get.
+fn stored(message: Message) -> Fetched {
+    match message.status {
+        None | Some(StatusCode::OK) if message.payload.is_empty() => Fetched::Empty,
+        None | Some(StatusCode::OK) => Fetched::Envelope(message.payload),
+        Some(StatusCode::NOT_FOUND) => Fetched::Empty,
+        Some(status) => Fetched::Failed(format!("the store answered with status {status}")),
     }
 }
 
@@ -369,6 +377,11 @@ impl Transport for NatsTransport {
         }
         let from = subject::direct_get(subject::STREAM_DESIRED, &subject::desired_group(group));
         self.publish(from, Some(format!("{}.{FETCH}{fetch}", self.replies)), Bytes::new()).await;
+    }
+
+    async fn fetch_root(&mut self, version: u64) {
+        let from = subject::direct_get(subject::STREAM_DESIRED, &subject::desired_root(version));
+        self.publish(from, Some(format!("{}.{ROOT}{version}", self.replies)), Bytes::new()).await;
     }
 
     async fn send_heartbeat(&mut self, beat: u64, payload: Bytes) {
@@ -455,6 +468,7 @@ mod tests {
             ("_INBOX_agent.a.1f.h7", Some(StatusCode::NO_RESPONDERS), Some(Event::Beat(7, None))),
             ("_INBOX_agent.a.1f.f8", None, Some(Event::Fetched(8, Fetched::Envelope(payload)))),
             ("_INBOX_agent.a.1f.f8", Some(StatusCode::NOT_FOUND), Some(Event::Fetched(8, Fetched::Empty))),
+            ("_INBOX_agent.a.1f.r2", Some(StatusCode::NOT_FOUND), Some(Event::Root(2, Fetched::Empty))),
             ("_INBOX_agent.a.1f.x8", None, None),
             ("_INBOX_agent.a.1f.h", None, None),
             ("_INBOX_agent.a.1f.é7", None, None),

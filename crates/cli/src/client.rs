@@ -10,6 +10,7 @@ use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::identity_service_client::IdentityServiceClient;
 use wire::api::v1::policy_service_client::PolicyServiceClient;
 use wire::api::v1::presence_service_client::PresenceServiceClient;
+use wire::api::v1::trust_service_client::TrustServiceClient;
 
 use crate::config::Server;
 use crate::credential::Credential;
@@ -135,6 +136,10 @@ impl Client {
 
     pub(crate) fn access(&self) -> AccessServiceClient<Line> {
         AccessServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn trust(&self) -> TrustServiceClient<Line> {
+        TrustServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// A refusal of this server.

@@ -5,6 +5,7 @@ mod api_token;
 mod apply;
 mod content;
 mod group;
+mod key;
 mod kind;
 mod policy;
 mod settings;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     ApiToken(api_token::ApiToken),
     Whoami(whoami::Whoami),
+    #[command(subcommand)]
+    Key(key::Key),
     Status(status::Status),
     Wait(wait::Wait),
     Watch(watch::Watch),
@@ -83,6 +86,7 @@ pub(crate) async fn run(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure
         Command::Token(token) => Box::pin(token.run(&mut connect(config, terminal).await?)).await,
         Command::ApiToken(token) => Box::pin(token.run(&mut connect(config, terminal).await?)).await,
         Command::Whoami(whoami) => Box::pin(whoami.run(&mut connect(config, terminal).await?)).await,
+        Command::Key(key) => Box::pin(key.run(config, terminal)).await,
         Command::Status(status) => Box::pin(status.run(&mut connect(config, terminal).await?)).await,
         Command::Wait(wait) => Box::pin(wait.run(&mut connect(config, terminal).await?)).await,
         Command::Watch(watch) => Box::pin(watch.run(&mut connect(config, terminal).await?)).await,

@@ -7,6 +7,7 @@ pub(crate) mod content;
 pub(crate) mod event;
 pub(crate) mod explain;
 pub(crate) mod group;
+pub(crate) mod key;
 pub(crate) mod policy;
 pub(crate) mod status;
 pub(crate) mod style;

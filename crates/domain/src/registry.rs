@@ -171,6 +171,13 @@ impl Registration {
         (self.assignment.epoch < epoch).then(|| self.assigned(self.group.clone(), epoch))
     }
 
+    /// The registration with the same assignment under a new number, to be signed by another key: the one that
+    /// signed it is trusted no more.
+    #[must_use]
+    pub fn signed_anew(&self) -> Self {
+        self.assigned(self.group.clone(), self.assignment.epoch)
+    }
+
     /// Epoch and count both only rise, so the assignment is newer than any before it.
     fn assigned(&self, group: GroupId, epoch: Epoch) -> Self {
         let assignment = Cursor {

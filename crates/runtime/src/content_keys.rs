@@ -1,12 +1,12 @@
-//! The keys that sign content: the one that this process signs with, and all that agents trust.
+//! The keys that sign content: the one that this process signs with, and all that roots made here name.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base64::Engine as _;
 use clap::Args;
-use ed25519_dalek::{SigningKey, VerifyingKey};
-use wire::envelope::{ContentTrust, MAX_SIGNATURES};
+use ed25519_dalek::VerifyingKey;
+use wire::envelope::MAX_SIGNATURES;
+use wire::sign::{KeySet, Signer, parse_key};
 
 use crate::keys::{self, KeyError};
 
@@ -19,13 +19,13 @@ pub struct ContentKeyArgs {
     #[arg(long, env = "MUSTER_CONTENT_KEY", value_name = "FILE")]
     pub content_key: Option<PathBuf>,
 
-    /// Public keys that agents accept signatures of content from, beside that of --content-key: 32 bytes in hex or
-    /// base64, separated by commas. Policy and identity need them all, because join tokens carry their
-    /// fingerprint; content logs its own at its start.
-    #[arg(long, env = "MUSTER_CONTENT_PUBLIC_KEY", value_name = "KEY", value_delimiter = ',', value_parser = public_key)]
+    /// Public keys for the role content of trust roots that this process makes with --root-key, beside that of
+    /// --content-key: 32 bytes in hex or base64, separated by commas. Content logs its own at its start.
+    #[arg(long, env = "MUSTER_CONTENT_PUBLIC_KEY", value_name = "KEY", value_delimiter = ',', value_parser = parse_key)]
     pub content_public_key: Vec<VerifyingKey>,
 
-    /// How many different keys must have signed a content before agents accept it.
+    /// How many different keys of the role content must have signed a content before agents accept it, in trust
+    /// roots that this process makes with --root-key.
     #[arg(long, env = "MUSTER_CONTENT_THRESHOLD", value_name = "N", default_value_t = 1)]
     pub content_threshold: u8,
 }
@@ -57,13 +57,13 @@ pub enum ContentKeysError {
     },
 }
 
-/// The keys for content of one process.
+/// The keys for content that one process was given.
 #[derive(Clone)]
 pub struct ContentKeys {
     /// The key that this process signs with, if it has one.
-    pub signing: Option<Arc<SigningKey>>,
-    /// What agents trust.
-    pub trust: ContentTrust,
+    pub signing: Option<Arc<dyn Signer>>,
+    /// What roots that are made here say of content.
+    pub trust: KeySet,
 }
 
 impl ContentKeys {
@@ -73,8 +73,8 @@ impl ContentKeys {
     /// # Errors
     /// [`ContentKeysError`] if the file cannot be used, or the number of keys does not fit.
     pub fn load(args: &ContentKeyArgs) -> Result<Self, ContentKeysError> {
-        let signing = args.content_key.as_deref().map(keys::load).transpose()?.map(Arc::new);
-        let own = signing.as_ref().map(|key| key.verifying_key());
+        let signing = args.content_key.as_deref().map(keys::signer).transpose()?;
+        let own = signing.as_ref().map(|key| key.public_key());
         let mut trusted: Vec<VerifyingKey> = args.content_public_key.iter().copied().chain(own).collect();
         trusted.sort_by_key(VerifyingKey::to_bytes);
         trusted.dedup();
@@ -85,46 +85,18 @@ impl ContentKeys {
         if !(1..=keys.max(1)).contains(&usize::from(threshold)) {
             return Err(ContentKeysError::Threshold { threshold, keys });
         }
-        Ok(Self { signing, trust: ContentTrust { keys: trusted, threshold: threshold.into() } })
+        Ok(Self { signing, trust: KeySet { keys: trusted, threshold: threshold.into() } })
     }
-}
-
-fn public_key(text: &str) -> Result<VerifyingKey, String> {
-    let mut bytes = [0; 32];
-    let hex = text.len() == 64
-        && bytes.iter_mut().zip(text.as_bytes().chunks(2)).all(|(byte, digits)| {
-            let value = std::str::from_utf8(digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok());
-            value.map(|value| *byte = value).is_some()
-        });
-    if !hex {
-        let base64 = &base64::engine::general_purpose::STANDARD_NO_PAD;
-        let decoded = base64.decode(text.trim_end_matches('=')).unwrap_or_default();
-        bytes =
-            decoded.try_into().map_err(|_| "is neither 64 hex digits nor base64 of 32 bytes".to_owned())?;
-    }
-    let key = VerifyingKey::from_bytes(&bytes).ok().filter(|key| !key.is_weak());
-    key.ok_or_else(|| "is no Ed25519 public key".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use ed25519_dalek::SigningKey;
+
     use super::*;
 
     fn public(seed: u8) -> VerifyingKey {
         SigningKey::from_bytes(&[seed; 32]).verifying_key()
-    }
-
-    #[test]
-    fn public_keys_are_read_in_hex_and_base64() {
-        let key = public(1);
-        let hex: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        let base64 = base64::engine::general_purpose::STANDARD.encode(key.as_bytes());
-        for text in [hex.as_str(), &hex.to_uppercase(), &base64, base64.trim_end_matches('=')] {
-            assert_eq!(public_key(text), Ok(key), "{text}");
-        }
-        for text in ["", "+f", &hex[1..], &"é".repeat(32), &"0".repeat(64)] {
-            assert!(public_key(text).is_err(), "{text}");
-        }
     }
 
     #[test]

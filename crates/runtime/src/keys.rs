@@ -1,11 +1,16 @@
-//! Ed25519 keys that sign what agents obey, each kept in a file: the director key, the content key.
+//! Ed25519 keys that sign what agents obey, each kept in a file: root keys, the director key, the content key.
+//!
+//! Whoever signs takes a [`Signer`]: a file is one kind of it, a device or a key service can be another.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ed25519_dalek::{SECRET_KEY_LENGTH, SigningKey};
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
+pub use wire::sign::Signer;
 
 /// Permission bits of a key file: its owner reads and writes it, nobody else does.
 const KEY_FILE_MODE: u32 = 0o600;
@@ -36,7 +41,7 @@ pub enum KeyError {
     },
     /// The file does not hold a key.
     #[error(
-        "the key file {} has {bytes} bytes instead of {SECRET_KEY_LENGTH}: it is no Ed25519 seed; restore it from a backup (a new key means that all agents must join again)",
+        "the key file {} has {bytes} bytes instead of {SECRET_KEY_LENGTH}: it is no Ed25519 seed; restore it from a backup, or make a new one and name it in the fleet's next trust root",
         path.display()
     )]
     Length {
@@ -47,7 +52,16 @@ pub enum KeyError {
     },
 }
 
-/// Loads the key from `path`.
+/// Loads what signs from a key file.
+///
+/// # Errors
+/// As [`load`].
+pub fn signer(path: &Path) -> Result<Arc<dyn Signer>, KeyError> {
+    Ok(Arc::new(load(path)?))
+}
+
+/// Loads the key from `path`. Where nobody can change a file's mode, as in a mounted Secret, whoever mounted it has
+/// decided who reads it: on a file system that is read-only here, the mode is not looked at.
 ///
 /// # Errors
 /// [`KeyError`] if the file is absent, readable by others, or not exactly one 32-byte seed.
@@ -56,7 +70,7 @@ pub fn load(path: &Path) -> Result<SigningKey, KeyError> {
     let mut file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let mode = metadata.mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if mode & 0o077 != 0 && !is_read_only(&file) {
         return Err(KeyError::Mode { path: path.to_owned(), mode });
     }
     let expected = SECRET_KEY_LENGTH as u64;
@@ -66,6 +80,10 @@ pub fn load(path: &Path) -> Result<SigningKey, KeyError> {
     let mut seed = [0; SECRET_KEY_LENGTH];
     file.read_exact(&mut seed).map_err(failed)?;
     Ok(SigningKey::from_bytes(&seed))
+}
+
+fn is_read_only(file: &File) -> bool {
+    fstatvfs(file).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Loads the key from `path`; makes a new one there if the file does not exist. The file is made with mode

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use domain::FleetId;
-use ed25519_dalek::SigningKey;
 use tonic::service::RoutesBuilder;
-use wire::access::{Role, STREAMS};
-use wire::envelope::ContentTrust;
+use wire::access::{Account, Role, STREAMS, permissions};
 use wire::join::BrokerTrust;
+use wire::sign::{KeySet, Signer};
+use wire::subject::pattern;
 
 use crate::access::{AccessArgs, Gate, OpenError};
 use crate::broker::{RoleError, RoleFiles};
@@ -20,6 +20,7 @@ use crate::nats::{
     self, CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError, StreamSpec,
 };
 use crate::ready::{Condition, Readiness};
+use crate::roots::{LocalRoot, Part, Roots, RootsError, TrustArgs};
 use crate::serve::{Listener, ServeError};
 use crate::tasks::{Shutdown, TaskFailure, Tasks, TasksError};
 use crate::tls::{BrokerTlsArgs, ListenerTlsArgs, ListenerTlsError};
@@ -69,7 +70,8 @@ pub struct ServiceArgs {
     #[arg(long, env = "MUSTER_FLEET", value_name = "ID", default_value = "default")]
     pub fleet: FleetId,
 
-    /// File of the key that signs snapshots and assignments. All replicas of policy and identity share it.
+    /// File of the key that signs snapshots and assignments: one that the fleet's trust root names for the role
+    /// director. All replicas of policy and identity share it.
     #[arg(long, env = "MUSTER_DIRECTOR_KEY", value_name = "FILE")]
     pub director_key: Option<PathBuf>,
 
@@ -80,6 +82,9 @@ pub struct ServiceArgs {
     /// How callers are known.
     #[command(flatten)]
     pub access: AccessArgs,
+    /// Trust roots.
+    #[command(flatten)]
+    pub trust: TrustArgs,
 
     /// Replicas of each JetStream stream: 1, or 3 on a cluster of NATS servers.
     #[arg(long, env = "MUSTER_STREAM_REPLICAS", value_name = "N", default_value = "1", value_parser = replicas)]
@@ -146,6 +151,9 @@ pub enum ServiceError {
     /// The keys of content cannot be used.
     #[error("the keys of content cannot be used")]
     ContentKeys(#[from] ContentKeysError),
+    /// The trust roots cannot be used.
+    #[error("the trust roots of the fleet cannot be used")]
+    Roots(#[from] RootsError),
     /// The service that signs content has no key for it.
     #[error("this service signs content and needs a key for it: give its file with --content-key")]
     NoContentKey,
@@ -203,7 +211,9 @@ pub struct ServiceContext {
     pub stream_replicas: u8,
     /// Who may call.
     pub gate: Gate,
-    director: Option<Arc<SigningKey>>,
+    /// The fleet's trust roots.
+    pub roots: Roots,
+    director: Option<Arc<dyn Signer>>,
     content: ContentKeys,
 }
 
@@ -214,11 +224,14 @@ impl ServiceContext {
     /// # Errors
     /// [`ServiceError`] if a key, the broker or a stream cannot be used.
     pub async fn connect(args: &ServiceArgs, role: Role, tasks: Tasks) -> Result<Self, ServiceError> {
-        Self::open(args, role, (tasks, Readiness::new())).await
+        let roots = Roots::new(args.fleet.clone());
+        let context = Self::open(args, role, (tasks, Readiness::new(), roots)).await?;
+        context.start_roots(args, role).await?;
+        Ok(context)
     }
 
-    /// The contexts of several services that share a process: tasks and readiness are the same, each has its own
-    /// connections. They come together, because each may wait for streams that another one makes.
+    /// The contexts of several services that share a process: tasks, readiness and trust roots are the same, each has
+    /// its own connections. They come together, because each may wait for streams that another one makes.
     ///
     /// # Errors
     /// As [`ServiceContext::connect`].
@@ -227,19 +240,24 @@ impl ServiceContext {
         roles: [Role; N],
         tasks: &Tasks,
     ) -> Result<[Self; N], ServiceError> {
-        let readiness = Readiness::new();
-        let contexts = roles.map(|role| Self::open(args, role, (tasks.clone(), readiness.clone())));
+        let shared = (tasks.clone(), Readiness::new(), Roots::new(args.fleet.clone()));
+        let contexts = roles.map(|role| Self::open(args, role, shared.clone()));
         let contexts = futures::future::try_join_all(contexts).await?;
+        // One brings the roots to all of them: one that may write them, if there is one.
+        let may_write = roles.iter().position(|role| may_write_roots(*role)).unwrap_or(0);
+        if let (Some(context), Some(role)) = (contexts.get(may_write), roles.get(may_write)) {
+            context.start_roots(args, *role).await?;
+        }
         Ok(contexts.try_into().unwrap_or_else(|_| unreachable!("invariant: there is one for each role")))
     }
 
     async fn open(
         args: &ServiceArgs,
         role: Role,
-        (tasks, readiness): (Tasks, Readiness),
+        (tasks, readiness, roots): (Tasks, Readiness, Roots),
     ) -> Result<Self, ServiceError> {
         args.access.check(args.listen)?;
-        let director = args.director_key.as_deref().map(keys::load).transpose()?.map(Arc::new);
+        let director = args.director_key.as_deref().map(keys::signer).transpose()?;
         let content = ContentKeys::load(&args.content_keys)?;
         let files = load_role(args, role)?;
         let mut connection = Connection::service(args.nats_url.clone(), format!("musterd {role}"));
@@ -275,9 +293,35 @@ impl ServiceContext {
             agent_broker: args.trust_for_agents()?,
             stream_replicas: args.stream_replicas,
             gate,
+            roots,
             director,
             content,
         })
+    }
+
+    /// Reads the trust roots, makes what this process has to make of them, and follows them from then on.
+    async fn start_roots(&self, args: &ServiceArgs, role: Role) -> Result<(), ServiceError> {
+        // A broker that lets everyone in has no table of who may write what.
+        let writes = self.role.is_none() || may_write_roots(role);
+        let local = local_root(args, self.director.as_deref(), &self.content.trust)?;
+        if local.is_some() && !writes {
+            return Err(RootsError::NotWriter(role).into());
+        }
+        let (roots, nats, stop) = (self.roots.clone(), self.nats.clone(), self.shutdown().clone());
+        if let Some(file) = &args.trust.trust_root {
+            roots.begin_with(&nats, file, writes).await?;
+        }
+        roots.catch_up(&nats).await?;
+        if let Some(local) = &local {
+            local.make(&roots, &nats).await?;
+        }
+        let part = match (local, writes) {
+            (Some(local), _) => Part::Makes(local),
+            (None, true) => Part::Writes,
+            (None, false) => Part::Reads,
+        };
+        self.tasks.spawn("trust roots", async move { roots.follow(&nats, part, &stop).await });
+        Ok(())
     }
 
     /// The request to stop.
@@ -290,7 +334,7 @@ impl ServiceContext {
     ///
     /// # Errors
     /// [`ServiceError::NoKey`] if none was configured.
-    pub fn director(&self) -> Result<Arc<SigningKey>, ServiceError> {
+    pub fn director(&self) -> Result<Arc<dyn Signer>, ServiceError> {
         self.director.clone().ok_or(ServiceError::NoKey)
     }
 
@@ -298,29 +342,17 @@ impl ServiceContext {
     ///
     /// # Errors
     /// [`ServiceError::NoContentKey`] if none was configured.
-    pub fn content_key(&self) -> Result<Arc<SigningKey>, ServiceError> {
+    pub fn content_key(&self) -> Result<Arc<dyn Signer>, ServiceError> {
         self.content.signing.clone().ok_or(ServiceError::NoContentKey)
-    }
-
-    /// Whose signatures of content agents of this fleet accept.
-    #[must_use]
-    pub fn content_trust(&self) -> &ContentTrust {
-        &self.content.trust
     }
 
     /// What agents of this fleet trust, for making join tokens.
     ///
     /// # Errors
-    /// [`ServiceError`] without a director key, or if a join token cannot hold the servers for agents.
+    /// [`ServiceError`] if a join token cannot hold the servers for agents.
     pub fn trust(&self) -> Result<Trust, ServiceError> {
-        let director = self.director()?;
-        if self.content.trust.keys.is_empty() {
-            tracing::warn!(
-                "no content keys: agents that join refuse all content; give --content-key or --content-public-key"
-            );
-        }
         let agents = (self.agent_servers.clone(), self.agent_broker.clone());
-        let trust = Trust::new(self.fleet.clone(), &director, &self.content.trust, agents)?;
+        let trust = Trust::new(self.fleet.clone(), self.roots.clone(), agents)?;
         let signer =
             self.role.as_ref().and_then(|role| Some((role.signers.join.clone()?, &role.keys.agents)));
         Ok(match signer {
@@ -386,6 +418,11 @@ fn check_keys(args: &ServiceArgs, role: Role) -> Result<(), ServiceError> {
     Ok(())
 }
 
+/// Whether the broker lets a role write trust roots.
+fn may_write_roots(role: Role) -> bool {
+    permissions(role, Account::Fleet).publish.iter().any(|subject| subject == pattern::IDENTITY_ROOTS)
+}
+
 /// Makes the streams that are a role's to make and waits for those that it reads. Without roles: makes all.
 async fn prepare_streams(nats: &Nats, role: Option<Role>, replicas: u8) -> Result<(), StreamError> {
     let may = |roles: &[Role]| role.is_none_or(|role| roles.contains(&role));
@@ -434,6 +471,24 @@ pub async fn run<E: Into<TaskFailure>>(
     }
     context.serve(listener, routes);
     Ok(context.finish().await?)
+}
+
+/// What this process puts into trust roots, if it makes them.
+fn local_root(
+    args: &ServiceArgs,
+    director: Option<&dyn Signer>,
+    content: &KeySet,
+) -> Result<Option<LocalRoot>, RootsError> {
+    let Some(file) = &args.trust.root_key else { return Ok(None) };
+    let director = director.ok_or(RootsError::NoDirector)?;
+    if content.keys.is_empty() {
+        tracing::warn!(
+            "trust roots are made without content keys: agents refuse all content; give --content-key or --content-public-key"
+        );
+    }
+    let signer = keys::signer(file)?;
+    let validity = args.trust.root_validity.into();
+    Ok(Some(LocalRoot::new(args.fleet.clone(), signer, (director, content), validity)))
 }
 
 async fn watch_link(nats: &Nats, condition: &Condition, shutdown: &Shutdown) {

@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use domain::catalog::Token;
 use domain::token::Terms;
 use domain::{Digest, FleetId, GroupId, Span, Timestamp, TokenId};
-use ed25519_dalek::SigningKey;
 use nkeys::{KeyPair, KeyPairType};
 use wire::DecodeError;
-use wire::envelope::ContentTrust;
 use wire::join::{BrokerTrust, Door, JoinToken, MAX_SERVERS, SECRET_BYTES, SEED_BYTES};
 use wire::jwt::{User, Validity};
 
 use crate::ids::{random_id, random_secret};
+use crate::roots::Roots;
 use crate::tls::PemError;
 
 /// Longest server URL in a join token, in bytes: eight of them leave the token within what
@@ -40,13 +40,20 @@ pub enum TrustError {
     Ca(#[source] DecodeError),
 }
 
-/// The trust root of a fleet and where its agents find the broker.
+/// A token would tell its agent to trust nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the fleet has no trust root yet, which join tokens carry the fingerprint of: give a service --root-key, or publish one (`muster key --help`)"
+)]
+pub struct NoRoot;
+
+/// The trust roots of a fleet and where its agents find the broker.
 #[derive(Clone)]
 pub struct Trust {
     fleet: FleetId,
     servers: Vec<String>,
     broker: BrokerTrust,
-    root: Vec<u8>,
+    roots: Roots,
     doors: Option<Doors>,
 }
 
@@ -56,6 +63,13 @@ struct Doors {
     signer: Arc<KeyPair>,
     /// Public key of the account of the agents.
     account: String,
+}
+
+/// Makes tokens that pin one root.
+#[derive(Clone, Copy)]
+pub struct Issuer<'a> {
+    trust: &'a Trust,
+    root: Digest,
 }
 
 /// A token that was made. The secret is in `join_token` and nowhere else: hand it out only after `token` is
@@ -68,15 +82,14 @@ pub struct IssuedToken {
 }
 
 impl Trust {
-    /// The trust of `fleet` in the key that signs for it and in those that sign its content. `servers` are the
-    /// NATS URLs for agents, `broker` says how agents verify them.
+    /// The trust of `fleet` in its roots. `servers` are the NATS URLs for agents, `broker` says how agents verify
+    /// them.
     ///
     /// # Errors
     /// [`TrustError`] if a join token cannot hold the servers.
     pub fn new(
         fleet: FleetId,
-        director: &SigningKey,
-        content: &ContentTrust,
+        roots: Roots,
         (servers, broker): (Vec<String>, BrokerTrust),
     ) -> Result<Self, TrustError> {
         if servers.is_empty() || servers.len() > MAX_SERVERS {
@@ -85,8 +98,7 @@ impl Trust {
         if let Some(server) = servers.iter().find(|server| server.len() > MAX_SERVER_BYTES) {
             return Err(TrustError::Length(server.chars().take(64).collect()));
         }
-        let root = wire::envelope::trust_root(&fleet, &director.verifying_key(), content);
-        Ok(Self { fleet, servers, broker, root, doors: None })
+        Ok(Self { fleet, servers, broker, roots, doors: None })
     }
 
     /// The same at a broker that lets in whom it knows: tokens carry a login, signed with `signer`, a key of the
@@ -114,12 +126,29 @@ impl Trust {
         &self.broker
     }
 
-    /// The exact bytes of the trust root. The same key and fleet give the same bytes in every process.
+    /// Bytes of the chain of roots from the one with this fingerprint to the newest; from the newest without a
+    /// fingerprint. `None` if there is no such root.
     #[must_use]
-    pub fn root(&self) -> &[u8] {
-        &self.root
+    pub fn chain_from(&self, fingerprint: Option<&Digest>) -> Option<Bytes> {
+        let known = self.roots.known()?;
+        let version = match fingerprint {
+            None => known.trust.version,
+            Some(fingerprint) => known.chain.version_of(fingerprint)?,
+        };
+        Some(known.chain.encode_from(version))
     }
 
+    /// What makes tokens that pin the newest root.
+    ///
+    /// # Errors
+    /// [`NoRoot`] while the fleet has none.
+    pub fn issuer(&self) -> Result<Issuer<'_>, NoRoot> {
+        let known = self.roots.known().ok_or(NoRoot)?;
+        Ok(Issuer { trust: self, root: known.chain.fingerprint() })
+    }
+}
+
+impl Issuer<'_> {
     /// Makes a token for `group` with a new secret, on `terms` from `now` on. Without an `id` it gets a random
     /// one. Nothing is stored: the caller writes [`IssuedToken::token`] to the catalogue.
     #[must_use]
@@ -129,12 +158,12 @@ impl Trust {
         let stored = terms.token(id.clone(), group, Digest::of(&secret), now);
         let door = self.doors.as_ref().map(|doors| doors.make(&stored, now));
         let join_token = JoinToken {
-            servers: self.servers.clone(),
-            fleet: self.fleet.clone(),
-            trust_root: Digest::of(&self.root),
+            servers: self.trust.servers.clone(),
+            fleet: self.trust.fleet.clone(),
+            trust_root: self.root,
             token: id,
             secret,
-            broker: self.broker.clone(),
+            broker: self.trust.broker.clone(),
             door,
         };
         IssuedToken { token: stored, join_token: join_token.encode() }
@@ -167,13 +196,9 @@ mod tests {
 
     fn trust(servers: Vec<String>) -> Result<Trust, TrustError> {
         let broker = BrokerTrust { cas: vec![vec![7; MAX_CA_BYTES]; MAX_BROKER_CAS], tls_first: true };
-        let director = SigningKey::from_bytes(&[1; 32]);
-        Trust::new(
-            FleetId::new("f".repeat(64)).unwrap(),
-            &director,
-            &ContentTrust::default(),
-            (servers, broker),
-        )
+        let fleet = FleetId::new("f".repeat(64)).unwrap();
+        let roots = Roots::new(fleet.clone());
+        Trust::new(fleet, roots, (servers, broker))
     }
 
     #[test]
@@ -183,19 +208,22 @@ mod tests {
         let trust = trust.with_doors(Arc::new(KeyPair::new_account()), account.public_key());
         let id = TokenId::new("t".repeat(64)).unwrap();
         let terms = Terms::new(None, None).unwrap();
-        let issued = trust.issue(Some(id.clone()), GroupId::new("web").unwrap(), terms, Timestamp(5));
+        assert_eq!(trust.issuer().err(), Some(NoRoot));
+        let issuer = Issuer { trust: &trust, root: Digest([7; 32]) };
+        let issued = issuer.issue(Some(id.clone()), GroupId::new("web").unwrap(), terms, Timestamp(5));
         let read = JoinToken::decode(&issued.join_token).unwrap();
         assert_eq!((read.token, read.servers.as_slice()), (id, trust.servers()));
         assert_eq!(Digest::of(&read.secret), issued.token.secret_digest);
-        assert_eq!((read.trust_root, &read.broker), (Digest::of(trust.root()), trust.broker()));
+        assert_eq!((read.trust_root, &read.broker), (Digest([7; 32]), trust.broker()));
     }
 
     #[test]
     fn each_token_has_its_own_id_and_secret() {
         let trust = trust(vec!["nats://127.0.0.1:4222".into()]).unwrap();
+        let issuer = Issuer { trust: &trust, root: Digest([7; 32]) };
         let terms = Terms::new(None, None).unwrap();
         let [a, b] =
-            [1, 2].map(|_| trust.issue(None, GroupId::new("web").unwrap(), terms, Timestamp(5)).token);
+            [1, 2].map(|_| issuer.issue(None, GroupId::new("web").unwrap(), terms, Timestamp(5)).token);
         assert_ne!(a.id, b.id);
         assert_ne!(a.secret_digest, b.secret_digest);
     }

@@ -13,7 +13,8 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use prost::Message as _;
 
 use crate::agent::v1::{self, Envelope};
-use crate::envelope::{self, ContentTrust, EnvelopeError};
+use crate::envelope::{self, EnvelopeError};
+use crate::sign::KeySet;
 use crate::{DecodeError, decode};
 
 /// Largest census: [`MAX_HOLDERS`] channels of average length; a longer one is cut by who writes it.
@@ -132,11 +133,7 @@ pub fn seal_manifest(manifest: &Manifest, keys: &[SigningKey]) -> Envelope {
 /// # Errors
 /// [`ContentError::OtherManifest`] before anything else if it is not the one with this digest,
 /// [`ContentError::Envelope`] if it is not signed by enough keys or cannot be read.
-pub fn open_manifest(
-    envelope: &Envelope,
-    named: &Digest,
-    trust: &ContentTrust,
-) -> Result<Manifest, ContentError> {
+pub fn open_manifest(envelope: &Envelope, named: &Digest, trust: &KeySet) -> Result<Manifest, ContentError> {
     let found = Digest::of(&envelope.payload);
     if found != *named {
         return Err(ContentError::OtherManifest { found, wanted: *named });
@@ -153,7 +150,7 @@ pub fn open_assigned(
     envelope: &Envelope,
     fleet: &FleetId,
     item: &ContentItem,
-    trust: &ContentTrust,
+    trust: &KeySet,
 ) -> Result<Manifest, ContentError> {
     let found = envelope.payload.len() as u64;
     if found != item.manifest_bytes {

@@ -7,9 +7,9 @@
 use bytes::Bytes;
 use domain::Digest;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use prost::Message as _;
 
-use crate::agent::v1::{Envelope, Signature as SignatureMessage, TrustRoot};
+use crate::agent::v1::{Envelope, Signature as SignatureMessage};
+use crate::sign::{self, SignError};
 use crate::{DecodeError, decode, decode_shared};
 
 /// Payload type of snapshots.
@@ -20,17 +20,17 @@ pub const ASSIGNMENT: &str = "muster.agent.v1.Assignment";
 pub const MANIFEST: &str = "muster.agent.v1.Manifest";
 /// Payload type of indexes of content.
 pub const CONTENT_INDEX: &str = "muster.agent.v1.ContentIndex";
+/// Payload type of trust roots.
+pub const TRUST_ROOT: &str = "muster.agent.v1.TrustRoot";
 /// Payload type of join requests.
 pub const JOIN_REQUEST: &str = "muster.agent.v1.JoinRequest";
 /// Payload type of requests for new claims.
 pub const RENEW_REQUEST: &str = "muster.agent.v1.RenewRequest";
 
-/// Most signatures that are looked at, and most keys of a trust root.
+/// Most signatures that are looked at, but for roots.
 pub const MAX_SIGNATURES: usize = 8;
 /// Largest envelope: the largest snapshot and room for type and signatures.
 pub const MAX_ENVELOPE_BYTES: usize = domain::snapshot::MAX_SNAPSHOT_BYTES + 2048;
-/// Largest trust root: its keys and names are short.
-pub const MAX_TRUST_ROOT_BYTES: usize = 1024;
 
 /// Why an envelope is not obeyed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +87,19 @@ pub fn seal(payload_type: &str, payload: Vec<u8>, key: &SigningKey) -> Envelope 
     seal_with(payload_type, payload, &key_id(&key.verifying_key()), |bytes| key.sign(bytes).to_bytes())
 }
 
+/// Signs a payload with a key that may refuse.
+///
+/// # Errors
+/// [`SignError`] if it does.
+pub fn seal_by(
+    payload_type: &str,
+    payload: Vec<u8>,
+    signer: &dyn sign::Signer,
+) -> Result<Envelope, SignError> {
+    let signature = signer.sign(&pae(payload_type, &payload))?;
+    Ok(seal_with(payload_type, payload, &key_id(&signer.public_key()), |_| signature))
+}
+
 /// Signs a payload with a key that only signs, such as an nkey pair.
 pub fn seal_with(
     payload_type: &str,
@@ -136,6 +149,14 @@ pub fn open<'a>(
     if holds { Ok(&envelope.payload) } else { Err(EnvelopeError::Untrusted) }
 }
 
+/// Whether an envelope says that as many of these keys have signed it as must have: for what is kept where nobody else
+/// writes, and would take long to verify. Proves nothing.
+#[must_use]
+pub fn claims(envelope: &Envelope, trusted: &sign::KeySet) -> bool {
+    let claimed = |key: &&VerifyingKey| envelope.signatures.iter().any(|s| s.key_id[..] == key_id(key));
+    trusted.keys.iter().filter(claimed).count() >= trusted.threshold.max(1)
+}
+
 /// As [`open`], for payloads that need the signatures of `threshold` different keys. A key that is listed
 /// twice or signs twice counts once; a threshold of 0 counts as 1.
 ///
@@ -169,7 +190,7 @@ fn distinct(keys: &[VerifyingKey]) -> Vec<VerifyingKey> {
 }
 
 /// What can be refused before a signature is looked at.
-fn check_frame(envelope: &Envelope, wanted: &'static str) -> Result<(), EnvelopeError> {
+pub(crate) fn check_frame(envelope: &Envelope, wanted: &'static str) -> Result<(), EnvelopeError> {
     if envelope.payload.len() > MAX_ENVELOPE_BYTES {
         let size = envelope.payload.len();
         return Err(EnvelopeError::Malformed(DecodeError::TooLarge { size, limit: MAX_ENVELOPE_BYTES }));
@@ -183,95 +204,23 @@ fn check_frame(envelope: &Envelope, wanted: &'static str) -> Result<(), Envelope
 
 /// Whether one of the first [`MAX_SIGNATURES`] signatures is this key's and holds.
 fn has_signed(key: &VerifyingKey, envelope: &Envelope, signed: &[u8]) -> bool {
+    has_signed_among(MAX_SIGNATURES, key, envelope, signed)
+}
+
+/// Whether one of the first signatures is this key's and holds.
+pub(crate) fn has_signed_among(first: usize, key: &VerifyingKey, envelope: &Envelope, signed: &[u8]) -> bool {
     let id = key_id(key);
-    let looked_at = envelope.signatures.iter().take(MAX_SIGNATURES);
+    let looked_at = envelope.signatures.iter().take(first);
     looked_at.filter(|signature| signature.key_id[..] == id).any(|signature| {
         let bytes = <[u8; 64]>::try_from(&signature.signature[..]);
         bytes.is_ok_and(|bytes| key.verify_strict(signed, &Signature::from_bytes(&bytes)).is_ok())
     })
 }
 
-/// Whose signatures make manifests and indexes of content good.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContentTrust {
-    /// Keys that may sign them, at most [`MAX_SIGNATURES`], each once. None: no content is good.
-    pub keys: Vec<VerifyingKey>,
-    /// How many different ones must have signed a manifest; at least 1.
-    pub threshold: usize,
-}
-
-impl Default for ContentTrust {
-    fn default() -> Self {
-        Self { keys: Vec::new(), threshold: 1 }
-    }
-}
-
-/// The trust root of a fleet with one director key, and its exact bytes.
-#[must_use]
-pub fn trust_root(fleet: &domain::FleetId, director: &VerifyingKey, content: &ContentTrust) -> Vec<u8> {
-    TrustRoot {
-        version: 1,
-        fleet: fleet.to_string(),
-        director_keys: vec![director.to_bytes().to_vec()],
-        content_keys: content.keys.iter().map(|key| key.to_bytes().to_vec()).collect(),
-        content_threshold: u32::try_from(content.threshold).unwrap_or(u32::MAX),
-    }
-    .encode_to_vec()
-}
-
-/// A trust root that was read and checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trust {
-    /// Rises with each rotation.
-    pub version: u64,
-    /// The fleet the keys speak for.
-    pub fleet: domain::FleetId,
-    /// Keys that may sign snapshots and assignments.
-    pub directors: Vec<VerifyingKey>,
-    /// Keys that may sign content.
-    pub content: ContentTrust,
-}
-
-/// Reads a trust root.
-///
-/// # Errors
-/// [`DecodeError`] if it is too large, malformed, has no director key, too many or broken keys, or asks for more
-/// signatures of content than there are keys for it.
-pub fn read_trust_root(bytes: &[u8]) -> Result<Trust, DecodeError> {
-    let root: TrustRoot = decode(bytes, MAX_TRUST_ROOT_BYTES)?;
-    let fleet = domain::FleetId::new(&root.fleet).map_err(|e| DecodeError::field("fleet", e))?;
-    let directors = keys("director_keys", &root.director_keys)?;
-    if directors.is_empty() {
-        return Err(DecodeError::field("director_keys", "has none"));
-    }
-    let keys = keys("content_keys", &root.content_keys)?;
-    let threshold = usize::try_from(root.content_threshold.max(1)).unwrap_or(usize::MAX);
-    if threshold > keys.len().max(1) {
-        return Err(DecodeError::field("content_threshold", "is larger than the number of content keys"));
-    }
-    Ok(Trust { version: root.version, fleet, directors, content: ContentTrust { keys, threshold } })
-}
-
-/// Reads public keys, of which none may stand twice: it would count twice.
-fn keys(field: &'static str, keys: &[Vec<u8>]) -> Result<Vec<VerifyingKey>, DecodeError> {
-    if keys.len() > MAX_SIGNATURES {
-        return Err(DecodeError::field(field, format!("has more than {MAX_SIGNATURES} keys")));
-    }
-    let mut read: Vec<VerifyingKey> = Vec::with_capacity(keys.len());
-    for bytes in keys {
-        let key = <&[u8; 32]>::try_from(&bytes[..]).ok();
-        let key = key.and_then(|bytes| VerifyingKey::from_bytes(bytes).ok()).filter(|key| !key.is_weak());
-        let key = key.ok_or_else(|| DecodeError::field(field, "has a key that is not Ed25519"))?;
-        if read.contains(&key) {
-            return Err(DecodeError::field(field, "has a key twice"));
-        }
-        read.push(key);
-    }
-    Ok(read)
-}
-
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     fn key(seed: u8) -> SigningKey {
@@ -360,38 +309,12 @@ mod tests {
         assert!(matches!(error, EnvelopeError::Malformed(DecodeError::TooLarge { .. })));
     }
 
-    #[test]
-    fn trust_roots() {
-        let fleet = domain::FleetId::new("main").unwrap();
-        let public = |seed| key(seed).verifying_key();
-        let root = |keys: &[u8], threshold| {
-            let content = ContentTrust { keys: keys.iter().map(|seed| public(*seed)).collect(), threshold };
-            trust_root(&fleet, &public(1), &content)
-        };
-        let trust = read_trust_root(&root(&[2, 3], 2)).unwrap();
-        assert_eq!(trust.directors, [public(1)]);
-        assert_eq!(trust.content, ContentTrust { keys: vec![public(2), public(3)], threshold: 2 });
-        assert_eq!(read_trust_root(&root(&[], 0)).unwrap().content, ContentTrust::default());
-        let check = |bytes: &[u8], expected: &str| {
-            let error = read_trust_root(bytes).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        };
-        check(&root(&[2], 2), "content_threshold");
-        check(&root(&[2, 2], 2), "has a key twice");
-        check(&root(&[2; 9], 1), "more than 8");
-        check(&[], "fleet");
-        let weak =
-            TrustRoot { fleet: "main".into(), director_keys: vec![vec![0; 32]], ..TrustRoot::default() };
-        check(&weak.encode_to_vec(), "director_keys");
-    }
-
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
             if let Ok(envelope) = parse(&bytes) {
                 let _ = open(&envelope, SNAPSHOT, &[key(1).verifying_key()]);
             }
-            let _ = read_trust_root(&bytes);
         }
     }
 }

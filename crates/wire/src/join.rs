@@ -17,8 +17,11 @@ pub const PREFIX: &str = "mjt1_";
 pub const MAX_TOKEN_CHARS: usize = 16 * 1024;
 /// Largest join request: 32 labels of 256 bytes and a few texts.
 pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
+/// Largest chain of trust roots in a reply: from the root that a token pins to the newest. Tokens live for days, roots
+/// for months.
+pub const MAX_CHAIN_BYTES: usize = 32 * 1024;
 /// Largest reply to a join.
-pub const MAX_REPLY_BYTES: usize = 16 * 1024;
+pub const MAX_REPLY_BYTES: usize = MAX_CHAIN_BYTES + 16 * 1024;
 /// Length of the token's secret, in bytes: 256 bits cannot be guessed, so a plain hash protects it.
 pub const SECRET_BYTES: usize = 32;
 /// Length of the seed of a key for the broker, in bytes.
@@ -50,7 +53,7 @@ pub struct JoinToken {
     pub servers: Vec<String>,
     /// The fleet to join.
     pub fleet: FleetId,
-    /// SHA-256 of the trust root's bytes.
+    /// Fingerprint of the trust root from which the agent starts.
     pub trust_root: Digest,
     /// Public part.
     pub token: TokenId,
@@ -220,6 +223,8 @@ pub struct VerifiedRequest {
     pub token: TokenId,
     /// The fleet it wants to join.
     pub fleet: FleetId,
+    /// Fingerprint of the trust root that its token pins.
+    pub trust_root: Option<Digest>,
     /// The request as sent; texts and labels are within bounds.
     pub request: v1::JoinRequest,
 }
@@ -327,7 +332,17 @@ fn check_request(request: v1::JoinRequest) -> Result<VerifiedRequest, DecodeErro
     if request.secret.len() != SECRET_BYTES {
         return Err(DecodeError::field("secret", "is not 32 bytes long"));
     }
+    let trust_root = match &request.trust_root_sha256[..] {
+        [] => None,
+        bytes => Some(
+            bytes
+                .try_into()
+                .map(Digest)
+                .map_err(|_| DecodeError::field("trust_root_sha256", "is not 32 bytes long"))?,
+        ),
+    };
     Ok(VerifiedRequest {
+        trust_root,
         agent: AgentId::new(&request.agent).map_err(|e| DecodeError::field("agent", e))?,
         token: TokenId::new(&request.token).map_err(|e| DecodeError::field("token", e))?,
         fleet: FleetId::new(&request.fleet).map_err(|e| DecodeError::field("fleet", e))?,

@@ -28,6 +28,20 @@ pub fn to_json<M: prost::Message + prost::Name>(message: &M) -> Value {
     json
 }
 
+/// Reads the JSON form of a message; names that it does not have are refused.
+///
+/// # Errors
+/// For people, after the words "it is not one because".
+///
+/// # Panics
+/// Never for messages of `proto/`: their descriptors are part of this crate.
+pub fn from_json<M: prost::Message + prost::Name + Default>(json: Value) -> Result<M, String> {
+    let descriptor =
+        POOL.get_message_by_name(&M::full_name()).expect("every message of proto/ has a descriptor");
+    let dynamic = DynamicMessage::deserialize(descriptor, json).map_err(|error| error.to_string())?;
+    dynamic.transcode_to().map_err(|error| error.to_string())
+}
+
 /// Protobuf carries the numbers of documents as doubles; people wrote `1`, not `1.0`.
 fn whole_numbers(json: &mut Value) {
     match json {

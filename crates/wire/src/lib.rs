@@ -69,6 +69,8 @@ pub mod jwt;
 pub mod manifest;
 pub mod piece;
 pub mod registry;
+pub mod root;
+pub mod sign;
 pub mod size;
 pub mod snapshot;
 pub mod subject;

@@ -10,11 +10,12 @@ use domain::{
     AgentId, Assignment, Cursor, Digest, FleetId, GroupId, GroupPath, KindName, Mode, PolicyItem, Revision,
     Settings, Snapshot, Span, Timestamp,
 };
-use ed25519_dalek::{SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use prost::Message as _;
 
 use crate::agent::v1::{self, Envelope};
 use crate::envelope::{self, EnvelopeError};
+use crate::sign::KeySet;
 use crate::{DecodeError, decode, decode_shared};
 
 /// Largest assignment: three ids and a few numbers.
@@ -63,8 +64,8 @@ pub fn encode(snapshot: &Snapshot) -> Vec<u8> {
 ///
 /// # Errors
 /// [`EnvelopeError`]: untrusted, of another type, or signed but malformed.
-pub fn open(envelope: &Envelope, trusted: &[VerifyingKey]) -> Result<Snapshot, EnvelopeError> {
-    let payload = envelope::open(envelope, envelope::SNAPSHOT, trusted)?;
+pub fn open(envelope: &Envelope, trusted: &KeySet) -> Result<Snapshot, EnvelopeError> {
+    let payload = envelope::open_threshold(envelope, envelope::SNAPSHOT, &trusted.keys, trusted.threshold)?;
     read(payload).map_err(EnvelopeError::Payload)
 }
 
@@ -192,23 +193,29 @@ fn read_settings(settings: v1::Settings) -> Result<Settings, DecodeError> {
 /// Signs an assignment.
 #[must_use]
 pub fn seal_assignment(assignment: &Assignment, key: &SigningKey) -> Envelope {
-    let payload = v1::Assignment {
+    envelope::seal(envelope::ASSIGNMENT, encode_assignment(assignment), key)
+}
+
+/// Bytes of an assignment as they are signed.
+#[must_use]
+pub fn encode_assignment(assignment: &Assignment) -> Vec<u8> {
+    v1::Assignment {
         fleet: assignment.fleet.to_string(),
         agent: assignment.agent.to_string(),
         group: assignment.group.to_string(),
         epoch: assignment.cursor.epoch.0,
         revision: assignment.cursor.revision.0,
         issued_at_ms: assignment.issued_at.0,
-    };
-    envelope::seal(envelope::ASSIGNMENT, payload.encode_to_vec(), key)
+    }
+    .encode_to_vec()
 }
 
 /// Checks the signature of an envelope, then reads the assignment in it.
 ///
 /// # Errors
 /// [`EnvelopeError`]: untrusted, of another type, or signed but malformed.
-pub fn open_assignment(envelope: &Envelope, trusted: &[VerifyingKey]) -> Result<Assignment, EnvelopeError> {
-    let payload = envelope::open(envelope, envelope::ASSIGNMENT, trusted)?;
+pub fn open_assignment(envelope: &Envelope, trusted: &KeySet) -> Result<Assignment, EnvelopeError> {
+    let payload = envelope::open_threshold(envelope, envelope::ASSIGNMENT, &trusted.keys, trusted.threshold)?;
     read_assignment(payload).map_err(EnvelopeError::Payload)
 }
 
@@ -264,7 +271,7 @@ mod tests {
         let key = SigningKey::from_bytes(&[1; 32]);
         let envelope = seal(&sample(), &key);
         let bytes = envelope.encode_to_vec();
-        let opened = open(&envelope::parse(&bytes).unwrap(), &[key.verifying_key()]).unwrap();
+        let opened = open(&envelope::parse(&bytes).unwrap(), &key.verifying_key().into()).unwrap();
         assert_eq!(opened, sample());
     }
 

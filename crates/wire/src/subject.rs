@@ -91,6 +91,8 @@ pub mod pattern {
     pub const IDENTITY_AGENTS: &str = "identity.agent.*";
     /// Uses of tokens.
     pub const IDENTITY_TOKENS: &str = "identity.token.*";
+    /// Trust roots of the fleet.
+    pub const IDENTITY_ROOTS: &str = "identity.root.*";
     /// What DESIRED republishes to.
     pub const NOTIFY: &str = "notify.>";
     /// Heartbeats of all agents.
@@ -263,6 +265,18 @@ pub fn identity_agent(id: &AgentId) -> Subject {
 #[must_use]
 pub fn identity_token(id: &TokenId) -> Subject {
     Subject(format!("identity.token.{id}"))
+}
+
+/// A version of the fleet's trust root, as kept.
+#[must_use]
+pub fn identity_root(version: u64) -> Subject {
+    Subject(format!("identity.root.{version}"))
+}
+
+/// A version of the fleet's trust root, for agents.
+#[must_use]
+pub fn desired_root(version: u64) -> Subject {
+    Subject(format!("desired.root.{version}"))
 }
 
 /// An agent's heartbeat.

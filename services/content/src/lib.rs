@@ -18,6 +18,7 @@ mod crash;
 mod deltas;
 mod refuse;
 mod replica;
+mod resign;
 mod store;
 mod sweep;
 mod upload;
@@ -126,16 +127,10 @@ pub async fn start(
 
 fn replica(config: &Config, context: &ServiceContext) -> Result<Replica, ServiceError> {
     let key = context.content_key()?;
-    let trust = context.content_trust().clone();
-    let public: String = key.verifying_key().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    tracing::info!(
-        public,
-        keys = trust.keys.len(),
-        threshold = trust.threshold,
-        "the key that signs content"
-    );
-    let store = Store::new(context.nats.clone(), context.fleet.clone(), key, trust.keys.clone());
-    Ok(Replica::new(config.clone(), context.nats.clone(), store, trust, context.tasks.clone()))
+    let public = wire::sign::key_text(&wire::sign::public_key(&key.public_key()));
+    tracing::info!(public, "the key that signs content");
+    let store = Store::new(context.nats.clone(), context.fleet.clone(), key, context.roots.clone());
+    Ok(Replica::new(config.clone(), context.nats.clone(), store, context.tasks.clone()))
 }
 
 fn spawn(replica: &Arc<Replica>, context: &ServiceContext) {
@@ -154,6 +149,8 @@ fn spawn(replica: &Arc<Replica>, context: &ServiceContext) {
         let service = Arc::clone(replica);
         tasks.spawn(format!("content deltas {worker}"), async move { deltas::run(&service).await });
     }
+    let service = Arc::clone(replica);
+    tasks.spawn("content signatures", async move { resign::run(&service).await });
     let service = Arc::clone(replica);
     tasks.spawn("content garbage", async move { sweep::run(&service).await });
 }

@@ -105,9 +105,11 @@ impl From<StoreError> for crate::Refused {
             StoreError::Publish(PublishError::Full { .. }) => {
                 exhausted("STORE_FULL", runtime::log::chain(&error))
             }
-            StoreError::Get(_) | StoreError::Api(_) | StoreError::Publish(_) | StoreError::NoStream => {
-                unavailable(&error)
-            }
+            StoreError::Get(_)
+            | StoreError::Api(_)
+            | StoreError::Publish(_)
+            | StoreError::Sign(_)
+            | StoreError::NoStream => unavailable(&error),
         })
     }
 }

@@ -7,7 +7,6 @@ use runtime::store::Catalogue;
 use runtime::{Nats, Shutdown, Tasks};
 use tokio::sync::{Notify, Semaphore, watch};
 use wire::DecodeError;
-use wire::envelope::ContentTrust;
 use wire::subject::StoreKey;
 
 use crate::Config;
@@ -18,7 +17,6 @@ use crate::store::Store;
 /// One replica of the service.
 pub(crate) struct Replica {
     pub(crate) config: Config,
-    pub(crate) trust: ContentTrust,
     pub(crate) catalogue: Catalogue,
     pub(crate) store: Store,
     pub(crate) agents: AgentCounts,
@@ -47,10 +45,9 @@ impl Drop for Call<'_> {
 }
 
 impl Replica {
-    pub(crate) fn new(config: Config, nats: Nats, store: Store, trust: ContentTrust, tasks: Tasks) -> Self {
+    pub(crate) fn new(config: Config, nats: Nats, store: Store, tasks: Tasks) -> Self {
         Self {
             config,
-            trust,
             catalogue: Catalogue::new(nats, read),
             store,
             agents: AgentCounts::default(),

@@ -11,8 +11,10 @@ use bytes::Bytes;
 use domain::content::retention::Piece;
 use domain::content::{ContentIndex, Manifest};
 use domain::{Digest, FleetId};
-use ed25519_dalek::{SigningKey, VerifyingKey};
+use ed25519_dalek::VerifyingKey;
 use prost::Message as _;
+use runtime::Roots;
+use runtime::keys::Signer;
 use runtime::nats::{
     ApiError, BatchMessage, CONTENT, Expect, GetError, Headers, Nats, PublishError, StreamMessage,
 };
@@ -40,6 +42,9 @@ pub(crate) enum StoreError {
     /// The stream does not take it.
     #[error("content cannot be stored")]
     Publish(#[from] PublishError),
+    /// The content key refused.
+    #[error("content is not signed")]
+    Sign(#[from] wire::sign::SignError),
     /// The stream is not there.
     #[error("there is no stream {}: was it deleted?", CONTENT.name)]
     NoStream,
@@ -66,15 +71,15 @@ pub(crate) struct StoredIndex {
 pub(crate) struct Store {
     nats: Nats,
     pub(crate) fleet: FleetId,
-    pub(crate) key: Arc<SigningKey>,
-    trusted: Vec<VerifyingKey>,
+    pub(crate) key: Arc<dyn Signer>,
+    pub(crate) roots: Roots,
     manifests: Mutex<VecDeque<(Digest, Arc<Manifest>)>>,
     used: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Store {
-    pub(crate) fn new(nats: Nats, fleet: FleetId, key: Arc<SigningKey>, trusted: Vec<VerifyingKey>) -> Self {
-        Self { nats, fleet, key, trusted, manifests: Mutex::default(), used: Mutex::default() }
+    pub(crate) fn new(nats: Nats, fleet: FleetId, key: Arc<dyn Signer>, roots: Roots) -> Self {
+        Self { nats, fleet, key, roots, manifests: Mutex::default(), used: Mutex::default() }
     }
 
     pub(crate) fn nats(&self) -> &Nats {
@@ -143,11 +148,21 @@ impl Store {
 
     /// The index of a manifest. One that cannot be used is told apart from none by its place.
     pub(crate) async fn index(&self, name: &Digest, manifest: &Manifest) -> Result<StoredIndex, StoreError> {
+        self.index_signed_by(name, manifest, &self.roots.content().keys).await
+    }
+
+    /// As [`Store::index`], signed by one of these keys.
+    pub(crate) async fn index_signed_by(
+        &self,
+        name: &Digest,
+        manifest: &Manifest,
+        keys: &[VerifyingKey],
+    ) -> Result<StoredIndex, StoreError> {
         let Some(message) = self.get(&content_index(name)).await? else { return Ok(StoredIndex::default()) };
         let envelope = wire::envelope::parse_shared(&message.payload);
         let index = envelope
             .map_err(ContentError::from)
-            .and_then(|envelope| wire::content::open_index(&envelope, name, manifest, &self.trusted));
+            .and_then(|envelope| wire::content::open_index(&envelope, name, manifest, keys));
         let index = index.inspect_err(|error| {
             let error = runtime::log::chain(error);
             tracing::warn!(manifest = %name, error, "a stored index cannot be used: it is made anew");
@@ -160,7 +175,9 @@ impl Store {
     /// # Returns
     /// Whether it was stored; if not, another replica was quicker.
     pub(crate) async fn put_index(&self, index: &ContentIndex, sequence: u64) -> Result<bool, StoreError> {
-        let bytes = Bytes::from(wire::content::seal_index(index, &self.key).encode_to_vec());
+        let payload = wire::content::encode_index(index);
+        let sealed = wire::envelope::seal_by(wire::envelope::CONTENT_INDEX, payload, &*self.key)?;
+        let bytes = Bytes::from(sealed.encode_to_vec());
         let subject = content_index(&index.manifest());
         let expect = Expect::LastSubject(sequence);
         match self.nats.publish_cas(CONTENT.name, &subject, (Headers::new(), bytes), expect).await {

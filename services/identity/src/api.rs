@@ -4,6 +4,7 @@ mod access;
 mod agents;
 mod page;
 mod tokens;
+mod trust;
 
 use std::sync::Arc;
 
@@ -13,10 +14,11 @@ use domain::{GroupId, GroupPath};
 use runtime::access::caller;
 use tonic::{Request, Response, Status};
 use wire::api::v1::identity_service_server::IdentityService;
+use wire::api::v1::trust_service_server::TrustService;
 use wire::api::v1::{
-    CreateTokenRequest, DeleteAgentRequest, DeleteAgentResponse, GetRegistrationRequest, JoinTokenSecret,
-    ListTokensRequest, ListTokensResponse, MoveAgentRequest, Registration, RevokeAgentRequest,
-    RevokeAgentResponse, RevokeTokenRequest, RevokeTokenResponse,
+    CreateTokenRequest, DeleteAgentRequest, DeleteAgentResponse, GetRegistrationRequest, GetRootsRequest,
+    JoinTokenSecret, ListTokensRequest, ListTokensResponse, MoveAgentRequest, PublishRootRequest,
+    Registration, RevokeAgentRequest, RevokeAgentResponse, RevokeTokenRequest, RevokeTokenResponse, Roots,
 };
 
 use crate::{Shared, status};
@@ -79,6 +81,17 @@ impl IdentityService for Api {
     ) -> Result<Response<RevokeAgentResponse>, Status> {
         let caller = caller(request.extensions())?;
         agents::revoke(&self.0, &caller, &request.into_inner()).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl TrustService for Api {
+    async fn get_roots(&self, request: Request<GetRootsRequest>) -> Result<Response<Roots>, Status> {
+        trust::get(&self.0, &request.into_inner()).map(Response::new)
+    }
+
+    async fn publish_root(&self, request: Request<PublishRootRequest>) -> Result<Response<Roots>, Status> {
+        trust::publish(&self.0, &request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -7,6 +7,7 @@ use domain::{AgentId, Cursor, Revision};
 use runtime::clock;
 use runtime::nats::{Expect, GetError, Headers, PublishError, StreamMessage};
 use wire::agent::v1::Envelope;
+use wire::sign::SignError;
 use wire::subject::{STREAM_DESIRED, desired_agent, header};
 
 use crate::Shared;
@@ -37,6 +38,11 @@ impl HighestPlace {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Notes a place.
+    pub(crate) fn raise(&self, place: u64) {
+        self.0.fetch_max(place, Ordering::Relaxed);
+    }
+
     /// Forgets it, for a stream that starts anew.
     pub(crate) fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
@@ -64,10 +70,37 @@ impl Head<'_> {
     }
 }
 
+/// Why an assignment was not signed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AssignError {
+    /// Agents would not obey it.
+    #[error(
+        "the director key of this process is not the one that trust root {0} of the fleet names: give that one with --director-key"
+    )]
+    NotDirector(u64),
+    /// The key refused.
+    #[error("the assignment was not signed")]
+    Sign(#[from] SignError),
+}
+
+/// Whether agents obey what this replica signs.
+pub(crate) fn may_sign(shared: &Shared) -> bool {
+    let directors = shared.roots.directors();
+    directors.threshold == 1 && directors.keys.contains(&shared.director.public_key())
+}
+
 /// Signs the newest assignment of an agent.
-pub(crate) fn sign(shared: &Shared, agent: &AgentId, registration: &Registration) -> Envelope {
+pub(crate) fn sign(
+    shared: &Shared,
+    agent: &AgentId,
+    registration: &Registration,
+) -> Result<Envelope, AssignError> {
+    if !may_sign(shared) {
+        return Err(AssignError::NotDirector(shared.roots.version()));
+    }
     let assignment = registration.assignment(shared.fleet.clone(), agent.clone(), clock::now());
-    wire::snapshot::seal_assignment(&assignment, &shared.director)
+    let payload = wire::snapshot::encode_assignment(&assignment);
+    Ok(wire::envelope::seal_by(wire::envelope::ASSIGNMENT, payload, &*shared.director)?)
 }
 
 /// The cursor of a published head, from its headers; older than all if it has none.
@@ -95,7 +128,7 @@ pub(crate) async fn publish(
         let expect = Expect::LastSubject(expected);
         match shared.nats.publish_cas(STREAM_DESIRED, &subject, (headers, payload.clone()), expect).await {
             Ok(place) => {
-                shared.highest.0.fetch_max(place, Ordering::Relaxed);
+                shared.highest.raise(place);
                 return Ok(());
             }
             Err(PublishError::Conflict { .. }) => {}

@@ -21,7 +21,7 @@ use wire::join::{Asked, VerifiedRenewal, VerifiedRequest};
 use wire::subject::{QUEUE_IDENTITY, is_inbox_of, is_join_inbox, pattern};
 
 use crate::Shared;
-use crate::assign::{self, Head};
+use crate::assign::{self, AssignError, Head};
 use crate::registry::{self, RecordError};
 use crate::uses::{self, ConsumeError};
 
@@ -54,6 +54,10 @@ enum Refused {
     Record(#[from] RecordError),
     #[error("there is no agent of this id with this key: it was deleted or revoked, or never joined")]
     NotOne,
+    #[error("no assignment could be made")]
+    Assign(#[from] AssignError),
+    #[error("the join token is for a trust root that this fleet does not have")]
+    OtherRoot,
 }
 
 /// Takes requests until the shutdown, `parallel` at a time, and finishes those that have arrived by then.
@@ -144,7 +148,7 @@ async fn renew(shared: &Shared, renewal: &VerifiedRenewal) -> Result<JoinBundle,
     let registration = stored.record.registered.agent().filter(|agent| agent.key == renewal.key);
     let registration = registration.ok_or(Refused::NotOne)?;
     tracing::debug!(%agent, group = %registration.group, "new claims");
-    Ok(bundle(shared, agent, (registration, stored.record.assignment.clone())))
+    Ok(bundle(shared, agent, Vec::new(), (registration, stored.record.assignment.clone())))
 }
 
 async fn enrol(shared: &Shared, request: &VerifiedRequest) -> Result<JoinBundle, Refused> {
@@ -153,34 +157,49 @@ async fn enrol(shared: &Shared, request: &VerifiedRequest) -> Result<JoinBundle,
         let problem = error.to_string();
         EnvelopeError::Payload(wire::DecodeError::Field { field: "public_key", problem })
     })?;
-    match try_enrol(shared, request, &key).await {
+    let pinned = request.trust_root.as_ref();
+    let roots = shared.trust.chain_from(pinned).ok_or(Refused::OtherRoot)?.to_vec();
+    if roots.len() > wire::join::MAX_CHAIN_BYTES {
+        return Err(Refused::OtherRoot);
+    }
+    let joined = match try_enrol(shared, request, &key).await {
         // The record was made, or the token spent, a moment ago, perhaps by this very agent in a request that
         // another replica serves: then its record is there now.
         Err(
             Refused::Record(RecordError::Conflict) | Refused::Consume(ConsumeError::Refused(Refusal::Spent)),
         ) => try_enrol(shared, request, &key).await,
         settled => settled,
-    }
+    };
+    let (registration, assignment) = joined?;
+    Ok(bundle(shared, &request.agent, roots, (&registration, assignment)))
 }
 
+/// The registration of an agent that is in, and its signed assignment.
 async fn try_enrol(
     shared: &Shared,
     request: &VerifiedRequest,
     key: &AgentKey,
-) -> Result<JoinBundle, Refused> {
+) -> Result<(Registration, Option<Envelope>), Refused> {
     let stored = registry::read(&shared.nats, &request.agent).await?;
     let record = stored.as_ref().map(|stored| &stored.record);
     match join(record.map(|record| &record.registered), key)? {
         Join::Again(registration) => {
             tracing::debug!(agent = %request.agent, "joined before: the same answer again");
-            let assignment = record.and_then(|record| record.assignment.clone());
-            Ok(bundle(shared, &request.agent, (registration, assignment)))
+            Ok((registration.clone(), record.and_then(|record| record.assignment.clone())))
         }
         Join::Free => admit(shared, request, key).await,
     }
 }
 
-async fn admit(shared: &Shared, request: &VerifiedRequest, key: &AgentKey) -> Result<JoinBundle, Refused> {
+async fn admit(
+    shared: &Shared,
+    request: &VerifiedRequest,
+    key: &AgentKey,
+) -> Result<(Registration, Option<Envelope>), Refused> {
+    if !assign::may_sign(shared) {
+        // Before a use is consumed for nothing.
+        return Err(AssignError::NotDirector(shared.roots.version()).into());
+    }
     let claim = Claim { agent: request.agent.clone(), key: key.clone() };
     let presented = Digest::of(&request.request.secret);
     let group = uses::consume(shared, &request.token, &presented, &claim).await?;
@@ -192,12 +211,12 @@ async fn admit(shared: &Shared, request: &VerifiedRequest, key: &AgentKey) -> Re
     };
     let epoch = shared.catalogue.look(|catalog| catalog.epoch());
     let registration = newcomer.registration(group, epoch, clock::now());
-    let assignment = assign::sign(shared, &request.agent, &registration);
+    let assignment = assign::sign(shared, &request.agent, &registration)?;
     registry::write(&shared.nats, &request.agent, (&registration, assignment.clone()), 0).await?;
     tell(shared, &request.agent, &registration, &assignment).await;
     let (agent, group, token) = (&request.agent, &registration.group, &request.token);
     tracing::info!(%agent, %group, %token, hostname = registration.hostname, "an agent joined");
-    Ok(bundle(shared, agent, (&registration, Some(assignment))))
+    Ok((registration, Some(assignment)))
 }
 
 /// Publishes the first assignment. The agent gets it in its reply as well, so that it is in, whatever happens
@@ -208,16 +227,19 @@ async fn tell(shared: &Shared, agent: &AgentId, registration: &Registration, ass
     }
 }
 
+/// What an agent is answered. `roots` is the chain from the root that it pins; empty for one that has joined before
+/// and follows the chain by itself.
 fn bundle(
     shared: &Shared,
     agent: &AgentId,
+    roots: Vec<u8>,
     (registration, assignment): (&Registration, Option<Envelope>),
 ) -> JoinBundle {
     let issuer = shared.issuer.as_ref();
     let claims = issuer.map(|issuer| issuer.claims(agent, registration, clock::now())).unwrap_or_default();
     JoinBundle {
         agent: agent.to_string(),
-        trust_root: shared.trust.root().to_vec(),
+        trust_root: roots,
         assignment,
         servers: shared.trust.servers().to_vec(),
         broker_cas: shared.trust.broker().cas.clone(),
@@ -253,7 +275,10 @@ fn explain(shared: &Shared, refused: &Refused) -> JoinError {
         Refused::Consume(ConsumeError::GroupMissing) => {
             (JoinErrorCode::GroupMissing, "make a token for a group that exists")
         }
-        Refused::Consume(_) | Refused::Record(_) => {
+        Refused::OtherRoot => {
+            (JoinErrorCode::TokenUnknown, "use a newer token that was made by this control plane")
+        }
+        Refused::Consume(_) | Refused::Record(_) | Refused::Assign(_) => {
             tracing::warn!(error = chain, fleet = %shared.fleet, "a join could not be decided");
             return JoinError {
                 code: JoinErrorCode::Unavailable.into(),
@@ -267,7 +292,9 @@ fn explain(shared: &Shared, refused: &Refused) -> JoinError {
         | Refused::OtherFleet { .. }
         | Refused::IdTaken(_)
         | Refused::NotOne
-        | Refused::Record(_) => chain,
+        | Refused::Record(_)
+        | Refused::Assign(_)
+        | Refused::OtherRoot => chain,
     };
     tracing::debug!(cause, "a join was refused");
     JoinError { code: code.into(), message: format!("{cause}; {way_out}") }

@@ -2,6 +2,7 @@
 //! after DESIRED was lost or went back to an older state. Also renews assignments in a new epoch.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::registry::{Registered, Registration};
@@ -9,13 +10,19 @@ use domain::{AgentId, Cursor, Epoch};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use runtime::Shutdown;
-use runtime::nats::{DESIRED, Followed, From, StreamError, StreamMessage};
+use runtime::nats::{
+    DESIRED, Expect, Followed, From, GetError, Headers, PublishError, StreamError, StreamMessage,
+};
+use runtime::roots::Known;
+use tokio::sync::watch;
 use tokio::time::Instant;
+use wire::agent::v1::Envelope;
 use wire::registry::AgentRecord;
-use wire::subject::{STREAM_DESIRED, STREAM_IDENTITY, parse_agent, pattern};
+use wire::sign::KeySet;
+use wire::subject::{STREAM_DESIRED, STREAM_IDENTITY, desired_root, parse_agent, pattern};
 
 use crate::Shared;
-use crate::assign::{self, Head, PublishHeadError};
+use crate::assign::{self, AssignError, Head, PublishHeadError};
 use crate::registry::{self, RecordError};
 
 /// Agents that are healed at the same time: enough to use the broker well, few enough to leave room for
@@ -37,6 +44,10 @@ enum PassError {
     Silent { stream: &'static str },
     #[error("stream {STREAM_DESIRED} cannot be made")]
     Stream(#[from] StreamError),
+    #[error("the published trust roots cannot be read")]
+    Read(#[from] GetError),
+    #[error("a trust root could not be published")]
+    Root(#[source] PublishError),
     #[error("the registry was made again or went back while it was read")]
     Reset,
     #[error("{failed} agents could not be healed; the first because")]
@@ -54,6 +65,8 @@ enum HealError {
     Record(#[from] RecordError),
     #[error("its assignment could not be published")]
     Publish(#[from] PublishHeadError),
+    #[error("its assignment could not be signed")]
+    Assign(#[from] AssignError),
 }
 
 /// The connection was closed for good.
@@ -71,10 +84,12 @@ pub(crate) async fn run(shared: &Shared, shutdown: &Shutdown) -> Result<(), Clos
 
 async fn heal(shared: &Shared) -> Result<(), ClosedError> {
     shared.catalogue.loaded().await;
+    let mut roots = shared.roots.changes();
     loop {
+        roots.mark_unchanged();
         let epoch = shared.catalogue.look(|catalog| catalog.epoch());
         match pass(shared, epoch).await {
-            Ok(created) => wait_for_a_reason(shared, epoch, &created).await?,
+            Ok(created) => wait_for_a_reason(shared, (epoch, &created), &mut roots).await?,
             Err(error) => {
                 tracing::warn!(error = %runtime::log::chain(&error), "assignments could not all be checked: trying again");
                 tokio::time::sleep(RETRY_PAUSE).await;
@@ -83,9 +98,13 @@ async fn heal(shared: &Shared) -> Result<(), ClosedError> {
     }
 }
 
-/// Returns when the epoch is another, or DESIRED (made at `created`) was made again or went back. That can only
+/// Returns when the epoch or the trust root is another, or DESIRED (made at `created`) was made again or went back. That can only
 /// happen with a restart of the broker, so it is looked at after reconnects.
-async fn wait_for_a_reason(shared: &Shared, epoch: Epoch, created: &str) -> Result<(), ClosedError> {
+async fn wait_for_a_reason(
+    shared: &Shared,
+    (epoch, created): (Epoch, &str),
+    roots: &mut watch::Receiver<Option<Arc<Known>>>,
+) -> Result<(), ClosedError> {
     let mut link = shared.nats.link();
     loop {
         let connections = link.borrow_and_update().connections;
@@ -100,6 +119,7 @@ async fn wait_for_a_reason(shared: &Shared, epoch: Epoch, created: &str) -> Resu
         }
         tokio::select! {
             () = shared.catalogue.epoch_other_than(epoch) => return Ok(()),
+            changed = roots.changed() => return changed.map_err(|_| ClosedError),
             changed = link.wait_for(|link| link.connections != connections) => drop(changed.map_err(|_| ClosedError)?),
             () = tokio::time::sleep(RETRY_PAUSE), if !checked => {}
         }
@@ -117,9 +137,12 @@ async fn pass(shared: &Shared, epoch: Epoch) -> Result<String, PassError> {
     if state.last_sequence < shared.highest.get() {
         shared.highest.reset();
     }
+    publish_roots(shared).await?;
     let heads = heads(shared).await?;
     let mut records =
         shared.nats.follow(STREAM_IDENTITY, pattern::IDENTITY_AGENTS, From::LastPerSubject, false);
+    // A replica that may not sign anew leaves that to one that may.
+    let trusted = assign::may_sign(shared).then(|| shared.roots.directors());
     let mut healing = FuturesUnordered::new();
     let (mut agents, mut healed, mut failed, mut first) = (0_usize, 0_usize, 0_usize, None);
     let mut count = |result: Result<bool, HealError>| match result {
@@ -131,7 +154,7 @@ async fn pass(shared: &Shared, epoch: Epoch) -> Result<String, PassError> {
     };
     while let Some(message) = next(&mut records, STREAM_IDENTITY).await? {
         agents += 1;
-        if let Some(wanting) = wanting(&heads, epoch, &message) {
+        if let Some(wanting) = wanting((&heads, trusted.as_ref()), epoch, &message) {
             healing.push(heal_one(shared, epoch, wanting));
         }
         while healing.len() >= PARALLEL
@@ -154,6 +177,28 @@ async fn pass(shared: &Shared, epoch: Epoch) -> Result<String, PassError> {
         None => Ok(state.created),
         Some(first) => Err(PassError::Agents { failed, first }),
     }
+}
+
+/// Publishes the trust roots that DESIRED lacks.
+async fn publish_roots(shared: &Shared) -> Result<(), PassError> {
+    let Some(known) = shared.roots.known() else { return Ok(()) };
+    for (version, envelope) in known.chain.envelopes() {
+        let subject = desired_root(version);
+        let there = shared.nats.leader_get_last(STREAM_DESIRED, &subject).await?;
+        let payload = wire::encode(envelope);
+        if there.as_ref().is_some_and(|there| there.payload == payload) {
+            continue;
+        }
+        let expect = Expect::LastSubject(there.map_or(0, |there| there.sequence));
+        let message = (Headers::new(), payload);
+        match shared.nats.publish_cas(STREAM_DESIRED, &subject, message, expect).await {
+            Ok(place) => shared.highest.raise(place),
+            // Another replica publishes the same.
+            Err(PublishError::Conflict { .. }) => {}
+            Err(error) => return Err(PassError::Root(error)),
+        }
+    }
+    Ok(())
 }
 
 /// The next message of those that were there at the start; `None` after the last one.
@@ -188,7 +233,11 @@ struct Wanting {
     record: AgentRecord,
 }
 
-fn wanting(heads: &BTreeMap<AgentId, Cursor>, epoch: Epoch, message: &StreamMessage) -> Option<Wanting> {
+fn wanting(
+    (heads, trusted): (&BTreeMap<AgentId, Cursor>, Option<&KeySet>),
+    epoch: Epoch,
+    message: &StreamMessage,
+) -> Option<Wanting> {
     let agent = parse_agent(&message.subject)?;
     let record = match wire::registry::read_agent(&message.payload) {
         Ok(record) => record,
@@ -200,7 +249,9 @@ fn wanting(heads: &BTreeMap<AgentId, Cursor>, epoch: Epoch, message: &StreamMess
     let head = heads.get(&agent).copied();
     let behind = match (&record.registered, &record.assignment) {
         (Registered::Agent(agent), Some(assignment)) => {
-            agent.assignment.epoch < epoch || head < Some(Head::Assigned(agent, assignment).cursor())
+            agent.assignment.epoch < epoch
+                || head < Some(Head::Assigned(agent, assignment).cursor())
+                || trusted.is_some_and(|keys| !wire::envelope::claims(assignment, keys))
         }
         // An agent whose record has no assignment cannot be read at all.
         (Registered::Agent(_), None) => false,
@@ -213,13 +264,15 @@ fn wanting(heads: &BTreeMap<AgentId, Cursor>, epoch: Epoch, message: &StreamMess
 async fn heal_one(shared: &Shared, epoch: Epoch, wanting: Wanting) -> Result<bool, HealError> {
     let Wanting { agent, sequence, record } = wanting;
     match (&record.registered, &record.assignment) {
-        (Registered::Agent(registration), Some(assignment)) => match registration.renewed(epoch) {
-            Some(renewed) => renew(shared, &agent, &renewed, sequence).await,
-            None => {
-                assign::publish(shared, &agent, &Head::Assigned(registration, assignment)).await?;
-                Ok(true)
+        (Registered::Agent(registration), Some(assignment)) => {
+            match anew(shared, registration, assignment, epoch) {
+                Some(renewed) => renew(shared, &agent, &renewed, sequence).await,
+                None => {
+                    assign::publish(shared, &agent, &Head::Assigned(registration, assignment)).await?;
+                    Ok(true)
+                }
             }
-        },
+        }
         (Registered::Deleted(gone), _) => {
             assign::publish(shared, &agent, &Head::Gone(gone)).await?;
             Ok(true)
@@ -228,13 +281,28 @@ async fn heal_one(shared: &Shared, epoch: Epoch, wanting: Wanting) -> Result<boo
     }
 }
 
+/// The registration with an assignment that is to be signed: it is of an older epoch, or signed by a key that agents
+/// trust no more.
+fn anew(
+    shared: &Shared,
+    registration: &Registration,
+    assignment: &Envelope,
+    epoch: Epoch,
+) -> Option<Registration> {
+    let unsigned = || {
+        let holds = wire::envelope::claims(assignment, &shared.roots.directors());
+        (!holds).then(|| registration.signed_anew())
+    };
+    registration.renewed(epoch).or_else(unsigned)
+}
+
 async fn renew(
     shared: &Shared,
     agent: &AgentId,
     renewed: &Registration,
     sequence: u64,
 ) -> Result<bool, HealError> {
-    let assignment = assign::sign(shared, agent, renewed);
+    let assignment = assign::sign(shared, agent, renewed)?;
     match registry::write(&shared.nats, agent, (renewed, assignment.clone()), sequence).await {
         Ok(()) => {}
         // Another replica renewed it, or moved or deleted the agent, and publishes that.

@@ -1,4 +1,5 @@
-//! Who may join and who has joined: enrolment tokens, the registry of agents, and the group each agent is in.
+//! Who may join and who has joined: enrolment tokens, the registry of agents, and the group each agent is in; and
+//! whom they trust: the chain of trust roots.
 //!
 //! # What it stands on
 //! - Tokens are objects of the catalogue (stream POLICY), so that `muster apply` and `muster token create`
@@ -26,14 +27,15 @@ use std::time::Duration;
 
 use clap::Args;
 use domain::{FleetId, Span};
-use ed25519_dalek::SigningKey;
 use runtime::broker::RoleFiles;
+use runtime::keys::Signer;
 use runtime::store::Catalogue;
-use runtime::{Nats, ServiceArgs, ServiceContext, ServiceError, Shutdown, Trust};
+use runtime::{Nats, Roots, ServiceArgs, ServiceContext, ServiceError, Shutdown, Trust};
 use tonic::service::RoutesBuilder;
 use wire::access::Role;
 use wire::api::v1::access_service_server::AccessServiceServer;
 use wire::api::v1::identity_service_server::IdentityServiceServer;
+use wire::api::v1::trust_service_server::TrustServiceServer;
 
 use crate::assign::HighestPlace;
 use crate::claims::Issuer;
@@ -70,7 +72,8 @@ struct Shared {
     /// Makes claims for agents; `None` at a broker that lets everyone in.
     issuer: Option<Issuer>,
     fleet: FleetId,
-    director: Arc<SigningKey>,
+    director: Arc<dyn Signer>,
+    roots: Roots,
     trust: Trust,
     catalogue: Catalogue,
     use_counts: UseCounts,
@@ -98,6 +101,7 @@ pub async fn start(
         issuer: context.role.as_ref().and_then(|role| Issuer::new(role, config.agent_claims_ttl)),
         fleet: context.fleet.clone(),
         director: context.director()?,
+        roots: context.roots.clone(),
         trust: context.trust()?,
         catalogue: catalogue::new(context.nats.clone()),
         use_counts: UseCounts::default(),
@@ -109,6 +113,8 @@ pub async fn start(
     routes.add_service(api.max_decoding_message_size(MAX_REQUEST_BYTES));
     let access = AccessServiceServer::new(api::Access(Arc::clone(&shared)));
     routes.add_service(access.max_decoding_message_size(MAX_REQUEST_BYTES));
+    let api = TrustServiceServer::new(api::Api(Arc::clone(&shared)));
+    routes.add_service(api.max_decoding_message_size(MAX_REQUEST_BYTES));
 
     let shutdown = context.shutdown();
     let tasks = &context.tasks;

@@ -58,6 +58,12 @@ pub(crate) fn unavailable(error: &(dyn Error + 'static)) -> Status {
     passing(Code::Unavailable, "STORE_UNAVAILABLE", message)
 }
 
+/// Not possible in the state the fleet is in.
+pub(crate) fn precondition(reason: &str, error: &dyn std::fmt::Display) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    Status::with_error_details(Code::FailedPrecondition, error.to_string(), details)
+}
+
 fn passing(code: Code, reason: &str, message: String) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
     details.set_retry_info(Some(RETRY_DELAY));

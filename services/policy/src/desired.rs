@@ -16,13 +16,30 @@ use crate::seal::wanted;
 const REMAKE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Follows the heads and the marker until the shutdown.
-pub(crate) async fn follow(replica: &Replica, ready: Condition, shutdown: &Shutdown) -> Result<(), Gone> {
+pub(crate) async fn follow(
+    replica: &Replica,
+    (ready, may_sign): (Condition, Condition),
+    shutdown: &Shutdown,
+) -> Result<(), Gone> {
     let follow = |filter| replica.nats.follow(STREAM_DESIRED, filter, From::LastPerSubject, false);
     let mut heads: Follow = follow(pattern::DESIRED_GROUPS);
     let mut markers: Follow = follow(pattern::DESIRED_COMPILED);
+    let mut roots = replica.roots.changes();
+    let mut directors = replica.roots.directors();
     let mut stopped = std::pin::pin!(replica.stopped(shutdown));
     loop {
+        say_whether_it_may_sign(replica, &may_sign);
         tokio::select! {
+            changed = roots.changed() => {
+                changed.map_err(|_| Gone("the trust roots"))?;
+                // Whose signature holds is another question now: all heads are read again.
+                let now = replica.roots.directors();
+                if std::mem::replace(&mut directors, now) != replica.roots.directors() {
+                    ready.set_not_ready("is loading the heads");
+                    replica.heads_mut(Heads::forget);
+                    heads = follow(pattern::DESIRED_GROUPS);
+                }
+            }
             event = heads.next() => match event.ok_or(Gone("the stream of heads"))? {
                 Followed::Message(message) => note(replica, message),
                 Followed::CaughtUp => {
@@ -56,6 +73,17 @@ pub(crate) async fn follow(replica: &Replica, ready: Condition, shutdown: &Shutd
             },
             () = &mut stopped => return Ok(()),
         }
+    }
+}
+
+/// A replica whose key the fleet does not trust publishes nothing: agents would refuse it.
+fn say_whether_it_may_sign(replica: &Replica, may_sign: &Condition) {
+    match (replica.may_sign(), replica.roots.version()) {
+        (true, _) => may_sign.set_ready(),
+        (false, 0) => may_sign.set_not_ready("waits for the fleet's trust root"),
+        (false, version) => may_sign.set_not_ready(format!(
+            "is not the key that trust root {version} names for the role director: give that one with --director-key"
+        )),
     }
 }
 
@@ -107,7 +135,7 @@ fn says(replica: &Replica, group: &GroupId, message: &StreamMessage) -> Says {
         return cursor(message).map_or(Says::Nothing, Says::Gone);
     }
     let opened = wire::envelope::parse(&message.payload)
-        .and_then(|envelope| wire::snapshot::open(&envelope, &replica.trusted));
+        .and_then(|envelope| wire::snapshot::open(&envelope, &replica.roots.directors()));
     match opened {
         Ok(snapshot) if snapshot.group == *group && snapshot.fleet == replica.fleet => {
             Says::Snapshot(Published::from(&snapshot))

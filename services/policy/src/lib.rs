@@ -83,7 +83,7 @@ fn replica(config: &Config, context: &ServiceContext) -> Result<Replica, Service
         nats: context.nats.clone(),
         log: Log::new(context.nats.clone()),
         fleet: context.fleet.clone(),
-        trusted: [director.verifying_key()],
+        roots: context.roots.clone(),
         director,
         trust: context.trust()?,
         validity: config.snapshot_validity.into(),
@@ -107,7 +107,8 @@ fn spawn(replica: &Arc<Replica>, context: &ServiceContext) {
     let ((replica, stop), ready) = (parts(), readiness.register("policy store"));
     tasks.spawn("policy fold", async move { fold::follow(&replica, ready, &stop).await });
     let ((replica, stop), ready) = (parts(), readiness.register("policy heads"));
-    tasks.spawn("policy heads", async move { desired::follow(&replica, ready, &stop).await });
+    let may_sign = readiness.register("director key");
+    tasks.spawn("policy heads", async move { desired::follow(&replica, (ready, may_sign), &stop).await });
     let ((replica, stop), ready) = (parts(), readiness.register("policy registry"));
     tasks.spawn("policy registry", async move { replica.agents.follow(&replica.nats, ready, &stop).await });
     let (replica, stop) = parts();

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use domain::{FleetId, GroupId, Revision, Span, TokenId};
-use ed25519_dalek::{SigningKey, VerifyingKey};
+use runtime::keys::Signer;
 use runtime::registry::AgentCounts;
 use runtime::serve::CALLS_GRACE;
 use runtime::store::Log;
-use runtime::{Nats, Shutdown, Trust};
+use runtime::{Nats, Roots, Shutdown, Trust};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -36,9 +36,9 @@ pub(crate) struct Replica {
     pub(crate) nats: Nats,
     pub(crate) log: Log,
     pub(crate) fleet: FleetId,
-    pub(crate) director: Arc<SigningKey>,
+    pub(crate) director: Arc<dyn Signer>,
     /// Whose signature makes a head one of ours.
-    pub(crate) trusted: [VerifyingKey; 1],
+    pub(crate) roots: Roots,
     pub(crate) trust: Trust,
     /// How long a snapshot proves freshness.
     pub(crate) validity: Span,
@@ -132,6 +132,12 @@ impl Replica {
         let wanted = view.compiled.all().map(|(group, _)| group.clone());
         let all: BTreeSet<GroupId> = wanted.chain(there).collect();
         self.work.add(all, Item { due: Instant::now(), check_path: true });
+    }
+
+    /// Whether agents obey what this replica signs: the fleet's trust root names its key for the role director.
+    pub(crate) fn may_sign(&self) -> bool {
+        let directors = self.roots.directors();
+        directors.threshold == 1 && directors.keys.contains(&self.director.public_key())
     }
 
     /// The newest state, if the log is loaded.

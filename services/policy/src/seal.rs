@@ -19,6 +19,9 @@ use crate::work::Item;
 /// store may have: it bounds what the server holds for an open batch, and what signed heads take here.
 pub(crate) const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
+/// Pause before a key is asked again that did not sign.
+const AFTER_NO_SIGNATURE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A head to look at.
 pub(crate) type Due = (GroupId, Item);
 
@@ -55,9 +58,11 @@ pub(crate) fn seal(replica: &Replica, view: &View, (group, item): Due) -> Option
     let at = Circumstances { catalog: view.cursor(), check_path: item.check_path, now: clock::now() };
     let (cursor, message, says) = match decide(wanted(view, &group).as_ref(), head.as_ref(), at) {
         Step::Keep | Step::Behind => return None,
+        Step::Publish(_) | Step::Renew(_) if !replica.may_sign() => return None,
         Step::Publish(cursor) | Step::Renew(cursor) => {
             let snapshot = snapshot(replica, view, &group, (cursor, head.as_ref()))?;
-            (cursor, sealed(replica, &snapshot)?, Says::Snapshot(Published::from(&snapshot)))
+            let message = sealed(replica, &snapshot, item)?;
+            (cursor, message, Says::Snapshot(Published::from(&snapshot)))
         }
         Step::Remove(cursor) => (cursor, (cursor_headers(cursor), Bytes::new()), Says::Gone(cursor)),
     };
@@ -113,13 +118,21 @@ fn snapshot(
 
 /// The message of a head. `None` if it does not fit: the planner refuses such a change, so it can only come
 /// from a store that another version wrote.
-fn sealed(replica: &Replica, snapshot: &Snapshot) -> Option<(Headers, Bytes)> {
-    let envelope = wire::snapshot::seal(snapshot, &replica.director);
-    if envelope.payload.len() > MAX_SNAPSHOT_BYTES {
-        let (group, bytes) = (&snapshot.group, envelope.payload.len());
-        tracing::error!(%group, bytes, "the snapshot of a group is too large to be published");
+fn sealed(replica: &Replica, snapshot: &Snapshot, item: Item) -> Option<(Headers, Bytes)> {
+    let (group, payload) = (&snapshot.group, wire::snapshot::encode(snapshot));
+    if payload.len() > MAX_SNAPSHOT_BYTES {
+        tracing::error!(%group, bytes = payload.len(), "the snapshot of a group is too large to be published");
         return None;
     }
+    let envelope = match wire::envelope::seal_by(wire::envelope::SNAPSHOT, payload, &*replica.director) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            tracing::error!(%group, %error, "a snapshot is not signed: trying again");
+            let due = tokio::time::Instant::now() + AFTER_NO_SIGNATURE;
+            replica.work.add([group.clone()], Item { due, ..item });
+            return None;
+        }
+    };
     let mode = match snapshot.settings.mode {
         Mode::Pull => "pull",
         Mode::Push => "push",

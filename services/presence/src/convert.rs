@@ -34,6 +34,7 @@ fn report(status: StatusReport) -> Report {
             refusals: status.refusals,
             last_refusal: status.last_refusal.into(),
             repairs: status.repairs,
+            root_version: status.root_version,
         },
         // Checked by `wire` as well.
         content: status.content.into_iter().filter_map(|one| read_content_status(one).ok()).collect(),
@@ -79,6 +80,7 @@ fn status_report(report: Report) -> StatusReport {
         repairs: report.status.repairs,
         hostname: report.hostname.into(),
         content: report.content.iter().map(|status| content_status(status, usize::MAX)).collect(),
+        root_version: report.status.root_version,
     }
 }
 
@@ -147,6 +149,7 @@ mod tests {
             refusals: 2,
             last_refusal: "old".into(),
             repairs: 3,
+            root_version: 4,
         };
         let report = Report {
             version: "1.0".into(),

@@ -8,6 +8,7 @@ use domain::content::DownloadWish;
 use domain::content::allowance::{Allowance, Decision, Terms};
 use domain::presence::{Answer, Effect, Presence, Ration, Standing};
 use domain::{AgentId, GroupId, Revision, Span, Timestamp};
+use runtime::Roots;
 use runtime::nats::{Message, is_by_broker};
 use tokio::sync::{mpsc, watch};
 use wire::agent::v1::{self, Heartbeat, HeartbeatReply};
@@ -86,6 +87,10 @@ pub(crate) struct Fleet {
     telling: Telling,
     /// When an agent that sends too much was named last.
     flood_told: Timestamp,
+    /// The fleet's trust roots, where they are known.
+    pub(crate) roots: Option<Roots>,
+    /// Version of the newest one, as of the last step.
+    root_version: u64,
 }
 
 impl Fleet {
@@ -116,6 +121,8 @@ impl Fleet {
             round: Round::new(checkpoint_interval, now),
             telling: Telling::default(),
             flood_told: Timestamp::default(),
+            roots: None,
+            root_version: 0,
         }
     }
 
@@ -232,8 +239,9 @@ impl Fleet {
         agent: AgentId,
         to: Subject,
         answer: &Answer,
-        reply: HeartbeatReply,
+        mut reply: HeartbeatReply,
     ) -> Option<Reply> {
+        reply.root_version = self.root_version;
         if !answer.offer_snapshot && !answer.offer_assignment {
             return Some(Reply { to, bytes: wire::encode(&reply) });
         }
@@ -294,6 +302,7 @@ impl Fleet {
     /// What is due: batches to be sent, and heartbeats that waited long enough for their senders to become
     /// known.
     pub(crate) fn pass_time(&mut self, now: Timestamp) -> Vec<Reply> {
+        self.root_version = self.roots.as_ref().map_or(0, Roots::version);
         if self.machine.next_deadline().is_some_and(|due| due <= self.judged_until) {
             self.machine.tick(self.judged_until);
         }

@@ -100,7 +100,8 @@ pub async fn start(
     let out = Outlets { offers, events, chunks, compiled };
     let terms = Terms { cap: config.max_full_downloads, grant: Span::from(config.download_grant) };
     let paces = (Span::from(config.checkpoint_interval), Ration::heartbeats(config.agent_heartbeat_limit));
-    let fleet = Fleet::new(runtime::ids::random_u64(), paces, terms, out);
+    let mut fleet = Fleet::new(runtime::ids::random_u64(), paces, terms, out);
+    fleet.roots = Some(context.roots.clone());
 
     let api = api::Api::new(context.fleet.clone(), queries, compiled_seen, context.shutdown().clone());
     routes.add_service(PresenceServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES));

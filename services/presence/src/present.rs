@@ -41,6 +41,7 @@ pub(crate) fn agent(view: &AgentView<'_>) -> api::Agent {
         labels: labels.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         duplicate_suspected: view.duplicate_suspected,
         content: view.content.iter().map(|status| content(status)).collect(),
+        root_version: view.status.map_or(0, |status| status.root_version),
     }
 }
 

@@ -14,7 +14,7 @@ use runtime::nats_server::{FindError, NatsServer, Reload, ServerError, Setup, fi
 use runtime::tls::{ListenerTls, ListenerTlsError, LocalCa, LocalCaError, ServerTls, TlsFiles};
 use runtime::{
     BrokerTlsArgs, ContentKeyArgs, Listener, ListenerTlsArgs, Security, ServeError, ServiceArgs,
-    ServiceContext, ServiceError, Shutdown, Tasks, TasksError,
+    ServiceContext, ServiceError, Shutdown, Tasks, TasksError, TrustArgs,
 };
 use tonic::service::RoutesBuilder;
 use wire::access::Role;
@@ -99,6 +99,10 @@ pub struct AllArgs {
     /// How callers are known.
     #[command(flatten)]
     pub access: AccessArgs,
+    /// Trust roots. Without a file: root.key in the data directory, made at the first start, unless --trust-root
+    /// begins the fleet with roots that were made elsewhere.
+    #[command(flatten)]
+    pub trust: TrustArgs,
 
     /// Options of policy.
     #[command(flatten)]
@@ -129,7 +133,7 @@ pub enum AllError {
     /// nats-server does not run.
     #[error("nats-server does not run")]
     NatsServer(#[from] ServerError),
-    /// The director key or the content key cannot be used.
+    /// The root key, the director key or the content key cannot be used.
     #[error("a key cannot be used")]
     Key(#[from] KeyError),
     /// There is no API token for the administrator.
@@ -249,6 +253,10 @@ async fn run_services(
 ) -> Result<(), AllError> {
     let director_key = key_file(args.director_key.as_deref(), dir.director_key())?;
     let content_key = key_file(args.content_keys.content_key.as_deref(), dir.content_key())?;
+    let root_key = match &args.trust {
+        TrustArgs { root_key: None, trust_root: Some(_), .. } => None,
+        trust => Some(key_file(trust.root_key.as_deref(), dir.root_key())?),
+    };
     let service_args = ServiceArgs {
         listen: listener.address(),
         tls: args.tls.clone(),
@@ -261,6 +269,7 @@ async fn run_services(
         director_key: Some(director_key),
         content_keys: ContentKeyArgs { content_key: Some(content_key), ..args.content_keys.clone() },
         access: args.access.clone(),
+        trust: TrustArgs { root_key, ..args.trust.clone() },
         stream_replicas: 1,
     };
     let tasks = Tasks::new(shutdown);

@@ -17,6 +17,7 @@ const NATS_PORT: &str = "nats-port";
 const DIRECTOR_KEY: &str = "director.key";
 const CONTENT_KEY: &str = "content.key";
 const ADMIN_TOKEN: &str = "admin.token";
+const ROOT_KEY: &str = "root.key";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +114,11 @@ impl DataDir {
     /// The file of the API token of whoever owns this directory.
     pub(crate) fn admin_token(&self) -> PathBuf {
         self.path.join(ADMIN_TOKEN)
+    }
+
+    /// The file of the key that signs trust roots.
+    pub(crate) fn root_key(&self) -> PathBuf {
+        self.path.join(ROOT_KEY)
     }
 
     /// The port that nats-server had before: agents were told it.

@@ -7,6 +7,7 @@ use agent::{Drift, MemoryStorage, Proofs, Storage, View};
 use bytes::Bytes;
 use domain::agent::{Durable, Generation, GenerationId, Loaded, Offer, Reason};
 use domain::{Cursor, KindName};
+use wire::root::Chain;
 
 use crate::agents::locked;
 
@@ -50,6 +51,10 @@ impl Storage for Kept {
 
     fn persist(&self, durable: &Durable, proofs: &Proofs) -> Result<(), Reason> {
         self.memory.persist(durable, proofs)
+    }
+
+    fn keep_roots(&self, chain: &Chain) -> Result<(), Reason> {
+        self.memory.keep_roots(chain)
     }
 
     fn stage(&self, offer: &Offer) -> Result<(), Reason> {

@@ -95,7 +95,7 @@ pub fn sealed(bytes: usize) -> Result<(Bytes, VerifyingKey)> {
 /// When the envelope is not what [`sealed`] made.
 pub fn open(bytes: &Bytes, key: VerifyingKey) -> Result<Snapshot> {
     let envelope = wire::envelope::parse_shared(bytes)?;
-    Ok(wire::snapshot::open(&envelope, &[key])?)
+    Ok(wire::snapshot::open(&envelope, &key.into())?)
 }
 
 /// How the groups of a tree differ.

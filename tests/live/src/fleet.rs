@@ -54,6 +54,7 @@ pub struct Fleet {
     key: PathBuf,
     content_key: PathBuf,
     ca: LocalCa,
+    root_key: PathBuf,
     /// Further options of each process.
     options: Vec<String>,
 }
@@ -97,13 +98,14 @@ impl Fleet {
         let _made = broker::init(&broker, &fleet_id()).expect("an operator can be made");
         let setup = Setup::new(binary, dir.path().join("nats")).with_operator(&broker);
         let nats = NatsServer::start(setup.expect("the operator is there")).await.expect("it starts");
-        let [key, content_key] = ["director.key", "content.key"].map(|name| dir.path().join(name));
-        for key in [&key, &content_key] {
+        let keys = ["director.key", "content.key", "root.key"].map(|name| dir.path().join(name));
+        let [key, content_key, root_key] = keys;
+        for key in [&key, &content_key, &root_key] {
             drop(runtime::keys::load_or_create(key).expect("a key can be made"));
         }
         let ca = LocalCa::open(dir.path().join("tls"), &[]).expect("a CA can be made");
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let mut fleet = Self { nats, services: Vec::new(), dir, key, content_key, ca, options };
+        let mut fleet = Self { nats, services: Vec::new(), dir, key, content_key, root_key, ca, options };
         for number in 0..replicas {
             for service in services {
                 fleet.add(service, number, &[]);
@@ -145,6 +147,10 @@ impl Fleet {
         let content_key = self.content_key.to_string_lossy().into_owned();
         if service != "presence" {
             args.extend(["--content-key", &content_key]);
+        }
+        let root_key = self.root_key.to_string_lossy().into_owned();
+        if ["identity", "all"].contains(&service) {
+            args.extend(["--root-key", &root_key]);
         }
         let TlsFiles { cert, key, .. } = self.ca.files();
         let (cert, key) = (cert.to_string_lossy(), key.to_string_lossy());

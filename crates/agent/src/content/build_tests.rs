@@ -15,7 +15,7 @@ use super::build::{Build, KeepError, Piece};
 use super::library::{Bounds, Library};
 use super::survey::Surveyed;
 use super::test_content::{Message, SmallDisk, Stored, content_trust, files, make, sealed};
-use crate::test_fleet::fleet;
+use crate::test_fleet::trust_in;
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -24,7 +24,7 @@ fn library(dir: &Path) -> Arc<Library> {
 }
 
 fn library_with(dir: &Path, bounds: Bounds) -> Arc<Library> {
-    Arc::new(Library::open(dir, &fleet(), &content_trust(), Digest::default(), bounds).unwrap())
+    Arc::new(Library::open(dir, &trust_in(&content_trust()), Digest::default(), bounds).unwrap())
 }
 
 /// Surveys a content whose messages are at hand.

@@ -132,7 +132,12 @@ impl Fetcher {
             return Ok(None);
         };
         let opened = wire::envelope::parse(&bytes).map_err(ContentError::from).and_then(|envelope| {
-            wire::content::open_index(&envelope, &item.manifest, manifest, &self.library.trust().keys)
+            wire::content::open_index(
+                &envelope,
+                &item.manifest,
+                manifest,
+                &self.library.trust().now().content.keys,
+            )
         });
         Ok(match opened {
             Ok(index) => Some(index),

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use domain::content::agent::Durable;
 use domain::content::plan::Road;
 use domain::content::{ChannelName, ContentIndex, ContentItem, ContentRevision, Delta, Manifest};
-use domain::{Digest, FleetId, Revision};
+use domain::{Digest, Revision};
 use wire::content::ContentError;
-use wire::envelope::{ContentTrust, MAX_ENVELOPE_BYTES};
+use wire::envelope::MAX_ENVELOPE_BYTES;
 
 use super::dirs::{Dirs, FILES, Found, MANIFEST};
 use super::files::{Checked, Files};
@@ -23,6 +23,7 @@ use super::survey::Surveyed;
 use super::tree::Tree;
 use crate::crash;
 use crate::disk::files as disk;
+use crate::trust::LiveTrust;
 
 /// Largest state file: 128 channels of 2 KiB and 128 failures of at most 1.5 KiB.
 const MAX_STATE_BYTES: usize = 1024 * 1024;
@@ -52,8 +53,7 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub(crate) struct Library {
     dirs: Dirs,
-    fleet: FleetId,
-    trust: ContentTrust,
+    trust: LiveTrust,
     hooks: Digest,
     pub(super) quota: Option<u64>,
     cache_bytes: u64,
@@ -72,8 +72,7 @@ impl Library {
     /// Opens what is there. The caller has locked the state directory.
     pub(crate) fn open(
         state_dir: &Path,
-        fleet: &FleetId,
-        trust: &ContentTrust,
+        trust: &LiveTrust,
         hooks: Digest,
         bounds: Bounds,
     ) -> io::Result<Self> {
@@ -82,11 +81,9 @@ impl Library {
         let cache_bytes = quota.map_or(cache_bytes, |quota| quota.min(cache_bytes));
         let pieces = Pieces::open(dirs.pieces(), cache_bytes)?;
         let inner = Inner { checked: BTreeMap::new(), pieces, bad_roads: Vec::new() };
-        let (fleet, trust) = (fleet.clone(), trust.clone());
         Ok(Self {
             dirs,
-            fleet,
-            trust,
+            trust: trust.clone(),
             hooks,
             quota,
             cache_bytes,
@@ -99,7 +96,7 @@ impl Library {
         &self.dirs
     }
 
-    pub(crate) fn trust(&self) -> &ContentTrust {
+    pub(crate) fn trust(&self) -> &LiveTrust {
         &self.trust
     }
 
@@ -194,7 +191,7 @@ impl Library {
         ];
         dirs.iter().find_map(|dir| {
             let bytes = disk::read(&dir.join(MANIFEST), MAX_ENVELOPE_BYTES).ok().flatten()?;
-            match self.open_manifest(item, &bytes) {
+            match self.open_held(item, &bytes) {
                 Ok(manifest) => Some(manifest),
                 Err(error) => {
                     let error = runtime::log::chain(&error);
@@ -205,17 +202,22 @@ impl Library {
         })
     }
 
-    /// Opens the manifest that an item names.
+    /// Opens the manifest that an item names, as it arrived.
     pub(crate) fn open_manifest(&self, item: &ContentItem, bytes: &[u8]) -> Result<Manifest, ContentError> {
-        let envelope = wire::envelope::parse(bytes)?;
-        wire::content::open_assigned(&envelope, &self.fleet, item, &self.trust)
+        let (envelope, trust) = (wire::envelope::parse(bytes)?, self.trust.now());
+        wire::content::open_assigned(&envelope, &trust.fleet, item, &trust.content)
+    }
+
+    /// As [`Library::open_manifest`], for one that lay on this disk: what signed it counted when it was put here.
+    fn open_held(&self, item: &ContentItem, bytes: &[u8]) -> Result<Manifest, ContentError> {
+        self.trust.open_held_assigned(&wire::envelope::parse(bytes)?, item)
     }
 
     /// Makes sure that the draft of a content has its manifest: one that is built anew beside what is in force has
     /// it from there.
     pub(crate) fn share_manifest(&self, item: &ContentItem) -> io::Result<()> {
         let draft = self.dirs.draft(&item.channel, &item.manifest).join(MANIFEST);
-        let is_one = |bytes: &Vec<u8>| self.open_manifest(item, bytes).is_ok();
+        let is_one = |bytes: &Vec<u8>| self.open_held(item, bytes).is_ok();
         if disk::read(&draft, MAX_ENVELOPE_BYTES).ok().flatten().as_ref().is_some_and(is_one) {
             return Ok(());
         }
@@ -236,8 +238,8 @@ impl Library {
     pub(super) fn files(&self, found: &Found) -> Option<Arc<Files>> {
         let bytes = disk::read(&found.path.join(MANIFEST), MAX_ENVELOPE_BYTES).ok().flatten()?;
         let envelope = wire::envelope::parse(&bytes).ok()?;
-        let manifest = wire::content::open_manifest(&envelope, &found.manifest, &self.trust).ok()?;
-        if *manifest.fleet() != self.fleet {
+        let manifest = self.trust.open_held_manifest(&envelope, &found.manifest).ok()?;
+        if *manifest.fleet() != self.trust.fleet() {
             return None;
         }
         let tree = Tree::open(&found.path.join(FILES)).ok()?;

@@ -107,7 +107,7 @@ pub fn open<H: Handler>(
 ) -> io::Result<(Content<H>, ContentLink)> {
     let bounds = library::Bounds { quota: options.quota, cache_bytes: options.cache_bytes };
     let trust = &enrolment.trust;
-    let library = library::Library::open(state_dir, &trust.fleet, &trust.content, options.hooks, bounds)?;
+    let library = library::Library::open(state_dir, trust, options.hooks, bounds)?;
     let durable = library.load()?;
     let loaded = Loaded { active: library.active(&durable)?, durable };
     let (link, other) = pair();

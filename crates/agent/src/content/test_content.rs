@@ -11,7 +11,7 @@ use domain::content::{
 use domain::{Digest, Revision};
 use ed25519_dalek::SigningKey;
 use prost::Message as _;
-use wire::envelope::ContentTrust;
+use wire::sign::KeySet;
 use wire::subject::{self, Subject};
 
 use crate::test_fleet::fleet;
@@ -20,8 +20,8 @@ pub(super) fn content_key() -> SigningKey {
     SigningKey::from_bytes(&[9; 32])
 }
 
-pub(super) fn content_trust() -> ContentTrust {
-    ContentTrust { keys: vec![content_key().verifying_key()], threshold: 1 }
+pub(super) fn content_trust() -> KeySet {
+    content_key().verifying_key().into()
 }
 
 /// Files by path; whether they are executable.

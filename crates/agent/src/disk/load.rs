@@ -7,10 +7,12 @@ use std::sync::Mutex;
 
 use domain::agent::{Durable, Floor, Generation, GenerationId, Loaded, Placement};
 use domain::{Cursor, Digest, GroupId, Snapshot};
-use wire::envelope::{MAX_ENVELOPE_BYTES, Trust};
+use wire::envelope::MAX_ENVELOPE_BYTES;
+use wire::sign::KeySet;
 
 use super::state::State;
-use super::{ASSIGNMENT, Active, CURRENT, DiskStorage, FLOORS, GENERATIONS, Inner, STATE, files};
+use super::{ASSIGNMENT, Active, CURRENT, DiskStorage, ENVELOPE, FLOORS, GENERATIONS, Inner, STATE, files};
+use crate::trust::LiveTrust;
 
 /// Largest state file: 64 floors and 32 failures with their reasons take some 60 KiB.
 const MAX_STATE_BYTES: usize = 1024 * 1024;
@@ -47,7 +49,7 @@ impl DiskStorage {
     ///
     /// # Errors
     /// [`DiskError`] if the directory cannot be read or written.
-    pub fn open(root: &Path, trust: &Trust, handlers: Digest) -> Result<(Self, Loaded), DiskError> {
+    pub fn open(root: &Path, trust: &LiveTrust, handlers: Digest) -> Result<(Self, Loaded), DiskError> {
         for dir in [GENERATIONS, FLOORS] {
             let dir = root.join(dir);
             fs::create_dir_all(&dir).map_err(DiskError::io("create", &dir))?;
@@ -126,9 +128,10 @@ impl DiskStorage {
     fn rebuilt(&self, active: Option<Generation>) -> Loaded {
         let mut durable = Durable::default();
         let assignment = files::read(&self.root.join(ASSIGNMENT), MAX_ENVELOPE_BYTES).ok().flatten();
-        let assignment = assignment
-            .and_then(|bytes| wire::envelope::parse(&bytes).ok())
-            .and_then(|envelope| wire::snapshot::open_assignment(&envelope, &self.trust.directors).ok());
+        let assignment =
+            assignment.and_then(|bytes| wire::envelope::parse(&bytes).ok()).and_then(|envelope| {
+                wire::snapshot::open_assignment(&envelope, &self.trust.now().directors).ok()
+            });
         if let Some(assignment) = assignment {
             durable.time_floor = assignment.issued_at;
             durable.assignment = Some(Placement { group: assignment.group, cursor: assignment.cursor });
@@ -150,19 +153,31 @@ impl DiskStorage {
         ids.filter_map(|id| self.signed(&id).ok()).map(|(snapshot, _)| snapshot).collect()
     }
 
+    /// Those of them that are signed by keys that count now. Others stay in force, and stand for no floor.
+    fn generations_signed_by(&self, keys: &KeySet) -> Vec<Snapshot> {
+        let holds = |snapshot: &Snapshot| {
+            let id = GenerationId { group: snapshot.group.clone(), cursor: snapshot.cursor };
+            let bytes = files::read(&self.generation_dir(&id).join(ENVELOPE), MAX_ENVELOPE_BYTES);
+            let envelope = bytes.ok().flatten().and_then(|bytes| wire::envelope::parse(&bytes).ok());
+            envelope.is_some_and(|envelope| wire::snapshot::open(&envelope, keys).is_ok())
+        };
+        self.generations().into_iter().filter(holds).collect()
+    }
+
     /// Signed envelopes on disk raise the floors of a state that is older than they are.
     fn raise_floors(&self, durable: &mut Durable) {
-        let mut snapshots = self.generations();
+        let trust = self.trust.now();
+        let mut snapshots = self.generations_signed_by(&trust.directors);
         let mut proved = Vec::new();
         for entry in fs::read_dir(self.root.join(FLOORS)).into_iter().flatten().flatten() {
             let bytes = files::read(&entry.path(), MAX_ENVELOPE_BYTES).ok().flatten();
             let opened = bytes.and_then(|bytes| wire::envelope::parse(&bytes).ok());
-            let snapshot = opened.and_then(|e| wire::snapshot::open(&e, &self.trust.directors).ok());
+            let snapshot = opened.and_then(|e| wire::snapshot::open(&e, &trust.directors).ok());
             let Some(snapshot) = snapshot else { continue };
             proved.push((snapshot.group.clone(), snapshot.cursor));
             snapshots.push(snapshot);
         }
-        for snapshot in snapshots.iter().filter(|snapshot| snapshot.fleet == self.trust.fleet) {
+        for snapshot in snapshots.iter().filter(|snapshot| snapshot.fleet == trust.fleet) {
             let floor = Floor { cursor: snapshot.cursor, digest: snapshot.content_digest() };
             durable.floors.raise(&snapshot.group, floor);
             durable.time_floor = durable.time_floor.max(snapshot.issued_at);

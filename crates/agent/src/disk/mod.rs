@@ -5,7 +5,7 @@
 //! agent.key              its nkey seed, mode 0600
 //! identity.json          who it is and where its broker is (sealed)
 //! broker-ca.pem          who vouches for its broker, if not whom the machine trusts
-//! trust-root             the exact bytes whose fingerprint the join token carried
+//! trust-root             the chain of trust roots, from the one whose fingerprint the join token carried
 //! state.json             what must survive a crash (sealed)
 //! assignment.envelope    signed proof of its group
 //! floors/<group>         signed proof of each floor
@@ -24,10 +24,12 @@ use domain::agent::{Durable, Generation, GenerationId, Offer, Reason};
 use domain::snapshot::MAX_DOCUMENT_BYTES;
 use domain::{Cursor, Digest, GroupId, KindName, Snapshot};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use wire::envelope::{MAX_ENVELOPE_BYTES, Trust};
+use wire::envelope::MAX_ENVELOPE_BYTES;
+use wire::root::Chain;
 
 use crate::crash;
 use crate::storage::{Drift, Proofs, Storage, View};
+use crate::trust::LiveTrust;
 
 pub(crate) mod files;
 mod load;
@@ -46,6 +48,8 @@ const GENERATIONS: &str = "generations";
 const FLOORS: &str = "floors";
 /// The state file.
 const STATE: &str = "state.json";
+/// The chain of trust roots.
+pub(crate) const TRUST_ROOT: &str = "trust-root";
 /// Proof of the assignment.
 const ASSIGNMENT: &str = "assignment.envelope";
 /// The envelope of a generation.
@@ -57,7 +61,7 @@ const POLICIES: &str = "policies";
 #[derive(Debug)]
 pub struct DiskStorage {
     root: PathBuf,
-    trust: Trust,
+    trust: LiveTrust,
     handlers: Digest,
     inner: Mutex<Inner>,
 }
@@ -106,15 +110,17 @@ impl DiskStorage {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The snapshot in a generation's envelope, its signature checked.
+    /// The snapshot in a generation's envelope, its signature checked: by the keys that counted when it was put here,
+    /// or that count now.
     fn signed(&self, id: &GenerationId) -> Result<(Snapshot, Vec<u8>), Reason> {
         let path = self.generation_dir(id).join(ENVELOPE);
         let bytes = files::read(&path, MAX_ENVELOPE_BYTES).map_err(failed("read", &path))?;
         let bytes = bytes.ok_or_else(|| Reason::new(format!("{} is missing", path.display())))?;
         let snapshot = wire::envelope::parse(&bytes)
-            .and_then(|envelope| wire::snapshot::open(&envelope, &self.trust.directors))
+            .and_then(|envelope| self.trust.open_held(&envelope))
             .map_err(|error| Reason::new(format!("{}: {}", path.display(), runtime::log::chain(&error))))?;
-        if snapshot.group != id.group || snapshot.cursor != id.cursor || snapshot.fleet != self.trust.fleet {
+        if snapshot.group != id.group || snapshot.cursor != id.cursor || snapshot.fleet != self.trust.fleet()
+        {
             return Err(Reason::new(format!("{} holds another snapshot", path.display())));
         }
         Ok((snapshot, bytes))
@@ -276,6 +282,14 @@ impl Storage for DiskStorage {
             .map_err(failed("write", &path))?;
         self.forget_proofs(durable);
         crash::point("state-written");
+        Ok(())
+    }
+
+    fn keep_roots(&self, chain: &Chain) -> Result<(), Reason> {
+        let path = self.root.join(TRUST_ROOT);
+        files::replace(&path, &chain.encode(), files::PUBLIC, || crash::point("root-draft"))
+            .map_err(failed("write", &path))?;
+        crash::point("root-written");
         Ok(())
     }
 

@@ -39,7 +39,10 @@ pub struct Shown {
     pub revision: u64,
     /// Newest revision seen.
     pub seen_revision: u64,
-    /// Whether the snapshot in force has expired.
+    /// Version of the trust root that is obeyed.
+    #[serde(default)]
+    pub root_version: u64,
+    /// Whether the snapshot in force, or the trust root, has expired.
     pub stale: bool,
     /// Whether the newest settings were given up.
     pub settings_reverted: bool,
@@ -143,6 +146,7 @@ pub(super) fn write(root: &Path, view: &View) -> io::Result<()> {
         epoch: view.active.epoch.0,
         revision: view.active.revision.0,
         seen_revision: status.seen.revision.0,
+        root_version: status.root_version,
         stale: status.stale,
         settings_reverted: status.settings_reverted,
         items: items.collect(),

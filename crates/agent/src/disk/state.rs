@@ -33,6 +33,7 @@ struct File {
     failed: Vec<FailedEntry>,
     trial: Option<TrialEntry>,
     rollbacks: u64,
+    root_version: u64,
     handlers: Option<String>,
 }
 
@@ -97,6 +98,7 @@ impl State {
             failed: durable.failed.iter().map(failed_entry).collect(),
             trial: durable.trial.map(trial_entry),
             rollbacks: durable.rollbacks,
+            root_version: durable.root_version,
             handlers: handlers.map(|digest| digest.to_string()),
         };
         serde_json::to_vec_pretty(&file).expect("invariant: texts and numbers have a JSON form")
@@ -124,6 +126,7 @@ impl State {
             failed: file.failed.into_iter().map(FailedEntry::read).collect::<Result<_, _>>()?,
             trial: file.trial.map(TrialEntry::read).transpose()?,
             rollbacks: file.rollbacks,
+            root_version: file.root_version,
         };
         let good = good.map(|(group, cursor)| GenerationId { group, cursor });
         let handlers = file.handlers.as_deref().map(digest).transpose()?;
@@ -238,6 +241,7 @@ mod tests {
             failed: vec![failed(None), failed(Some("firewall"))],
             trial: Some(Trial { cursor, previous, until: Some(Timestamp(9)) }),
             rollbacks: 3,
+            root_version: 4,
         };
         let good = Some(GenerationId { group, cursor });
         let state = State { durable, good, handlers: Some(Digest([3; 32])) };

@@ -24,7 +24,7 @@ pub(crate) fn list(response: &ListAgentsResponse, style: Style) -> String {
             Cell::from(&agent.group),
             text::state(agent.state()),
             Cell::from(text::mode(agent.mode())),
-            text::progress(agent.progress()),
+            progress(agent),
             text::revision(agent.revision),
             text::revision(agent.head_revision),
             Cell::from(text::ago(agent.last_heartbeat.as_ref(), style)),
@@ -32,6 +32,14 @@ pub(crate) fn list(response: &ListAgentsResponse, style: Style) -> String {
         ]);
     }
     table.render(style)
+}
+
+/// Where it stands; that what it runs has expired counts more than that there is nothing newer.
+fn progress(agent: &Agent) -> Cell {
+    match agent.stale {
+        true => Cell::toned("stale", Tone::Bad),
+        false => text::progress(agent.progress()),
+    }
 }
 
 pub(crate) fn show(agent: &Agent, registration: Option<&Registration>, style: Style) -> String {
@@ -65,8 +73,11 @@ pub(crate) fn show(agent: &Agent, registration: Option<&Registration>, style: St
     if !agent.last_refusal.is_empty() {
         table.field("Last refusal", Cell::toned(&agent.last_refusal, Tone::Bad));
     }
+    if agent.root_version > 0 {
+        table.field("Trust root", agent.root_version.to_string());
+    }
     if agent.stale {
-        table.field("Snapshot", Cell::toned("has expired", Tone::Bad));
+        table.field("Freshness", Cell::toned("stale: its snapshot or its trust root has expired", Tone::Bad));
     }
     if agent.duplicate_suspected {
         table.field("Identity", Cell::toned("seems to be used by two machines", Tone::Bad));

@@ -42,7 +42,7 @@ use Effect::{Reads, Writes};
 use Right::{Administer, Change, Enrol, Known, Read};
 
 /// All methods of the API, in order of name.
-pub const METHODS: [Method; 48] = [
+pub const METHODS: [Method; 50] = [
     row("muster.api.v1.AccessService/CreateApiToken", Administer, Writes, Part),
     row("muster.api.v1.AccessService/ListApiTokens", Administer, Reads, Part),
     row("muster.api.v1.AccessService/RevokeApiToken", Administer, Writes, Part),
@@ -91,6 +91,8 @@ pub const METHODS: [Method; 48] = [
     row("muster.api.v1.PresenceService/GetStatus", Read, Reads, Part),
     row("muster.api.v1.PresenceService/ListAgents", Read, Reads, Part),
     row("muster.api.v1.PresenceService/Watch", Read, Reads, Part),
+    row("muster.api.v1.TrustService/GetRoots", Read, Reads, Part),
+    row("muster.api.v1.TrustService/PublishRoot", Administer, Writes, Fleet),
 ];
 
 /// The row of a method.

@@ -8,6 +8,7 @@ use crate::agent::floors::{Applying, Floor, Trial};
 use crate::agent::io::{Effect, Note, Offer};
 use crate::agent::items::{Change, Failed, Generation, ItemState, ItemStatus, Reason, changes};
 use crate::agent::machine::{Machine, Turn};
+use crate::agent::work::{Job, Purpose, Step, Work};
 use crate::id::KindName;
 use crate::time::Span;
 
@@ -15,90 +16,6 @@ use crate::time::Span;
 pub const MAX_STARTS: u32 = 3;
 /// Bound of the first wait after the disk refused; it doubles up to [`backoff::CAP`].
 const DISK_RETRY: Span = Span::from_secs(2);
-
-/// What the agent is doing to its files: at most one thing at a time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Work {
-    Idle,
-    Busy(Box<Job>),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Job {
-    offer: Option<Arc<Offer>>,
-    generation: Generation,
-    changes: Vec<Change>,
-    purpose: Purpose,
-    step: Step,
-    /// The disk refused the step; it is tried again later.
-    paused: bool,
-    ticket: u64,
-    /// Handlers that have not answered.
-    handlers_left: usize,
-    failed: Option<Failed>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// A new snapshot.
-    Apply,
-    /// One that was switched on when the agent stopped, and had not proved healthy.
-    Resume,
-    /// Back to the last known good.
-    Return,
-    /// Drifted files of the generation in force.
-    Repair,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Stage,
-    Persist,
-    Activate,
-    Handlers,
-    Health,
-    Revert,
-    Repair,
-}
-
-impl Work {
-    /// The generation that is on its way to be in force.
-    pub(super) fn generation(&self) -> Option<&Generation> {
-        match self {
-            Self::Busy(job) if matches!(job.purpose, Purpose::Apply | Purpose::Resume) => {
-                Some(&job.generation)
-            }
-            Self::Busy(_) | Self::Idle => None,
-        }
-    }
-
-    pub(super) fn is_paused(&self) -> bool {
-        matches!(self, Self::Busy(job) if job.paused)
-    }
-
-    fn at(&mut self, step: Step) -> Option<&mut Job> {
-        match self {
-            Self::Busy(job) if job.step == step && !job.paused => Some(job),
-            Self::Busy(_) | Self::Idle => None,
-        }
-    }
-}
-
-impl Job {
-    fn new(generation: Generation, purpose: Purpose, changes: Vec<Change>) -> Self {
-        Self {
-            offer: None,
-            generation,
-            changes,
-            purpose,
-            step: Step::Stage,
-            paused: false,
-            ticket: 0,
-            handlers_left: 0,
-            failed: None,
-        }
-    }
-}
 
 impl Machine {
     /// Takes up what the disk says was going on when the agent stopped.
@@ -140,7 +57,7 @@ impl Machine {
     pub(super) fn follow_work(&mut self, turn: &mut Turn) {
         let due = turn.now >= self.work_retry_at;
         if let Work::Busy(job) = &self.work {
-            if job.paused && job.purpose == Purpose::Apply && self.next.is_some() {
+            if job.paused && (job.distrusted || (job.purpose == Purpose::Apply && self.next.is_some())) {
                 self.work = Work::Idle;
             } else if job.paused && due {
                 let step = job.step;
@@ -208,8 +125,8 @@ impl Machine {
 
     pub(super) fn on_staged(&mut self, turn: &mut Turn, result: Result<(), Reason>) {
         let Some(job) = self.work.at(Step::Stage) else { return };
-        let generation = job.generation.clone();
-        if Some(&generation.group) != self.group() {
+        let (generation, distrusted) = (job.generation.clone(), job.distrusted);
+        if Some(&generation.group) != self.group() || distrusted {
             self.finish(turn);
             return;
         }
@@ -241,8 +158,8 @@ impl Machine {
             return;
         };
         let (purpose, has_changes) = (job.purpose, !job.changes.is_empty());
-        let group = job.generation.group.clone();
-        if purpose == Purpose::Apply && Some(&group) != self.group() {
+        let (group, distrusted) = (job.generation.group.clone(), job.distrusted);
+        if distrusted || (purpose == Purpose::Apply && Some(&group) != self.group()) {
             self.finish(turn);
             return;
         }

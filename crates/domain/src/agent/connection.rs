@@ -1,11 +1,11 @@
 //! The connection and the clock: what the machine does when time passes, and when it wants to be called.
 
-use crate::agent::apply::Work;
 use crate::agent::backoff;
 use crate::agent::io::{Effect, Note};
 use crate::agent::items::Reason;
 use crate::agent::machine::{Machine, Turn};
 use crate::agent::schedule::{KEEP_CONNECTED_UP_TO, LAME_DUCK_SPREAD, Link, SILENT_BEATS};
+use crate::agent::work::Work;
 use crate::settings::{Mode, Settings};
 use crate::time::{Span, Timestamp};
 
@@ -150,7 +150,9 @@ impl Machine {
 
     fn follow_expiry(&mut self, turn: &mut Turn) {
         let now = self.signed_now(turn.now);
-        let stale = self.active.as_ref().is_some_and(|active| active.expires_at <= now);
+        let over =
+            |active: &crate::agent::items::Generation| active.expires_at.min(self.root_expires_at) <= now;
+        let stale = self.active.as_ref().is_some_and(over);
         if stale != self.status.stale {
             self.status.stale = stale;
             turn.note(if stale { Note::Stale } else { Note::Fresh });
@@ -277,7 +279,8 @@ impl Machine {
             Link::Connecting | Link::Reconnecting => None,
         };
         let trial = self.durable.trial.and_then(|trial| trial.until);
-        let expiry = self.active.as_ref().filter(|_| !self.status.stale).map(|active| active.expires_at);
+        let expiry = self.active.as_ref().filter(|_| !self.status.stale);
+        let expiry = expiry.map(|active| active.expires_at.min(self.root_expires_at));
         let waits = self.work.is_paused() || (self.work == Work::Idle && self.next.is_some());
         let work = waits.then_some(self.work_retry_at);
         [link, trial, expiry, work, self.save_retry_at, Some(self.drift_at)].into_iter().flatten().min()

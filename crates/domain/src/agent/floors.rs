@@ -56,6 +56,12 @@ pub enum Refusal {
     /// Too far ahead of what was accepted before.
     #[error("it is too far ahead of what was accepted before")]
     TooFarAhead,
+    /// A trust root that does not follow the one that is obeyed.
+    #[error("a trust root does not follow the one before it")]
+    Root,
+    /// The newest trust root is good no more: nothing new is taken under it.
+    #[error("the trust root has expired")]
+    RootExpired,
 }
 
 /// The group an agent belongs to, as last assigned.
@@ -158,6 +164,8 @@ pub struct Durable {
     pub trial: Option<Trial>,
     /// Times the agent returned to its last known good since it joined.
     pub rollbacks: u64,
+    /// Version of the newest trust root that was adopted; 0 before the first.
+    pub root_version: u64,
 }
 
 impl Durable {

@@ -10,6 +10,7 @@ use crate::revision::Cursor;
 use crate::settings::Mode;
 use crate::snapshot::{Assignment, Snapshot};
 use crate::time::{Span, Timestamp};
+use crate::trust::Adopted;
 
 /// A snapshot whose signature was checked, with the envelope it came in (opaque here; kept on disk so that
 /// the state can be rebuilt from signed bytes).
@@ -85,6 +86,8 @@ pub enum Input {
     },
     /// An assignment whose signature holds.
     AssignmentReceived(Assignment),
+    /// The trust root that is obeyed from now on; it is on disk. Once after the start, and after each further root.
+    RootAdopted(Adopted),
     /// An envelope that the shell refused before it could be read.
     EnvelopeRefused {
         /// Why.
@@ -259,6 +262,10 @@ pub enum Note {
     Repaired(Vec<KindName>),
     /// The agent belongs to another group.
     Moved(GroupId),
+    /// The agent obeys this version of the trust root.
+    RootAdopted(u64),
+    /// The root took a director's key away: what that key signed counts no more, and floors start again.
+    FloorsReset,
     /// Push or pull from now on.
     ModeChanged(Mode),
     /// The snapshot in force has expired and stays in force.

@@ -230,6 +230,8 @@ pub struct Status {
     pub last_refusal: Option<Refusal>,
     /// Times drift of applied files was repaired since it started.
     pub repairs: u64,
+    /// Version of the trust root it obeys; 0 until it is told.
+    pub root_version: u64,
     /// One for each content channel that is assigned or in force, ordered by channel; at most
     /// [`MAX_REPORTED_CHANNELS`](crate::content::MAX_REPORTED_CHANNELS).
     pub content: Vec<ContentStatus>,
@@ -247,6 +249,7 @@ impl Status {
             refusals: 0,
             last_refusal: None,
             repairs: 0,
+            root_version: 0,
             content: Vec::new(),
         }
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::agent::apply::Work;
 use crate::agent::backoff::{full_jitter, spread};
 use crate::agent::content::Content;
 use crate::agent::floors::{self, Durable, Floor, Identity, Placement, Refusal, Verdict};
 use crate::agent::io::{Beat, Effect, Input, Note, Offer, Reply, Source, Standing};
 use crate::agent::items::{Generation, Reason, Status};
 use crate::agent::schedule::{Beats, Fetch, Link, Timing};
+use crate::agent::work::Work;
 use crate::id::GroupId;
 use crate::revision::Cursor;
 use crate::settings::{DEFAULT_CONTENT_SPREAD, DEFAULT_PUSH_INTERVAL, Mode, Settings};
@@ -68,6 +68,8 @@ pub struct Machine {
     standing: Standing,
     /// What is to be said of content.
     pub(super) content: Content,
+    /// Until when the trust root is good.
+    pub(super) root_expires_at: Timestamp,
     /// The last write of the state that was asked for, and the last one that is durable.
     pub(super) tickets: u64,
     pub(super) saved: u64,
@@ -143,6 +145,7 @@ impl Machine {
             settings: FIRST_SETTINGS,
             standing: Standing::Ok,
             content: Content::default(),
+            root_expires_at: Timestamp(u64::MAX),
             tickets: 0,
             saved: 0,
             prune: false,
@@ -172,6 +175,7 @@ impl Machine {
             Input::LameDuck => self.on_lame_duck(&mut turn),
             Input::SnapshotReceived { offer, source } => self.on_snapshot(&mut turn, &offer, source),
             Input::AssignmentReceived(assignment) => self.on_assignment(&mut turn, &assignment),
+            Input::RootAdopted(adopted) => self.on_root(&mut turn, adopted),
             Input::EnvelopeRefused { refusal, source } => self.on_refused(&mut turn, refusal, source),
             Input::HeartbeatReplied(reply) => self.on_reply(&mut turn, reply),
             Input::HeartbeatFailed { beat } => self.on_beat_failed(&mut turn, beat),
@@ -228,11 +232,15 @@ impl Machine {
         &self.status
     }
 
-    /// Cursor of the snapshot in force for the agent's own group: one of a group it left does not count.
+    /// Cursor of the snapshot in force for the agent's own group: one of a group it left does not count, and none
+    /// that no floor stands for, because the key that signed it is trusted no more.
     #[must_use]
     pub fn active_cursor(&self) -> Cursor {
         let own = self.active.as_ref().filter(|active| Some(&active.group) == self.group());
-        own.map_or(Cursor::NONE, |active| active.cursor)
+        let stands = |active: &&Generation| {
+            self.durable.floors.of(&active.group).is_some_and(|floor| floor.cursor >= active.cursor)
+        };
+        own.filter(stands).map_or(Cursor::NONE, |active| active.cursor)
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -311,7 +319,10 @@ impl Machine {
         let snapshot = &offer.snapshot;
         let now = self.signed_now(turn.now);
         let newest = self.newest();
-        let verdict = floors::judge(snapshot, &self.identity, self.group(), newest, now);
+        let verdict = match now >= self.root_expires_at {
+            true => Err(Refusal::RootExpired),
+            false => floors::judge(snapshot, &self.identity, self.group(), newest, now),
+        };
         if snapshot.fleet == self.identity.fleet {
             self.durable.time_floor = self.durable.time_floor.max(snapshot.issued_at);
         }

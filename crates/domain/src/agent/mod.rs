@@ -20,10 +20,14 @@ mod apply;
 mod connection;
 mod content;
 mod machine;
+mod root;
 mod schedule;
+mod work;
 
 #[cfg(test)]
 mod property_tests;
+#[cfg(test)]
+mod root_tests;
 #[cfg(test)]
 mod test_rig;
 #[cfg(test)]

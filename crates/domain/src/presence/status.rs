@@ -57,6 +57,8 @@ pub struct Status {
     pub last_refusal: Box<str>,
     /// Times it repaired drift of applied files.
     pub repairs: u64,
+    /// Version of the trust root that it obeys; 0 if it has not said.
+    pub root_version: u64,
 }
 
 /// State of one policy on an agent.

@@ -120,6 +120,7 @@ impl Agent {
                     refusals: status.refusals,
                     last_refusal: Box::default(),
                     repairs: status.repairs,
+                    root_version: status.root_version,
                 },
                 content: Vec::new(),
             }),

@@ -171,6 +171,7 @@ mod tests {
                 "$JS.API.DIRECT.GET.CONTENT.content.patch.*.*.*",
                 "$JS.API.DIRECT.GET.DESIRED.desired.agent.{{name()}}",
                 "$JS.API.DIRECT.GET.DESIRED.desired.group.{{tag(group)}}",
+                "$JS.API.DIRECT.GET.DESIRED.desired.root.*",
                 "svc.enrol",
                 "svc.heartbeat.{{name()}}",
             ]
@@ -199,7 +200,9 @@ mod tests {
                 let expected = role == Role::Policy && account == Account::Fleet;
                 assert_eq!(may(role, account, "store.policy.*"), expected, "{role}");
                 let expected = role == Role::Identity && account == Account::Fleet;
-                assert_eq!(may(role, account, "identity.agent.*"), expected, "{role}");
+                for subject in ["identity.agent.*", "identity.root.*", "desired.root.*"] {
+                    assert_eq!(may(role, account, subject), expected, "{role}");
+                }
                 let all = permissions(role, account);
                 assert!(!all.publish.iter().any(|to| to == ">" || to.contains("STREAM.DELETE")), "{role}");
                 assert!(!all.subscribe.iter().any(|from| from == ">"), "{role}");
@@ -224,6 +227,6 @@ mod tests {
             };
             assert!(shared.subject.starts_with(prefix) && !shared.subject.ends_with('>'), "{shared:?}");
         }
-        assert_eq!(shares().len(), 8);
+        assert_eq!(shares().len(), 9);
     }
 }

@@ -103,6 +103,12 @@ pub const ROWS: &[Row] = &[
     ),
     row(("identity.token.<token>", "`muster.store.v1.TokenUse`"), Place::Fleet, &[IDENTITY], &[IDENTITY]),
     row(
+        ("identity.root.<number>", "`Envelope` of `TrustRoot`; `<number>` is its version"),
+        Place::Fleet,
+        &[IDENTITY],
+        &[IDENTITY, POLICY, CONTENT, PRESENCE],
+    ),
+    row(
         ("desired.group.<group>", "`Envelope` of `Snapshot`; empty once the group was deleted"),
         Place::Fleet,
         &[POLICY],
@@ -110,6 +116,12 @@ pub const ROWS: &[Row] = &[
     ),
     row(
         ("desired.agent.<agent>", "`Envelope` of `Assignment`; empty once the agent was deleted"),
+        Place::Fleet,
+        &[IDENTITY],
+        &[IDENTITY, SITE],
+    ),
+    row(
+        ("desired.root.<number>", "as `identity.root.<number>`"),
         Place::Fleet,
         &[IDENTITY],
         &[IDENTITY, SITE],
@@ -193,6 +205,7 @@ pub const ROWS: &[Row] = &[
     ),
     row(("$JS.API.DIRECT.GET.DESIRED.desired.group.<group>", STORED), Place::Shared, &[Group], &[Broker]),
     row(("$JS.API.DIRECT.GET.DESIRED.desired.agent.<agent>", STORED), Place::Shared, &[TheAgent], &[Broker]),
+    row(("$JS.API.DIRECT.GET.DESIRED.desired.root.<number>", STORED), Place::Shared, &[AnyAgent], &[Broker]),
     row(
         ("$JS.API.DIRECT.GET.CONTENT.content.manifest.<manifest>", STORED),
         Place::Shared,

@@ -46,8 +46,8 @@ fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
-fn trust(seeds: &[u8], threshold: usize) -> ContentTrust {
-    ContentTrust { keys: seeds.iter().map(|seed| key(*seed).verifying_key()).collect(), threshold }
+fn trust(seeds: &[u8], threshold: usize) -> KeySet {
+    KeySet { keys: seeds.iter().map(|seed| key(*seed).verifying_key()).collect(), threshold }
 }
 
 fn item(manifest: &Manifest) -> ContentItem {
@@ -79,7 +79,7 @@ fn manifests_and_indexes_round_trip_through_envelopes() {
 fn only_the_assigned_manifest_is_opened() {
     let (manifest, fleet) = (sample(), FleetId::new("main").unwrap());
     let sealed = seal_manifest(&manifest, &[key(1)]);
-    let check = |change: &dyn Fn(&mut ContentItem), trust: &ContentTrust, expected: &str| {
+    let check = |change: &dyn Fn(&mut ContentItem), trust: &KeySet, expected: &str| {
         let mut item = item(&manifest);
         change(&mut item);
         let error = open_assigned(&sealed, &fleet, &item, trust).unwrap_err();

@@ -9,7 +9,7 @@ pub struct Envelope {
     /// The exact bytes that were signed. Never re-serialised.
     #[prost(bytes = "bytes", tag = "2")]
     pub payload: ::prost::bytes::Bytes,
-    /// At least one; at most 8.
+    /// At least one; at most 8, of a trust root 16.
     #[prost(message, repeated, tag = "3")]
     pub signatures: ::prost::alloc::vec::Vec<Signature>,
 }
@@ -43,24 +43,40 @@ impl ::prost::Name for Signature {
         "/muster.agent.v1.Signature".into()
     }
 }
-/// What an agent trusts. A join token carries the SHA-256 of these exact bytes.
+/// Which keys speak for a fleet, one version of many. Payload type "muster.agent.v1.TrustRoot", signed by its own
+/// root keys and by those of the version before it. A join token carries the SHA-256 of a payload.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TrustRoot {
-    /// Rises with each rotation, from 1.
+    /// Counts from 1, without gaps.
     #[prost(uint64, tag = "1")]
     pub version: u64,
     /// The fleet these keys speak for.
     #[prost(string, tag = "2")]
     pub fleet: ::prost::alloc::string::String,
-    /// Ed25519 public keys (32 bytes each) that may sign snapshots and assignments. At most 8.
+    /// Ed25519 public keys (32 bytes each) that may sign snapshots and assignments. 1 to 8. No key serves two roles.
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub director_keys: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     /// Ed25519 public keys (32 bytes each) that may sign manifests and indexes of content. At most 8.
     #[prost(bytes = "vec", repeated, tag = "4")]
     pub content_keys: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
-    /// How many different content keys must have signed a manifest; 0 counts as 1.
+    /// How many different content keys must have signed a manifest; at least 1.
     #[prost(uint32, tag = "5")]
     pub content_threshold: u32,
+    /// When this version was made, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "6")]
+    pub issued_at_ms: u64,
+    /// Until when it is good, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "7")]
+    pub expires_at_ms: u64,
+    /// Ed25519 public keys (32 bytes each) that may sign the next version. 1 to 8.
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    pub root_keys: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// How many different root keys must have signed the next version; at least 1.
+    #[prost(uint32, tag = "9")]
+    pub root_threshold: u32,
+    /// How many different director keys must have signed a snapshot or an assignment; at least 1.
+    #[prost(uint32, tag = "10")]
+    pub director_threshold: u32,
 }
 impl ::prost::Name for TrustRoot {
     const NAME: &'static str = "TrustRoot";
@@ -70,6 +86,23 @@ impl ::prost::Name for TrustRoot {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.agent.v1.TrustRoot".into()
+    }
+}
+/// Roots that follow each other without gaps, oldest first. Whoever trusts the first trusts the last.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RootChain {
+    /// Envelope(TrustRoot) each. 1 to 128.
+    #[prost(message, repeated, tag = "1")]
+    pub roots: ::prost::alloc::vec::Vec<Envelope>,
+}
+impl ::prost::Name for RootChain {
+    const NAME: &'static str = "RootChain";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.RootChain".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.RootChain".into()
     }
 }
 /// All that a group's agents should have. Payload type "muster.agent.v1.Snapshot".
@@ -317,6 +350,9 @@ pub struct StatusReport {
     /// One for each channel that is assigned or in force, ordered by channel. At most 128.
     #[prost(message, repeated, tag = "12")]
     pub content: ::prost::alloc::vec::Vec<ContentStatus>,
+    /// Version of the trust root that the agent obeys.
+    #[prost(uint64, tag = "13")]
+    pub root_version: u64,
 }
 impl ::prost::Name for StatusReport {
     const NAME: &'static str = "StatusReport";
@@ -436,6 +472,10 @@ pub struct HeartbeatReply {
     /// it is over.
     #[prost(uint64, tag = "10")]
     pub download_granted_ms: u64,
+    /// Version of the fleet's newest trust root; 0 if it is not known. A hint: the agent reads the roots after its own
+    /// from desired.root.<version> and follows those that hold.
+    #[prost(uint64, tag = "11")]
+    pub root_version: u64,
 }
 impl ::prost::Name for HeartbeatReply {
     const NAME: &'static str = "HeartbeatReply";
@@ -507,7 +547,7 @@ pub struct JoinToken {
     /// The fleet to join.
     #[prost(string, tag = "2")]
     pub fleet: ::prost::alloc::string::String,
-    /// SHA-256 of the trust root's bytes.
+    /// SHA-256 of the payload of a trust root: the agent trusts it and what follows it.
     #[prost(bytes = "vec", tag = "3")]
     pub trust_root_sha256: ::prost::alloc::vec::Vec<u8>,
     /// Public part: the token's id.
@@ -573,6 +613,9 @@ pub struct JoinRequest {
     /// When the request was made, milliseconds since the Unix epoch.
     #[prost(uint64, tag = "9")]
     pub requested_at_ms: u64,
+    /// What the join token says of the trust root: the answer's chain begins there. Empty: with the newest.
+    #[prost(bytes = "vec", tag = "10")]
+    pub trust_root_sha256: ::prost::alloc::vec::Vec<u8>,
 }
 impl ::prost::Name for JoinRequest {
     const NAME: &'static str = "JoinRequest";
@@ -647,7 +690,7 @@ pub struct JoinBundle {
     /// The id that was granted.
     #[prost(string, tag = "1")]
     pub agent: ::prost::alloc::string::String,
-    /// Bytes of the TrustRoot whose fingerprint the join token carries.
+    /// Bytes of a RootChain from the root whose fingerprint the join token carries to the newest.
     #[prost(bytes = "vec", tag = "2")]
     pub trust_root: ::prost::alloc::vec::Vec<u8>,
     /// Envelope(Assignment).

@@ -48,7 +48,9 @@ pub(crate) enum Begun {
 pub(crate) async fn begin(replica: &Replica, manifest: Manifest, author: &Author) -> Result<Begun, Refused> {
     crash::point("upload-begin");
     let store = &replica.store;
-    let envelope = wire::content::seal_manifest(&manifest, std::slice::from_ref(&*store.key));
+    let payload = wire::content::encode_manifest(&manifest);
+    let envelope = wire::envelope::seal_by(wire::envelope::MANIFEST, payload, &*store.key);
+    let envelope = envelope.map_err(crate::store::StoreError::from)?;
     let payload = envelope.payload.clone();
     let name = Digest::of(&payload);
     replica.catalogue.catch_up().await?;

@@ -9,11 +9,12 @@ use runtime::clock;
 use runtime::store::Author;
 use tonic::Status;
 use wire::agent::v1::{Envelope, Signature};
-use wire::envelope::{MANIFEST, MAX_SIGNATURES, open_threshold};
+use wire::envelope::{MANIFEST, open_threshold};
 
 use super::chunks::lost;
 use super::{existing, under_way, whole};
 use crate::replica::Replica;
+use crate::resign::with_own;
 use crate::{Refused, change, crash, refuse};
 
 /// What is to become a revision.
@@ -89,22 +90,10 @@ async fn sign(replica: &Replica, finish: &Finish) -> Result<(), Refused> {
     let bytes = bytes.ok_or_else(|| Refused(lost(&finish.manifest)))?;
     let stored = wire::envelope::parse_shared(&bytes);
     let stored = stored.map_err(|error| Refused(Status::data_loss(runtime::log::chain(&error))))?;
-    let own = wire::envelope::seal(MANIFEST, stored.payload.to_vec(), &replica.store.key).signatures;
-    let mut signatures: Vec<Signature> = Vec::new();
-    // The own one first: those that were given before may be from keys that are trusted no more.
-    for signature in own.into_iter().chain(stored.signatures.clone()).chain(finish.signatures.clone()) {
-        if !signatures.contains(&signature) {
-            signatures.push(signature);
-        }
-    }
-    let trust = &replica.trust;
-    // Each that holds stays; what does not would only stand in the way.
-    signatures.retain(|signature| {
-        let alone = Envelope { signatures: vec![signature.clone()], ..stored.clone() };
-        open_threshold(&alone, MANIFEST, &trust.keys, 1).is_ok()
-    });
-    signatures.truncate(MAX_SIGNATURES);
-    let signed = Envelope { signatures, ..stored };
+    let trust = replica.store.roots.content();
+    let mut given = stored.signatures.clone();
+    given.extend(finish.signatures.iter().cloned());
+    let signed = with_own(replica, Envelope { signatures: given, ..stored }, &trust)?;
     if open_threshold(&signed, MANIFEST, &trust.keys, trust.threshold).is_err() {
         let message = format!(
             "the fleet asks for signatures of {} different content keys and {} hold: sign the manifest with further keys and \

@@ -86,9 +86,13 @@ impl Fleet {
             agent_servers: vec![],
             agent_ca_file: None,
             fleet: "main".parse().unwrap(),
-            director_key: None,
+            director_key: Some(self.key("director.key")),
             content_keys: self.keys.clone(),
             access: runtime::access::AccessArgs { insecure_no_auth: true },
+            trust: runtime::TrustArgs {
+                root_key: Some(self.key("root.key")),
+                ..runtime::TrustArgs::default()
+            },
             stream_replicas: 1,
         };
         let context =

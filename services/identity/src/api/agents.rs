@@ -52,6 +52,7 @@ pub(super) async fn move_to_group(
             return Ok(message(shared, &agent, &registration));
         };
         let assignment = assign::sign(shared, &agent, &moved);
+        let assignment = assignment.map_err(|error| status::precondition("DIRECTOR_KEY", &error))?;
         match registry::write(&shared.nats, &agent, (&moved, assignment.clone()), stored.sequence).await {
             Ok(()) => {
                 tracing::info!(%agent, from = %registration.group, to = %moved.group, by = caller.name, "an agent moves");

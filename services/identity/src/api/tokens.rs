@@ -35,11 +35,12 @@ pub(super) async fn create(
     };
     let group = GroupRef::read("details.group", &details.group)?;
     let terms = read_terms(&details)?;
+    let issuer = shared.trust.issuer().map_err(|error| status::precondition("NO_TRUST_ROOT", &error))?;
     let mut issued = None;
     let author = author(caller, "token create");
     let change = shared.catalogue.change(&author, |catalog| {
         let group = group.find(catalog, &caller.reach).ok_or_else(|| CreateRefused::Group(group.clone()))?;
-        let new = shared.trust.issue(id.clone(), group, terms, clock::now());
+        let new = issuer.issue(id.clone(), group, terms, clock::now());
         let entry = token::create(catalog, new.token.clone()).map_err(CreateRefused::Rule)?;
         issued = Some(new);
         Ok(vec![entry])

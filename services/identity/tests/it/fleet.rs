@@ -46,7 +46,9 @@ impl Fleet {
         let nats = Nats::connect(&Connection::service(vec![server.url()], "test")).await.unwrap();
         nats.ensure_stream(&runtime::nats::POLICY, 1).await.unwrap();
         let key = dir.path().join("director.key");
-        runtime::keys::load_or_create(&key).unwrap();
+        for key in [&key, &key.with_file_name("root.key")] {
+            runtime::keys::load_or_create(key).unwrap();
+        }
         Self { server, nats, key, _dir: dir }
     }
 
@@ -64,6 +66,10 @@ impl Fleet {
             director_key: Some(self.key.clone()),
             content_keys: runtime::ContentKeyArgs::default(),
             access: runtime::access::AccessArgs { insecure_no_auth: true },
+            trust: runtime::TrustArgs {
+                root_key: Some(self.key.with_file_name("root.key")),
+                ..runtime::TrustArgs::default()
+            },
             stream_replicas: 1,
         };
         let context =
@@ -142,7 +148,7 @@ impl Fleet {
     pub(crate) fn assignment(&self, head: &StreamMessage) -> Assignment {
         let director = runtime::keys::load(&self.key).unwrap().verifying_key();
         let envelope = wire::envelope::parse(&head.payload).unwrap();
-        wire::snapshot::open_assignment(&envelope, &[director]).unwrap()
+        wire::snapshot::open_assignment(&envelope, &director.into()).unwrap()
     }
 
     /// Sends bytes as a request to join and reads the outcome. Asks again when nobody answers, as agents do.
@@ -221,6 +227,7 @@ impl Machine {
             agent_version: "0.1.0".into(),
             // 1970: a machine whose clock is not set may join.
             requested_at_ms: 0,
+            trust_root_sha256: Vec::new(),
         };
         wire::encode(&wire::join::seal_request(&request, &self.key).unwrap()).to_vec()
     }

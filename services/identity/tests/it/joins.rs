@@ -45,7 +45,7 @@ async fn an_agent_that_asks_again_gets_the_same_answer_and_consumes_nothing() {
     assert_eq!(fleet.used("once").await, 1);
     assert_eq!(first.agent, "web-1");
     let join = JoinToken::decode(&token.token).unwrap();
-    assert_eq!(Digest::of(&first.trust_root), join.trust_root);
+    assert_eq!(wire::root::Chain::read(&first.trust_root).unwrap().fingerprint(), join.trust_root);
     assert_eq!(first.servers, [fleet.server.url()]);
 
     let head = fleet.head("web-1").await.unwrap();

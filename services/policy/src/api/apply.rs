@@ -155,7 +155,8 @@ fn draft(replica: &Replica, (view, reach): (&View, &Reach), prepared: &Prepared)
         let wanted = match asked {
             Asked::Known(token) => token,
             Asked::New { id, group, terms } => {
-                let issued = replica.trust.issue(id, group, terms, runtime::clock::now());
+                let issuer = replica.trust.issuer().map_err(refuse::no_root)?;
+                let issued = issuer.issue(id, group, terms, runtime::clock::now());
                 let token = issued.token.clone();
                 draft.issued.push(issued);
                 token

@@ -217,6 +217,11 @@ pub(super) fn unreadable(error: &ReadError) -> Status {
     reason(Code::Unavailable, "STORE_UNAVAILABLE", text)
 }
 
+/// A token cannot be made yet.
+pub(super) fn no_root(error: runtime::trust::NoRoot) -> Status {
+    reason(Code::FailedPrecondition, "NO_TRUST_ROOT", error.to_string())
+}
+
 fn reason(code: Code, reason: &str, message: String) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::<String, String>::new());
     Status::with_error_details(code, cut(message), details)

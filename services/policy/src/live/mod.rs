@@ -61,7 +61,9 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(find(None).await.unwrap(), dir.path().join("nats"));
         let server = NatsServer::start(setup).await.unwrap();
-        runtime::keys::load_or_create(&dir.path().join("director.key")).unwrap();
+        for key in ["director.key", "root.key"] {
+            runtime::keys::load_or_create(&dir.path().join(key)).unwrap();
+        }
         let connection = runtime::nats::Connection::service(vec![server.url()], "test");
         let nats = Nats::connect(&connection).await.unwrap();
         Self { server, nats, dir }
@@ -81,6 +83,10 @@ impl Rig {
             director_key: Some(self.dir.path().join("director.key")),
             content_keys: runtime::content_keys::ContentKeyArgs::default(),
             access: runtime::access::AccessArgs::default(),
+            trust: runtime::TrustArgs {
+                root_key: Some(self.dir.path().join("root.key")),
+                ..runtime::TrustArgs::default()
+            },
             stream_replicas: 1,
         };
         let context = ServiceContext::connect(&args, wire::access::Role::Policy, Tasks::new(Shutdown::new()))
@@ -113,7 +119,7 @@ impl Rig {
     pub(super) async fn head(&self, replica: &Replica, group: &str) -> Option<Snapshot> {
         let message = self.message(group).await?;
         let envelope = wire::envelope::parse(&message.payload).ok()?;
-        wire::snapshot::open(&envelope, &replica.trusted).ok()
+        wire::snapshot::open(&envelope, &replica.roots.directors()).ok()
     }
 
     /// Waits until every head up to this revision is published.

@@ -69,7 +69,7 @@ async fn an_agent_that_moved_gets_its_assignment_and_the_snapshot_of_the_new_gro
     assert_eq!(seen.progress(), Progress::Pending, "its revision is that of another group");
     let told = agent.beat(None).await;
     let assignment = told.assignment.as_ref().expect("the new assignment");
-    let assignment = wire::snapshot::open_assignment(assignment, &[fleet.key.verifying_key()]).unwrap();
+    let assignment = wire::snapshot::open_assignment(assignment, &fleet.key.verifying_key().into()).unwrap();
     assert_eq!((assignment.group.as_str(), assignment.cursor.revision), ("db", Revision(2)));
     assert_eq!(offered(&fleet, &told), Some((GroupId::new("db").unwrap(), Revision(3))));
 

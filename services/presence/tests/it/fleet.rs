@@ -217,6 +217,7 @@ impl Replica {
             director_key: None,
             content_keys: runtime::ContentKeyArgs::default(),
             access: runtime::access::AccessArgs { insecure_no_auth: true },
+            trust: runtime::TrustArgs::default(),
             stream_replicas: 1,
         };
         let context =
@@ -356,6 +357,6 @@ pub(crate) fn status(mode: wire::agent::v1::Mode, revision: u64, failure: Option
 /// The revision of the snapshot in a reply, checked as an agent checks it.
 pub(crate) fn offered(fleet: &Fleet, reply: &HeartbeatReply) -> Option<(GroupId, Revision)> {
     let envelope = reply.snapshot.as_ref()?;
-    let snapshot = wire::snapshot::open(envelope, &[fleet.key.verifying_key()]).unwrap();
+    let snapshot = wire::snapshot::open(envelope, &fleet.key.verifying_key().into()).unwrap();
     Some((snapshot.group, snapshot.cursor.revision))
 }

@@ -11,7 +11,6 @@ use domain::{AgentId, Span};
 use runtime::Shutdown;
 use runtime::tls::BrokerTls;
 use tokio::sync::watch;
-use wire::envelope::Trust;
 
 use super::store::Store;
 use crate::agent::Enrolment;
@@ -19,7 +18,7 @@ use crate::content::link::{ContentLink, Wanted};
 use crate::content::test_content::{Stored, content_trust};
 use crate::content::{ContentOptions, Timing};
 use crate::handler::{ContentChange, Handler};
-use crate::test_fleet::{PATIENCE, trust};
+use crate::test_fleet::{PATIENCE, trust_in};
 
 /// Remembers what it was asked, and refuses contents by number.
 #[derive(Default)]
@@ -110,7 +109,7 @@ impl Rig {
     }
 
     pub(super) fn start(&self) -> Running {
-        let trust = Trust { content: content_trust(), ..trust() };
+        let trust = trust_in(&content_trust());
         let agent = AgentId::new("a").unwrap();
         let servers = self.servers.clone();
         let enrolment =

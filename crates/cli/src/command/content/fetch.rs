@@ -133,7 +133,7 @@ impl Fetch {
         &self,
         head: &FetchHead,
         revision: &Revision,
-        trust: Option<&wire::envelope::Trust>,
+        trust: Option<&wire::root::Trust>,
     ) -> Result<Manifest, Failure> {
         let answer = |why: &str| Failure::Answer(format!("the manifest {why}"));
         let envelope = wire::envelope::parse(&head.manifest).map_err(|_| answer("cannot be read"))?;
@@ -161,7 +161,7 @@ impl Fetch {
 fn verify(
     envelope: &wire::agent::v1::Envelope,
     digest: &Digest,
-    trust: &wire::envelope::Trust,
+    trust: &wire::root::Trust,
 ) -> Result<Manifest, Failure> {
     let untrusted = |why: String| Failure::Refused {
         cause: format!("the content is not trusted: {why}"),
@@ -180,11 +180,13 @@ fn source_of(error: &dyn std::error::Error) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
 }
 
-fn read_trust_root(path: &Path) -> Result<wire::envelope::Trust, Failure> {
-    let limit = u64::try_from(wire::envelope::MAX_TRUST_ROOT_BYTES).unwrap_or(u64::MAX);
+fn read_trust_root(path: &Path) -> Result<wire::root::Trust, Failure> {
+    let limit = u64::try_from(wire::root::MAX_CHAIN_BYTES).unwrap_or(u64::MAX);
     let bytes = crate::manifests::read_bounded(path, limit)?;
-    wire::envelope::read_trust_root(&bytes)
-        .map_err(|error| Failure::Input(format!("{} is no trust root: it {error}", path.display())))
+    let chain = wire::root::Chain::read(&bytes);
+    let chain =
+        chain.map_err(|error| Failure::Input(format!("{} is no trust root: {error}", path.display())))?;
+    Ok(wire::root::Trust::from(chain.newest()))
 }
 
 async fn survey(

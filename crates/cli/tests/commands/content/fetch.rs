@@ -1,5 +1,8 @@
 //! `muster content fetch`: what is written, what is refused, what is left behind.
 
+use domain::Timestamp;
+use domain::trust::{Role, Root};
+
 use super::*;
 
 fn fetch(server: &Server, folder: &Path, more: &[&str]) -> Outcome {
@@ -105,13 +108,22 @@ fn a_fetch_takes_only_the_manifest_that_the_caller_pinned_and_trusts() {
     assert_eq!((pinned.code, pinned.out.as_str()), (exit::REFUSED, ""));
     assert!(pinned.err.contains(&format!("not {}", Digest::of(b"x"))), "{}", pinned.err);
 
-    let director = ed25519_dalek::SigningKey::from_bytes(&[1; 32]).verifying_key();
+    let key = |seed: u8| ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
+    let role = |seed| Role::of_one(wire::sign::public_key(&key(seed).verifying_key()));
     let trust = |seed: u8, fleet: &str| {
-        let keys = vec![ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key()];
-        let content = wire::envelope::ContentTrust { keys, threshold: 1 };
         let path = temporary.path().join(format!("trust-root-{seed}-{fleet}"));
-        fs::write(&path, wire::envelope::trust_root(&FleetId::new(fleet).unwrap(), &director, &content))
-            .unwrap();
+        let root = Root {
+            fleet: FleetId::new(fleet).unwrap(),
+            version: 1,
+            issued_at: Timestamp(1),
+            expires_at: Timestamp(2),
+            root: role(1),
+            director: role(2),
+            content: role(seed),
+        };
+        let mut envelope = wire::root::unsigned(&root);
+        wire::root::sign(&mut envelope, &key(1)).unwrap();
+        fs::write(&path, wire::root::Chain::begin(envelope).unwrap().encode()).unwrap();
         path.display().to_string()
     };
     for (seed, fleet, why) in

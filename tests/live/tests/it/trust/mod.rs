@@ -1,5 +1,5 @@
-//! What the broker lets whom do: every role and raw clients with real credentials. A number names
-//! the threat that a test stands for.
+//! What attackers can do: what the broker lets whom do, with every role and raw clients with real credentials, and what
+//! signatures, keys and freshness answer. A number names the threat that a test stands for.
 
 use agent::join::{self, About, JoinError};
 use domain::{AgentId, GroupId};
@@ -10,10 +10,13 @@ use runtime::tls::BrokerTls;
 use wire::join::JoinToken;
 
 mod attacks;
+mod ceremony;
 mod enrolment;
 mod floods;
+mod freshness;
 mod matrix;
 mod revocation;
+mod rotation;
 
 /// An agent that joined, as the broker knows it.
 #[derive(Clone)]
