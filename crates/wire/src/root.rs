@@ -322,4 +322,6 @@ impl From<&Root> for Trust {
 const _: () = assert!(envelope::MAX_SIGNATURES == MAX_ROLE_KEYS, "each key of a role may have signed");
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;

@@ -1,12 +1,13 @@
 //! The parts that W1, W2 and W7 spend their time in, each alone: `cargo bench --package bench`.
 
 use bench::sample::{self, Tree};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use domain::Timestamp;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use domain::change::{Current, Wanted, plan};
 use domain::compile::Compiled;
+use domain::{AgentId, Assignment, Cursor, FleetId, GroupId, Timestamp};
+use ed25519_dalek::SigningKey;
 use prost::Message as _;
-use wire::agent::v1::Heartbeat;
+use wire::agent::v1::{Heartbeat, JoinRequest};
 
 /// Agents of the fleet: more than the caches hold.
 const AGENTS: u64 = 100_000;
@@ -64,5 +65,40 @@ fn plans(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, snapshots, heartbeats, plans);
+/// What identity computes for one join, without the writes to its store; and what an agent does for one trust root.
+fn trust(criterion: &mut Criterion) {
+    let (director, agent) = (SigningKey::from_bytes(&[1; 32]), nkeys::KeyPair::new_user());
+    let request = JoinRequest {
+        fleet: "default".into(),
+        token: "web".into(),
+        secret: vec![7; wire::join::SECRET_BYTES],
+        agent: "web-1".into(),
+        public_key: agent.public_key(),
+        ..JoinRequest::default()
+    };
+    let request = wire::join::seal_request(&request, &agent).expect("the pair signs").encode_to_vec();
+    let assignment = Assignment {
+        fleet: FleetId::new("default").expect("an id"),
+        agent: AgentId::new("web-1").expect("an id"),
+        group: GroupId::new("web").expect("an id"),
+        cursor: Cursor::new(1, 1),
+        issued_at: sample::START,
+    };
+    criterion.bench_function("check a request to join and sign its assignment", |bencher| {
+        bencher.iter(|| {
+            let read = wire::join::open_request(&request).expect("a valid request");
+            (read, wire::snapshot::seal_assignment(&assignment, &director))
+        });
+    });
+    let (first, next) = sample::roots().expect("a valid sample");
+    criterion.bench_function("follow a trust root, two of three keys", |bencher| {
+        bencher.iter_batched(
+            || (first.clone(), next.clone()),
+            |(mut chain, next)| chain.follow(next).map(|()| chain),
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, snapshots, heartbeats, plans, trust);
 criterion_main!(benches);

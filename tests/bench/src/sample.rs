@@ -10,13 +10,17 @@ use domain::content::{ChannelName, ContentRevision, ContentStatus, SourceBytes};
 use domain::document::{Document, canonical};
 use domain::presence::{Beat, Enrolment, GroupHead, ItemReport, ItemState, Labels, Presence, Report, Status};
 use domain::schema::Schema;
+use domain::trust::{Role, Root};
 use domain::{
     AgentId, Cursor, Digest, FleetId, GroupId, GroupPath, KindName, Mode, PolicyItem, PolicyName, Revision,
-    SettingsOverlay, Snapshot, Timestamp,
+    SettingsOverlay, Snapshot, Span, Timestamp,
 };
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use prost::Message as _;
 use serde_json::{Map, Value, json};
+use wire::agent::v1::Envelope;
+use wire::root::Chain;
+use wire::sign::public_key;
 
 /// When the fleets of the measurements begin: any moment that real clocks could show.
 pub const START: Timestamp = Timestamp(1_700_000_000_000);
@@ -96,6 +100,35 @@ pub fn sealed(bytes: usize) -> Result<(Bytes, VerifyingKey)> {
 pub fn open(bytes: &Bytes, key: VerifyingKey) -> Result<Snapshot> {
     let envelope = wire::envelope::parse_shared(bytes)?;
     Ok(wire::snapshot::open(&envelope, &key.into())?)
+}
+
+/// A trust root and the one that follows it, each with three root keys of which two must sign.
+///
+/// # Errors
+/// When the roots are none.
+pub fn roots() -> Result<(Chain, Envelope)> {
+    let key = |seed: u8| SigningKey::from_bytes(&[seed; 32]);
+    let role = |seeds: &[u8], threshold| {
+        Role::new(seeds.iter().map(|seed| public_key(&key(*seed).verifying_key())), threshold)
+    };
+    let first = Root {
+        fleet: FleetId::new("bench")?,
+        version: 1,
+        issued_at: START,
+        expires_at: START + Span::from_secs(86_400),
+        root: role(&[1, 2, 3], 2),
+        director: role(&[4], 1),
+        content: role(&[5], 1),
+    };
+    let signed = |root: &Root| -> Result<Envelope> {
+        let mut envelope = wire::root::unsigned(root);
+        for seed in [1, 2] {
+            wire::root::sign(&mut envelope, &key(seed))?;
+        }
+        Ok(envelope)
+    };
+    let next = first.next(first.issued_at, first.expires_at);
+    Ok((Chain::begin(signed(&first)?)?, signed(&next)?))
 }
 
 /// How the groups of a tree differ.
