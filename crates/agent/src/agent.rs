@@ -285,6 +285,8 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             Event::Up => {
                 self.connected = true;
                 self.offline = false;
+                // What was asked before this connection is answered to nobody.
+                self.root_asked = None;
                 self.inputs.push_back(Input::Connected);
             }
             Event::Down { retrying, why } => {
@@ -397,7 +399,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
     }
 
     fn hear_root(&mut self, version: u64, fetched: Fetched) {
-        if self.root_asked.is_none_or(|(asked, _)| asked != version) {
+        if self.root_asked.is_none_or(|(asked, _)| asked != version) || version <= self.trust.now().version {
             return;
         }
         let bytes = match fetched {

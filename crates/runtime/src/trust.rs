@@ -43,7 +43,7 @@ pub enum TrustError {
 /// A token would tell its agent to trust nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the fleet has no trust root yet, which join tokens carry the fingerprint of: give a service --root-key, or publish one (`muster key --help`)"
+    "the fleet has no trust root yet, which join tokens carry the fingerprint of: give identity --root-key, or publish one (`muster key --help`)"
 )]
 pub struct NoRoot;
 

@@ -391,7 +391,7 @@ impl Roots {
         }
         let Some(known) = self.known() else {
             tracing::warn!(
-                "the fleet has no trust root: give a service --root-key, or see `muster key --help`"
+                "the fleet has no trust root: give identity --root-key, or see `muster key --help`"
             );
             return;
         };

@@ -2,10 +2,11 @@
 
 use agent::join::JoinError;
 use futures::StreamExt as _;
-use live::{Bare, Fleet};
+use live::{AgentProcess, Bare, Fleet};
 use nkeys::KeyPair;
 use serde_json::json;
 use wire::agent::v1::JoinErrorCode;
+use wire::jwt::UserFacts;
 
 use super::{join, member};
 use crate::seed;
@@ -17,6 +18,24 @@ kind: Group
 metadata: {name: push}
 spec: {path: /push, settings: {mode: push, heartbeatInterval: 10m, offlineAfter: 30m}, policies: [app-push]}
 ";
+
+/// What the file of an agent's claims says.
+fn facts(bytes: &[u8]) -> UserFacts {
+    let text = String::from_utf8_lossy(bytes);
+    let json = &text[text.find('{').expect("JSON")..=text.rfind('}').expect("JSON")];
+    let file: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    wire::jwt::read_user(file["user"].as_str().expect("claims")).expect("claims of a user")
+}
+
+/// Waits until the claims of an agent that does not run have expired.
+pub(super) async fn claims_expire(agent: &AgentProcess) {
+    let kept = facts(&std::fs::read(agent.state.join("claims.json")).expect("claims are kept"));
+    let over = kept.validity.expires_at.expect("they expire");
+    live::until("its claims expire", || {
+        (runtime::clock::now() > over).then_some(()).ok_or_else(|| "not yet".to_owned())
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t19_of_a_hundred_who_redeem_a_token_for_one_at_once_one_is_let_in() {
@@ -76,19 +95,9 @@ async fn an_agent_outlives_its_claims_while_it_runs_and_while_it_is_off() {
         agent.reaches("app", "/n", &json!(n)).await;
     }
     agent.kill().await;
-    let facts = |bytes: &[u8]| {
-        let text = String::from_utf8_lossy(bytes);
-        let json = &text[text.find('{').expect("JSON")..=text.rfind('}').expect("JSON")];
-        let file: serde_json::Value = serde_json::from_str(json).expect("JSON");
-        wire::jwt::read_user(file["user"].as_str().expect("claims")).expect("claims of a user")
-    };
     let last = facts(&std::fs::read(&claims).expect("claims are kept"));
     assert!(last.validity.issued_at > facts(&first).validity.issued_at);
-    let over = last.validity.expires_at.expect("they expire");
-    live::until("its claims expire", || {
-        (runtime::clock::now() > over).then_some(()).ok_or_else(|| "not yet".to_owned())
-    })
-    .await;
+    claims_expire(&agent).await;
     let _ = policy.apply(&seed::app_push(9)).await;
     agent.start();
     agent.reaches("app", "/n", &json!(9)).await;

@@ -7,8 +7,10 @@ use ed25519_dalek::SigningKey;
 use live::Fleet;
 use prost::Message as _;
 use serde_json::json;
+use wire::access::Account;
 use wire::subject;
 
+use super::enrolment::claims_expire;
 use crate::content::{CHANNEL, Edge, digest, revision, seeded, settled};
 use crate::seed;
 
@@ -22,7 +24,7 @@ pub(super) fn replace_key(file: &Path) -> SigningKey {
 
 /// The head of a group as stored.
 pub(super) async fn head(fleet: &Fleet, group: &str) -> wire::agent::v1::Envelope {
-    let nats = async_nats::connect(fleet.nats.url()).await.expect("the broker is there");
+    let nats = fleet.admin(Account::Fleet).await;
     let group = GroupId::new(group).expect("an id");
     let from = subject::direct_get(subject::STREAM_DESIRED, &subject::desired_group(&group));
     let message = nats.request(from.to_string(), "".into()).await.expect("the head is there");
@@ -31,7 +33,7 @@ pub(super) async fn head(fleet: &Fleet, group: &str) -> wire::agent::v1::Envelop
 
 /// Publishes bytes where the agents of a group listen, as whoever has taken over the broker would.
 pub(super) async fn tell(fleet: &Fleet, group: &str, envelope: &wire::agent::v1::Envelope) {
-    let nats = async_nats::connect(fleet.nats.url()).await.expect("the broker is there");
+    let nats = fleet.admin(Account::Fleet).await;
     let to = subject::notify_group(&GroupId::new(group).expect("an id"));
     nats.publish(to.to_string(), envelope.encode_to_vec().into()).await.expect("published");
     nats.flush().await.expect("flushed");
@@ -114,6 +116,36 @@ async fn t8_an_agent_killed_while_it_adopts_a_root_obeys_the_old_one_or_the_new_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn t8_an_agent_whose_claims_expired_meanwhile_walks_the_roots_from_the_one_it_pinned() {
+    let mut fleet = Fleet::start_with(&["--agent-claims-ttl", "5s"]).await;
+    seed::groups(&fleet.cli("policy")).await;
+    let mut agent = fleet.agent("push-1", "/push").await;
+    agent.reaches("app", "/n", &json!(0)).await;
+    agent.kill().await;
+    let chain = |agent: &live::AgentProcess| {
+        let bytes = std::fs::read(agent.state.join("trust-root")).expect("its roots are kept");
+        wire::root::Chain::read(&bytes).expect("a chain")
+    };
+    let before = chain(&agent);
+    for _ in 0..2 {
+        fleet.services[0].process.kill().await;
+        let _ = replace_key(&fleet.dir().join("director.key"));
+        fleet.restart(0).await;
+    }
+    claims_expire(&agent).await;
+    let _ = fleet.cli("policy").apply(&seed::app_push(1)).await;
+    agent.start();
+    fleet.shows("push-1", "the third root", |s| s["rootVersion"] == "3").await;
+    agent.reaches("app", "/n", &json!(1)).await;
+    let after = chain(&agent);
+    assert_eq!(after.first_fingerprint(), before.first_fingerprint());
+    assert_eq!(after.version_of(&before.fingerprint()), Some(1), "it walked on from what it had");
+    let log = agent.process().log();
+    assert!(log.contains("new claims for the broker"), "{log}");
+    assert!(!log.contains("Permissions Violation"), "it asks for what it may: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn t2_earlier_revisions_are_refused_across_kills() {
     let fleet = Fleet::start().await;
     seed::groups(&fleet.cli("policy")).await;
@@ -164,7 +196,7 @@ async fn t8_content_is_signed_anew_when_its_key_is_taken_away_and_stays_where_it
     new.agent.holds(CHANNEL, &tree).await;
     let _ = settled(&fleet, "new", CHANNEL, 1).await;
     let name = digest(&revision(&fleet, CHANNEL, 1).await["revision"]["manifest"]);
-    let nats = async_nats::connect(fleet.nats.url()).await.expect("the broker is there");
+    let nats = fleet.admin(Account::Fleet).await;
     let from = subject::direct_get(subject::STREAM_CONTENT, &subject::content_manifest(&name));
     let stored = nats.request(from.to_string(), "".into()).await.expect("the manifest is there").payload;
     let stored = wire::envelope::parse(&stored).expect("an envelope");
