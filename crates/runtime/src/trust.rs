@@ -156,7 +156,7 @@ impl Issuer<'_> {
         let id = id.unwrap_or_else(|| TokenId::new(random_id()).expect("invariant: a random id is an id"));
         let secret = random_secret::<SECRET_BYTES>();
         let stored = terms.token(id.clone(), group, Digest::of(&secret), now);
-        let door = self.doors.as_ref().map(|doors| doors.make(&stored, now));
+        let door = self.trust.doors.as_ref().map(|doors| doors.make(&stored, now));
         let join_token = JoinToken {
             servers: self.trust.servers.clone(),
             fleet: self.trust.fleet.clone(),

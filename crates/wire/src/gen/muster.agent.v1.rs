@@ -690,7 +690,8 @@ pub struct JoinBundle {
     /// The id that was granted.
     #[prost(string, tag = "1")]
     pub agent: ::prost::alloc::string::String,
-    /// Bytes of a RootChain from the root whose fingerprint the join token carries to the newest.
+    /// Bytes of a RootChain from the root whose fingerprint the join token carries to the newest. Empty in the answer to
+    /// a RenewRequest: whoever has joined follows the roots by itself.
     #[prost(bytes = "vec", tag = "2")]
     pub trust_root: ::prost::alloc::vec::Vec<u8>,
     /// Envelope(Assignment).
