@@ -404,22 +404,23 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         }
         let bytes = match fetched {
             Fetched::Envelope(bytes) => bytes,
-            // The next heartbeat says again whether there is one.
-            Fetched::Empty | Fetched::Failed(_) => {
-                self.root_hint = 0;
-                return;
-            }
+            Fetched::Empty | Fetched::Failed(_) => return self.forget_root(),
         };
         let mut chain = self.trust.chain();
         match chain.follow_bytes(&bytes) {
             Ok(()) => self.do_task(Task::AdoptRoot(Box::new(chain), self.trust.clone())),
             Err(error) => {
                 tracing::warn!(agent = %self.agent, version, error = %runtime::log::chain(&error), "a trust root is refused");
-                self.root_hint = 0;
+                self.forget_root();
                 self.inputs
                     .push_back(Input::EnvelopeRefused { refusal: Refusal::Root, source: Source::Heartbeat });
             }
         }
+    }
+
+    /// There is no next root that could be adopted. The next heartbeat says again whether there is one.
+    fn forget_root(&mut self) {
+        (self.root_asked, self.root_hint) = (None, 0);
     }
 
     fn is_unshown(&self) -> bool {

@@ -332,12 +332,7 @@ impl Roots {
     ///
     /// # Errors
     /// [`RootsClosed`] if the connection was closed for good.
-    pub async fn follow(
-        &self,
-        nats: &Nats,
-        part: Part,
-        shutdown: &Shutdown,
-    ) -> Result<(), RootsClosed> {
+    pub async fn follow(&self, nats: &Nats, part: Part, shutdown: &Shutdown) -> Result<(), RootsClosed> {
         let mut roots = nats.follow(STREAM_IDENTITY, pattern::IDENTITY_ROOTS, From::LastPerSubject, false);
         let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
