@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use agent::cli::{Cli, TABLES};
-use agent::{CommandHandler, DiskStorage, Shown};
-use domain::{Digest, FleetId};
-use ed25519_dalek::SigningKey;
+use agent::{CommandHandler, DiskStorage, LiveTrust, Shown};
+use domain::Digest;
 use tempfile::TempDir;
-use wire::envelope::{ContentTrust, Trust};
+
+use crate::wires;
 
 thread_local! {
     /// A directory for the files of this thread.
@@ -38,9 +38,7 @@ pub(crate) fn config(data: &[u8]) {
 
 /// The files of an agent's state directory: as they are, and with a checksum that holds.
 pub(crate) fn state(data: &[u8]) {
-    let key = SigningKey::from_bytes(&[7; 32]).verifying_key();
-    let fleet = FleetId::new("main").expect("it is an id");
-    let trust = Trust { version: 1, fleet, directors: vec![key], content: ContentTrust::default() };
+    let trust = LiveTrust::new(wires::chain());
     let sealed = [format!("muster-sealed-1 {}\n", Digest::of(data)).as_bytes(), data].concat();
     with_dir(|dir| {
         for (name, bytes) in [

@@ -11,7 +11,7 @@ mod wires;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; each has a folder in `corpus`.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("config", files::config),
     ("content", wires::content),
     ("envelope", wires::envelope),
@@ -20,6 +20,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("join", wires::join),
     ("jwt", wires::jwt),
     ("manifest", wires::manifest),
+    ("root", wires::root),
     ("snapshot", wires::snapshot),
     ("state", files::state),
     ("store", wires::store),

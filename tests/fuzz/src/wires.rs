@@ -3,13 +3,16 @@
 use std::fmt::{Debug, Display};
 
 use domain::content::DeltaFrame;
-use domain::{AgentId, Digest};
+use domain::trust::Root;
+use domain::{AgentId, Digest, FleetId, Timestamp};
 use ed25519_dalek::SigningKey;
 use prost::Message as _;
 use prost::bytes::Bytes;
 use wire::agent::v1::Envelope;
-use wire::envelope::{self, ContentTrust};
+use wire::envelope;
 use wire::join::{self, JoinToken};
+use wire::root::{self, Chain};
+use wire::sign::KeySet;
 use wire::subject::{self, StoreKey};
 use wire::{catalog, content as contents, heartbeat as beats, jwt, piece, registry, snapshot as snapshots};
 
@@ -28,9 +31,13 @@ fn key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
 }
 
+fn trusted() -> KeySet {
+    KeySet::from(key().verifying_key())
+}
+
 /// Nobody who does not hold the key is believed, and whoever does is.
 pub(crate) fn envelope(data: &[u8]) {
-    let trusted = [key().verifying_key()];
+    let trusted = trusted().keys;
     let sealed = envelope::seal(envelope::SNAPSHOT, data.to_vec(), &key());
     let opened = envelope::open(&sealed, envelope::SNAPSHOT, &trusted);
     assert_eq!(opened.expect("it was sealed with the key").as_ref(), data);
@@ -40,13 +47,39 @@ pub(crate) fn envelope(data: &[u8]) {
         for payload_type in [envelope::SNAPSHOT, envelope::ASSIGNMENT] {
             assert!(envelope::open(&found, payload_type, &trusted).is_err(), "nobody signed it");
         }
-        let content = ContentTrust { keys: trusted.to_vec(), threshold: 1 };
-        assert!(
-            contents::open_manifest(&found, &Digest::of(&found.payload), &content).is_err(),
-            "nobody signed it"
-        );
+        let named = Digest::of(&found.payload);
+        assert!(contents::open_manifest(&found, &named, &self::trusted()).is_err(), "nobody signed it");
     }
-    drop(envelope::read_trust_root(data));
+}
+
+/// The first root of a fleet.
+pub(crate) fn chain() -> Chain {
+    let role = |seed| KeySet::from(SigningKey::from_bytes(&[seed; 32]).verifying_key()).role();
+    let first = Root {
+        fleet: FleetId::new("main").expect("it is an id"),
+        version: 1,
+        issued_at: Timestamp(1),
+        expires_at: Timestamp(u64::MAX),
+        root: role(8),
+        director: trusted().role(),
+        content: role(9),
+    };
+    let mut sealed = root::unsigned(&first);
+    root::sign(&mut sealed, &SigningKey::from_bytes(&[8; 32])).expect("a key in memory signs");
+    Chain::begin(sealed).expect("it signed itself")
+}
+
+/// A root that nobody signed is followed by nobody; what is read is written the same.
+pub(crate) fn root(data: &[u8]) {
+    if let Ok(found) = root::read(data) {
+        again(&found, root::read(&root::encode(&found)));
+    }
+    let mut trusting = chain();
+    assert!(trusting.follow_bytes(data).is_err(), "nobody signed it");
+    if let Ok(found) = Chain::read(data) {
+        again(&found, Chain::read(&found.encode()));
+    }
+    assert_eq!(trusting, chain());
 }
 
 pub(crate) fn snapshot(data: &[u8]) {
@@ -54,9 +87,9 @@ pub(crate) fn snapshot(data: &[u8]) {
         again(&found, snapshots::read(&snapshots::encode(&found).into()));
     }
     let sealed = envelope::seal(envelope::ASSIGNMENT, data.to_vec(), &key());
-    if let Ok(found) = snapshots::open_assignment(&sealed, &[key().verifying_key()]) {
+    if let Ok(found) = snapshots::open_assignment(&sealed, &trusted()) {
         let sealed = snapshots::seal_assignment(&found, &key());
-        again(&found, snapshots::open_assignment(&sealed, &[key().verifying_key()]));
+        again(&found, snapshots::open_assignment(&sealed, &trusted()));
     }
 }
 

@@ -29,7 +29,10 @@ fn rig() -> Rig {
 fn a_further_root_is_durable_reported_and_leaves_floors_alone() {
     let mut rig = rig();
     assert_eq!(names(&rig.feed(adopted(2, 0))), ["persist", "status"]);
-    assert!(names(&rig.pass(MIN_FETCH_GAP)).contains(&"fetch g".to_owned()), "what was refused may be good now");
+    assert!(
+        names(&rig.pass(MIN_FETCH_GAP)).contains(&"fetch g".to_owned()),
+        "what was refused may be good now"
+    );
     assert_eq!((rig.disk.root_version, rig.machine.status().root_version), (2, 2));
     assert_eq!(rig.disk.floors.of(&group("g")).unwrap().cursor, Cursor::new(1, 5));
     assert!(names(&rig.feed(adopted(2, 0))).is_empty(), "said again, it changes nothing");

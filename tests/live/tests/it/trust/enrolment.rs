@@ -134,7 +134,8 @@ async fn t20_a_cloned_disk_is_noticed_and_the_younger_machine_is_told() {
     let mut first = fleet.agent("web-1", "/push").await;
     first.reaches("app", "/n", &json!(0)).await;
     let suspected = |shown: &serde_json::Value| shown["duplicateSuspected"] == true;
-    let _ = fleet.shows("web-1", "one machine", |shown| shown["state"] == "ONLINE" && !suspected(shown)).await;
+    let _ =
+        fleet.shows("web-1", "one machine", |shown| shown["state"] == "ONLINE" && !suspected(shown)).await;
 
     let mut copy = first.copied();
     copy.start();
