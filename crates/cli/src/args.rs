@@ -24,8 +24,9 @@ Exit codes:
     7  `wait` ended because an agent failed
   130  stopped by Ctrl-C
 
-The server is the one that was named, else the one that runs with the data directory, else
-https://127.0.0.1:7400. That of the data directory is known by its own CA.
+The server is the one that was named, else that of the context of `muster login`, else the one
+that runs with the data directory, else https://127.0.0.1:7400. A data directory that was named
+comes before the current context. Its server is known by its own CA.
 
 Push and pull are the two ways in which agents learn of changes.
   push: the agent holds a connection and is told at once
@@ -62,7 +63,7 @@ pub struct Cli {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Global {
-    /// Address of the server [env: MUSTER_SERVER] [default: see --data-dir]
+    /// Address of the server [env: MUSTER_SERVER] [default: see --context and --data-dir]
     #[arg(long, global = true, env = "MUSTER_SERVER", value_name = "URL", hide_env = true)]
     pub(crate) server: Option<String>,
     /// PEM file with the CA of the server [env: MUSTER_CA_FILE] [default: those of this machine]
@@ -75,6 +76,9 @@ pub(crate) struct Global {
     /// [env: MUSTER_TOKEN_FILE]
     #[arg(long, global = true, env = "MUSTER_TOKEN_FILE", value_name = "FILE", hide_env = true)]
     pub(crate) token_file: Option<PathBuf>,
+    /// A context of `muster login` instead of the current one [env: MUSTER_CONTEXT]
+    #[arg(long, global = true, env = "MUSTER_CONTEXT", value_name = "NAME", hide_env = true)]
+    pub(crate) context: Option<String>,
     /// Print a table, or the API's message as json or yaml [env: MUSTER_OUTPUT] [default: table]
     #[arg(
         long,

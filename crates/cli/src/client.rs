@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use wire::api::v1::access_service_client::AccessServiceClient;
+use wire::api::v1::audit_service_client::AuditServiceClient;
 use wire::api::v1::content_service_client::ContentServiceClient;
 use wire::api::v1::identity_service_client::IdentityServiceClient;
 use wire::api::v1::policy_service_client::PolicyServiceClient;
@@ -140,6 +141,10 @@ impl Client {
 
     pub(crate) fn trust(&self) -> TrustServiceClient<Line> {
         TrustServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn audit(&self) -> AuditServiceClient<Line> {
+        AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// A refusal of this server.

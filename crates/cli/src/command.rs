@@ -3,10 +3,12 @@
 mod agent;
 mod api_token;
 mod apply;
+mod audit;
 mod content;
 mod group;
 mod key;
 mod kind;
+mod login;
 mod policy;
 mod settings;
 mod status;
@@ -51,6 +53,12 @@ pub(crate) enum Command {
     Whoami(whoami::Whoami),
     #[command(subcommand)]
     Key(key::Key),
+    Login(login::Login),
+    Logout(login::Logout),
+    #[command(subcommand)]
+    Context(login::ContextCommand),
+    #[command(subcommand)]
+    Audit(audit::Audit),
     Status(status::Status),
     Wait(wait::Wait),
     Watch(watch::Watch),
@@ -73,6 +81,9 @@ pub(crate) async fn run(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure
     match cli.command {
         Command::Completion { shell } => completion(shell, terminal),
         Command::Version => version(config.output, terminal),
+        Command::Login(login) => Box::pin(login.run(config, terminal)).await,
+        Command::Logout(logout) => logout.run(terminal),
+        Command::Context(context) => context.run(terminal),
         Command::Apply(apply) => {
             let manifests = apply.read(terminal)?;
             Box::pin(apply.run(manifests, &mut connect(config, terminal).await?)).await
@@ -85,6 +96,7 @@ pub(crate) async fn run(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure
         Command::Agent(agent) => Box::pin(agent.run(&mut connect(config, terminal).await?)).await,
         Command::Token(token) => Box::pin(token.run(&mut connect(config, terminal).await?)).await,
         Command::ApiToken(token) => Box::pin(token.run(&mut connect(config, terminal).await?)).await,
+        Command::Audit(audit) => Box::pin(audit.run(&mut connect(config, terminal).await?)).await,
         Command::Whoami(whoami) => Box::pin(whoami.run(&mut connect(config, terminal).await?)).await,
         Command::Key(key) => Box::pin(key.run(config, terminal)).await,
         Command::Status(status) => Box::pin(status.run(&mut connect(config, terminal).await?)).await,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use tonic::transport::Uri;
 
 use crate::args::{DEFAULT_DATA_DIR, DEFAULT_SERVER, Format, Global};
+use crate::contexts::{self, Contexts};
 use crate::credential::{self, Credential};
 use crate::failure::Failure;
 use crate::local::Local;
@@ -18,7 +19,10 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) server: Server,
+    /// What it is shown.
     pub(crate) credential: Credential,
+    /// What was named on the command line, in the environment or in the file.
+    pub(crate) given: Credential,
     pub(crate) output: Format,
 }
 
@@ -41,24 +45,44 @@ struct File {
     output: Option<Format>,
 }
 
-/// Resolves flags (clap has put the environment into them already) over the file.
+/// Resolves flags (clap has put the environment into them already) over the file, and that over the context.
 pub(crate) fn resolve(global: Global) -> Result<Config, Failure> {
+    let contexts = match contexts::path() {
+        Some(path) => Contexts::load(&path)?,
+        None => Contexts::default(),
+    };
+    resolve_with(global, &contexts)
+}
+
+fn resolve_with(global: Global, contexts: &Contexts) -> Result<Config, Failure> {
     let file = match &global.config {
         Some(path) => read(path)?,
         None => File::default(),
     };
-    let data_dir = global.data_dir.or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-    let local = Local::find(&data_dir);
-    let named = global.server.or(file.server);
-    let of_local = || local.as_ref().map(|local| local.api.clone());
-    let url = url(&named.or_else(of_local).unwrap_or_else(|| DEFAULT_SERVER.to_owned()))?;
-    // What lies in the data directory is for the server that runs with it, and no other.
+    let context = contexts.pick(global.context.as_deref())?;
+    let data_dir = global.data_dir.or(file.data_dir);
+    // A context or directory that was named comes before one that is merely there.
+    let (by_name, by_directory) = (global.context.is_some(), data_dir.is_some());
+    let local = Local::find(&data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()));
+    let of_context = context.map(|context| context.server.clone());
+    let of_local = local.as_ref().map(|local| local.api.clone());
+    let found = if by_directory && !by_name { of_local.or(of_context) } else { of_context.or(of_local) };
+    let named = global.server.or(file.server).or(found);
+    let url = url(&named.unwrap_or_else(|| DEFAULT_SERVER.to_owned()))?;
+    // What is kept for a server, or lies in its data directory, is for that server and no other.
+    let context = context.filter(|context| context.server == url);
     let local = local.filter(|local| local.api == url);
     let (ca, token) = local.map_or((None, None), |local| (Some(local.ca), local.token));
-    let credential = credential::find(global.token_file, file.token_file.or(token))?;
+    let given = credential::find(global.token_file, file.token_file)?;
+    let credential = match (context, token) {
+        (Some(context), _) if given.is_none() => Credential::new(&context.token, "the context")?,
+        (None, Some(token)) if given.is_none() => credential::find(None, Some(token))?,
+        (Some(_) | None, _) => given.clone(),
+    };
     credential.fits(&url)?;
-    let server = Server { url, ca: global.ca_file.or(file.ca_file).or(ca) };
-    Ok(Config { server, credential, output: global.output.or(file.output).unwrap_or_default() })
+    let of_context = context.and_then(|context| context.ca.clone());
+    let server = Server { url, ca: global.ca_file.or(file.ca_file).or(of_context).or(ca) };
+    Ok(Config { server, credential, given, output: global.output.or(file.output).unwrap_or_default() })
 }
 
 fn read(path: &Path) -> Result<File, Failure> {
@@ -103,6 +127,7 @@ fn is_loopback(uri: &Uri) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contexts::Context;
     use crate::failure::exit;
 
     #[test]
@@ -116,7 +141,7 @@ mod tests {
             ..Global::default()
         };
         let check = |global: Global, url: &str, output: Format| {
-            let config = resolve(global).unwrap();
+            let config = resolve_with(global, &Contexts::default()).unwrap();
             let server = Server { url: url.to_owned(), ca: None };
             assert_eq!((config.server, config.output), (server, output));
         };
@@ -135,7 +160,8 @@ mod tests {
         let check = |server: Option<&str>, ca_file: Option<&str>, (url, ca): (&str, Option<PathBuf>)| {
             let (server, ca_file) = (server.map(str::to_owned), ca_file.map(PathBuf::from));
             let data_dir = Some(folder.path().to_owned());
-            let found = resolve(Global { server, ca_file, data_dir, ..Global::default() }).unwrap().server;
+            let global = Global { server, ca_file, data_dir, ..Global::default() };
+            let found = resolve_with(global, &Contexts::default()).unwrap().server;
             assert_eq!(found, Server { url: url.to_owned(), ca });
         };
         let own = folder.path().join("tls/ca.pem");
@@ -143,6 +169,42 @@ mod tests {
         check(Some("127.0.0.1:7412"), None, (api, Some(own)));
         check(None, Some("x.pem"), (api, Some("x.pem".into())));
         check(Some("https://elsewhere"), None, ("https://elsewhere", None));
+    }
+
+    #[test]
+    fn what_a_context_keeps_goes_to_its_server_alone() {
+        let ca: Option<PathBuf> = Some("/ca.pem".into());
+        let context =
+            Context { server: "https://127.0.0.1:1".into(), ca: ca.clone(), token: "mat1_a".into() };
+        let contexts = Contexts { current: Some("a".into()), contexts: [("a".to_owned(), context)].into() };
+        let check = |global: Global, (url, shown): (&str, bool)| {
+            let config = resolve_with(global, &contexts).unwrap();
+            assert_eq!((config.server.url.as_str(), !config.credential.is_none()), (url, shown));
+            assert_eq!(config.server.ca, ca.clone().filter(|_| shown));
+        };
+        let at = |server: &str| Global { server: Some(server.to_owned()), ..Global::default() };
+        check(Global::default(), ("https://127.0.0.1:1", true));
+        check(at("127.0.0.1:1"), ("https://127.0.0.1:1", true));
+        check(at("127.0.0.1:2"), ("https://127.0.0.1:2", false));
+        let missing = Global { context: Some("b".into()), ..Global::default() };
+        assert_eq!(resolve_with(missing, &contexts).unwrap_err().exit_code(), exit::NOT_FOUND);
+    }
+
+    #[test]
+    fn a_named_directory_comes_before_the_current_context_and_after_a_named_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let api = "https://127.0.0.1:7412";
+        std::fs::write(folder.path().join("addresses.json"), format!("{{\"api\": \"{api}\"}}")).unwrap();
+        let context = Context { server: "https://prod:1".into(), ca: None, token: "mat1_a".into() };
+        let contexts = Contexts { current: Some("a".into()), contexts: [("a".to_owned(), context)].into() };
+        let check = |context: Option<&str>, data_dir: Option<&Path>, url: &str| {
+            let (context, data_dir) = (context.map(str::to_owned), data_dir.map(Path::to_owned));
+            let found = resolve_with(Global { context, data_dir, ..Global::default() }, &contexts).unwrap();
+            assert_eq!(found.server.url, url);
+        };
+        check(None, None, "https://prod:1");
+        check(None, Some(folder.path()), api);
+        check(Some("a"), Some(folder.path()), "https://prod:1");
     }
 
     #[test]
@@ -159,13 +221,14 @@ mod tests {
         ] {
             std::fs::write(&path, text).unwrap();
             let global = Global { config: Some(path.clone()), ..Global::default() };
-            let failure = resolve(global).unwrap_err();
+            let failure = resolve_with(global, &Contexts::default()).unwrap_err();
             assert_eq!(failure.exit_code(), exit::USAGE);
             assert!(failure.to_string().contains(expected), "{failure}");
         }
         for server in ["http://h:1", "http://10.0.0.1", "ftp://h", "http://", "a b", ""] {
             let global = Global { server: Some(server.to_owned()), ..Global::default() };
-            assert_eq!(resolve(global).unwrap_err().exit_code(), exit::USAGE, "{server:?}");
+            let failure = resolve_with(global, &Contexts::default()).unwrap_err();
+            assert_eq!(failure.exit_code(), exit::USAGE, "{server:?}");
         }
     }
 }

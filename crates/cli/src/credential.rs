@@ -64,6 +64,16 @@ impl Credential {
         Ok(Self(Some(value)))
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The token itself, to be kept.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.0.as_ref()?.to_str().ok()?.strip_prefix("Bearer ")
+    }
+
     /// A credential does not travel where others can read it.
     pub(crate) fn fits(&self, server: &str) -> Result<(), Failure> {
         if self.0.is_none() || !server.starts_with("http://") || is_loopback(server) {

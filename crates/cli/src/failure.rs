@@ -56,6 +56,14 @@ pub enum Failure {
         /// Why.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {name}")]
+    Write {
+        /// The file.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Manifests are wrong; nothing was sent.
     #[error("{}", counted(.0.len(), "mistake in the manifests", "mistakes in the manifests"))]
     Manifests(Vec<ManifestError>),
@@ -163,9 +171,12 @@ impl Failure {
             Self::Reading(ReadError::Read { .. }) | Self::Target(TargetError::Io { .. }) => exit::FAILED,
             Self::Tree(_) | Self::Reading(_) | Self::Target(_) => exit::REFUSED,
             Self::Stopped(_) => exit::STOPPED,
-            Self::Read { .. } | Self::Answer(_) | Self::Declined | Self::Output(_) | Self::Runtime(_) => {
-                exit::FAILED
-            }
+            Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Answer(_)
+            | Self::Declined
+            | Self::Output(_)
+            | Self::Runtime(_) => exit::FAILED,
         }
     }
 
@@ -215,6 +226,7 @@ impl Failure {
             | Self::Stopped(_)
             | Self::Usage(_)
             | Self::Read { .. }
+            | Self::Write { .. }
             | Self::Input(_)
             | Self::Unreachable { .. }
             | Self::Answer(_)
@@ -257,6 +269,7 @@ impl Failure {
             | Self::Target(_)
             | Self::Stopped(_)
             | Self::Read { .. }
+            | Self::Write { .. }
             | Self::Manifests(_)
             | Self::Input(_)
             | Self::Answer(_)

@@ -8,6 +8,7 @@ mod client;
 mod command;
 mod config;
 mod content;
+mod contexts;
 mod credential;
 mod failure;
 mod local;

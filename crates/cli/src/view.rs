@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod api_token;
+pub(crate) mod audit;
 pub(crate) mod change;
 pub(crate) mod content;
 pub(crate) mod event;

@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod agent;
+pub mod audit;
 pub mod catalog;
 pub mod change;
 pub mod compile;

@@ -4,6 +4,7 @@
 //! calls with [`caller`] and keep them within their reach.
 
 mod admit;
+mod audited;
 mod first;
 mod refuse;
 mod tokens;
@@ -16,10 +17,12 @@ use domain::access::{Caller, Lockout, Reach, Role};
 use tonic::Status;
 use tonic::service::Routes;
 
+use crate::audit::Audit;
 use crate::nats::Nats;
 use crate::ready::Readiness;
 use crate::tasks::Tasks;
 
+pub use audited::{Written, written};
 pub use first::{FIRST_TOKEN, FirstTokenError, first_token, first_token_name, store_token};
 pub use refuse::out_of_reach;
 
@@ -59,7 +62,12 @@ impl AccessArgs {
 #[derive(Clone)]
 pub struct Gate(Arc<Inner>);
 
-enum Inner {
+struct Inner {
+    door: Door,
+    audit: Audit,
+}
+
+enum Door {
     /// Everybody may do everything.
     Open,
     /// Callers prove who they are.
@@ -72,13 +80,14 @@ impl Gate {
     pub fn start(args: &AccessArgs, nats: &Nats, tasks: &Tasks, readiness: &Readiness) -> Self {
         if args.insecure_no_auth {
             tracing::warn!("--insecure-no-auth: whoever reaches the listener may do everything");
-            return Self(Arc::new(Inner::Open));
+            return Self(Arc::new(Inner { door: Door::Open, audit: Audit::new(nats.clone()) }));
         }
         let tokens = Tokens::new(nats.clone());
         let (followed, ready, stop) =
             (tokens.clone(), readiness.register("access"), tasks.shutdown().clone());
         tasks.spawn("api tokens", async move { followed.follow(&ready, &stop).await });
-        Self(Arc::new(Inner::Closed { tokens, lockout: Mutex::default() }))
+        let door = Door::Closed { tokens, lockout: Mutex::default() };
+        Self(Arc::new(Inner { door, audit: Audit::new(nats.clone()) }))
     }
 
     /// Puts the gate before all services in `routes`.

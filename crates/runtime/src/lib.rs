@@ -51,6 +51,7 @@
 #![warn(missing_docs)]
 
 pub mod access;
+pub mod audit;
 pub mod broker;
 pub mod clock;
 pub mod config;

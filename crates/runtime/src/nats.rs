@@ -36,7 +36,7 @@ pub use headers::{HeaderError, Headers, escape, unescape};
 pub use login::Login;
 pub use publish::{Expect, PublishError};
 pub use request::RequestError;
-pub use streams::{CONTENT, DESIRED, EVENTS, IDENTITY, POLICY, StreamError, StreamSpec, StreamState};
+pub use streams::{AUDIT, CONTENT, DESIRED, EVENTS, IDENTITY, POLICY, StreamError, StreamSpec, StreamState};
 pub use subjects::SubjectPage;
 
 /// A message as received.

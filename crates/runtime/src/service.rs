@@ -18,7 +18,8 @@ use crate::broker::{RoleError, RoleFiles};
 use crate::content_keys::{ContentKeys, ContentKeysError};
 use crate::keys::{self, KeyError};
 use crate::nats::{
-    CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError, StreamSpec,
+    AUDIT, CONTENT, ConnectError, Connection, DESIRED, EVENTS, IDENTITY, Nats, POLICY, StreamError,
+    StreamSpec,
 };
 use crate::ready::{Condition, Readiness};
 use crate::roots::{LocalRoot, Part, Roots, RootsError};
@@ -336,7 +337,7 @@ fn may_write_roots(role: Role) -> bool {
 async fn prepare_streams(nats: &Nats, role: Option<Role>, replicas: u8) -> Result<(), StreamError> {
     let may = |roles: &[Role]| role.is_none_or(|role| roles.contains(&role));
     let streams = |spec: &StreamSpec| STREAMS.iter().find(|stream| stream.name == spec.name);
-    let specs = [POLICY, IDENTITY, DESIRED, CONTENT, EVENTS];
+    let specs = [POLICY, IDENTITY, DESIRED, CONTENT, EVENTS, AUDIT];
     for spec in specs.iter().filter(|spec| streams(spec).is_some_and(|stream| may(stream.makes))) {
         nats.ensure_stream(spec, replicas).await?;
     }

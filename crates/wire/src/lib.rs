@@ -56,6 +56,7 @@ pub mod api {
 
 pub mod access;
 pub mod api_token;
+pub mod audit;
 pub mod catalog;
 pub mod content;
 pub mod document;

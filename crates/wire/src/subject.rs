@@ -20,6 +20,9 @@ pub const STREAM_CONTENT: &str = "CONTENT";
 /// Stream of presence transitions and checkpoints.
 pub const STREAM_EVENTS: &str = "EVENTS";
 
+/// Stream of the audit.
+pub const STREAM_AUDIT: &str = "AUDIT";
+
 /// Queue group of presence replicas on heartbeats.
 pub const QUEUE_PRESENCE: &str = "presence";
 /// Queue group of identity replicas on joins.
@@ -115,6 +118,8 @@ pub mod pattern {
     pub const CONTENT_CHUNKS: &str = "content.chunk.*";
     /// Messages of all deltas.
     pub const CONTENT_PATCHES: &str = "content.patch.*.*.*";
+    /// All entries of the audit.
+    pub const AUDIT: &str = "audit.>";
     /// Presence transitions and checkpoints.
     pub const EVENTS: &str = "events.>";
     /// Presence transitions.
@@ -253,6 +258,12 @@ pub fn notify_group(id: &GroupId) -> Subject {
 #[must_use]
 pub fn notify_agent(id: &AgentId) -> Subject {
     Subject(format!("notify.agent.{id}"))
+}
+
+/// Entries of the audit.
+#[must_use]
+pub fn audit_entry() -> Subject {
+    Subject("audit.entry".into())
 }
 
 /// An agent's record in the registry.

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
-use runtime::access::caller;
+use runtime::access::{caller, written};
 use tonic::{Request, Response, Status, Streaming};
 use wire::api::v1;
 use wire::api::v1::content_service_server::ContentService;
@@ -24,6 +24,12 @@ pub(crate) const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 
 /// The service.
 pub(crate) struct Api(pub(crate) Arc<Replica>);
+
+/// The answer, with the revision for the audit.
+fn changed(answer: v1::ContentChange) -> Response<v1::ContentChange> {
+    let revision = if answer.dry_run { 0 } else { answer.store_revision };
+    written(answer, revision)
+}
 
 #[tonic::async_trait]
 impl ContentService for Api {
@@ -47,7 +53,9 @@ impl ContentService for Api {
         request: Request<v1::FinishUploadRequest>,
     ) -> Result<Response<v1::FinishUploadResponse>, Status> {
         let _call = self.0.call();
-        upload::finish(&self.0, request).await.map(Response::new)
+        let answer = upload::finish(&self.0, request).await?;
+        let revision = answer.store_revision;
+        Ok(written(answer, revision))
     }
 
     async fn list_channels(
@@ -81,7 +89,7 @@ impl ContentService for Api {
         request: Request<v1::DeleteChannelRequest>,
     ) -> Result<Response<v1::ContentChange>, Status> {
         let _call = self.0.call();
-        change::delete(&self.0, request).await.map(Response::new)
+        change::delete(&self.0, request).await.map(changed)
     }
 
     async fn get_revision(
@@ -107,7 +115,7 @@ impl ContentService for Api {
         request: Request<v1::PromoteRequest>,
     ) -> Result<Response<v1::ContentChange>, Status> {
         let _call = self.0.call();
-        change::promote(&self.0, request).await.map(Response::new)
+        change::promote(&self.0, request).await.map(changed)
     }
 
     async fn rollback(
@@ -115,12 +123,12 @@ impl ContentService for Api {
         request: Request<v1::RollbackContentRequest>,
     ) -> Result<Response<v1::ContentChange>, Status> {
         let _call = self.0.call();
-        change::rollback(&self.0, request).await.map(Response::new)
+        change::rollback(&self.0, request).await.map(changed)
     }
 
     async fn pin(&self, request: Request<v1::PinRequest>) -> Result<Response<v1::ContentChange>, Status> {
         let _call = self.0.call();
-        change::pin(&self.0, request).await.map(Response::new)
+        change::pin(&self.0, request).await.map(changed)
     }
 
     async fn retire(
@@ -128,7 +136,7 @@ impl ContentService for Api {
         request: Request<v1::RetireRequest>,
     ) -> Result<Response<v1::ContentChange>, Status> {
         let _call = self.0.call();
-        change::retire(&self.0, request).await.map(Response::new)
+        change::retire(&self.0, request).await.map(changed)
     }
 
     async fn collect_garbage(

@@ -2,6 +2,7 @@
 
 mod access;
 mod agents;
+mod audit;
 mod page;
 mod tokens;
 mod trust;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use domain::access::Reach;
 use domain::catalog::Catalog;
 use domain::{GroupId, GroupPath};
-use runtime::access::caller;
+use runtime::access::{caller, written};
 use tonic::{Request, Response, Status};
 use wire::api::v1::identity_service_server::IdentityService;
 use wire::api::v1::trust_service_server::TrustService;
@@ -24,6 +25,7 @@ use wire::api::v1::{
 use crate::{Shared, status};
 
 pub(crate) use access::Access;
+pub(crate) use audit::Audit;
 
 /// The service as tonic calls it.
 pub(crate) struct Api(pub(crate) Arc<Shared>);
@@ -51,7 +53,9 @@ impl IdentityService for Api {
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<RevokeTokenResponse>, Status> {
         let caller = caller(request.extensions())?;
-        tokens::revoke(&self.0, &caller, &request.into_inner()).await.map(Response::new)
+        let answer = tokens::revoke(&self.0, &caller, &request.into_inner()).await?;
+        let revision = answer.revision;
+        Ok(written(answer, revision))
     }
 
     async fn get_registration(

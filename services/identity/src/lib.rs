@@ -34,6 +34,7 @@ use runtime::{Nats, Roots, ServiceArgs, ServiceContext, ServiceError, Shutdown, 
 use tonic::service::RoutesBuilder;
 use wire::access::Role;
 use wire::api::v1::access_service_server::AccessServiceServer;
+use wire::api::v1::audit_service_server::AuditServiceServer;
 use wire::api::v1::identity_service_server::IdentityServiceServer;
 use wire::api::v1::trust_service_server::TrustServiceServer;
 
@@ -115,6 +116,8 @@ pub async fn start(
     routes.add_service(access.max_decoding_message_size(MAX_REQUEST_BYTES));
     let api = TrustServiceServer::new(api::Api(Arc::clone(&shared)));
     routes.add_service(api.max_decoding_message_size(MAX_REQUEST_BYTES));
+    let audit = AuditServiceServer::new(api::Audit(Arc::clone(&shared)));
+    routes.add_service(audit.max_decoding_message_size(MAX_REQUEST_BYTES));
 
     let shutdown = context.shutdown();
     let tasks = &context.tasks;

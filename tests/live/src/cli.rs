@@ -97,6 +97,9 @@ impl Cli {
             .args(args)
             .envs(self.env())
             .env_remove("MUSTER_CONFIG")
+            .env_remove("MUSTER_CONTEXT")
+            // Contexts of whoever runs the tests are none of theirs.
+            .env("XDG_CONFIG_HOME", &self.dir)
             .current_dir(&self.dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

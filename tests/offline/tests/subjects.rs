@@ -8,7 +8,7 @@ use domain::content::{ChannelName, ContentRevision};
 use domain::registry::AgentKey;
 use domain::{AgentId, ApiTokenName, Digest, GroupId, KindName, PolicyName, TokenId};
 use offline::golden;
-use runtime::nats::{CONTENT, DESIRED, EVENTS, IDENTITY, POLICY};
+use runtime::nats::{AUDIT, CONTENT, DESIRED, EVENTS, IDENTITY, POLICY};
 use wire::access::{ROWS, Role, STREAMS};
 use wire::subject;
 
@@ -38,6 +38,7 @@ fn built() -> BTreeSet<String> {
         subject::content_chunk(&chunk),
         subject::content_patch(Some(&from), &to, NUMBER),
         subject::census(),
+        subject::audit_entry(),
         subject::identity_agent(&agent),
         subject::identity_token(&token),
         subject::identity_root(NUMBER.into()),
@@ -110,12 +111,12 @@ fn the_table_lists_exactly_what_the_code_builds() {
 
 #[test]
 fn the_streams_of_the_table_are_those_that_are_made() {
-    for spec in [POLICY, IDENTITY, DESIRED, CONTENT, EVENTS] {
+    for spec in [POLICY, IDENTITY, DESIRED, CONTENT, EVENTS, AUDIT] {
         let stream = STREAMS.iter().find(|stream| stream.name == spec.name).expect("it is in the table");
         assert_eq!(stream.subjects, spec.subjects);
         assert_eq!(stream.republished, spec.republish.map(|(_, to)| to));
     }
-    assert_eq!(STREAMS.len(), 5);
+    assert_eq!(STREAMS.len(), 6);
 }
 
 /// The page around the tables is written by hand.

@@ -121,7 +121,7 @@ pub(super) fn way_out(status: &Status, url: &str) -> Option<String> {
         }
         Some("NO_CREDENTIAL") => {
             return Some(
-                "name the file of an API token with --token-file or MUSTER_TOKEN_FILE; `musterd all` keeps one in \
+                "`muster login`, or name the file of an API token with --token-file or MUSTER_TOKEN_FILE; `musterd all` keeps one in \
                  DATA_DIR/admin.token"
                     .to_owned(),
             );

@@ -74,6 +74,11 @@ pub(crate) fn whoami(answer: &WhoAmIResponse, _: Style) -> String {
     )
 }
 
+/// Who the caller is, in a line.
+pub(crate) fn acting_as(answer: &WhoAmIResponse) -> String {
+    format!("{} ({} of {})", safe(&answer.name), role(answer.role()), reach(&answer.group))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,7 @@ pub(crate) fn reply(answer: &Answer, beat: u64, now: Timestamp) -> Reply {
         presence::Standing::Enrolled => Standing::Ok,
         presence::Standing::Unknown => Standing::Unknown,
         presence::Standing::Deleted => Standing::Deleted,
+        presence::Standing::Duplicate => Standing::Duplicate,
     };
     Reply {
         beat,

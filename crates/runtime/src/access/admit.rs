@@ -8,13 +8,14 @@ use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use domain::access::{Caller, Lockout, Method, Peer, Refused, method};
+use domain::access::{Caller, Effect, Lockout, Method, Peer, Refused, method};
+use domain::audit::Asker;
 use tonic::Status;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use wire::api_token::BearerToken;
 
 use super::tokens::{LookUpError, Tokens};
-use super::{Gate, Inner, anybody, refuse};
+use super::{Door, Gate, anybody, audited, refuse};
 use crate::clock;
 
 /// What a credential comes after in its header.
@@ -23,14 +24,34 @@ const BEARER: &str = "bearer ";
 /// Lets a call through with its [`Caller`], or answers it.
 pub(super) async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     let asked = Asked::of(&request);
-    match gate.look(&asked).await {
-        Ok(caller) => {
+    let answer = match gate.look(&asked).await {
+        Ok((caller, row)) => {
             // Nothing behind the gate needs the credential, so nothing can log it.
             request.headers_mut().remove(header::AUTHORIZATION);
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+            request.extensions_mut().insert(caller.clone());
+            match row.effect {
+                Effect::Reads => Ok(next.run(request).await),
+                Effect::Writes | Effect::Uploads => {
+                    audited::run(&gate.0.audit, asked.by(Some(&caller)), row, (request, next)).await
+                }
+            }
         }
-        Err(status) => status.into_http::<Body>(),
+        Err(turned) => Err(gate.turn_away(&asked, turned).await),
+    };
+    answer.unwrap_or_else(|status| status.into_http::<Body>())
+}
+
+/// A call that is not let through.
+struct Turned {
+    status: Status,
+    caller: Option<Caller>,
+    /// Whether it is worth an entry in the audit: somebody tried what they may not.
+    enter: bool,
+}
+
+impl Turned {
+    fn quietly(status: Status) -> Self {
+        Self { status, caller: None, enter: false }
     }
 }
 
@@ -42,6 +63,14 @@ struct Asked {
 }
 
 impl Asked {
+    fn by(&self, caller: Option<&Caller>) -> Asker {
+        Asker {
+            name: caller.map(|caller| caller.name.clone()).unwrap_or_default(),
+            role: caller.map(|caller| caller.role),
+            address: self.address.to_string(),
+        }
+    }
+
     fn of(request: &Request) -> Self {
         Self {
             address: address(request.extensions()),
@@ -53,25 +82,41 @@ impl Asked {
 
 impl Gate {
     /// Who calls, if they may use the method.
-    async fn look(&self, asked: &Asked) -> Result<Caller, Status> {
-        let caller = match &*self.0 {
-            Inner::Open => anybody(),
-            Inner::Closed { tokens, lockout } => {
+    async fn look(&self, asked: &Asked) -> Result<(Caller, &'static Method), Turned> {
+        let caller = match &self.0.door {
+            Door::Open => anybody(),
+            Door::Closed { tokens, lockout } => {
                 let peer = peer(asked.address);
-                listen(lockout, peer)?;
+                listen(lockout, peer).map_err(Turned::quietly)?;
                 let known = authenticate(tokens, asked.credential.as_deref()).await;
                 judge(lockout, peer, known)?
             }
         };
         // A method without a row lets nobody in.
-        let row = asked.method.ok_or_else(|| Status::unimplemented("there is no such method"))?;
+        let row =
+            asked.method.ok_or_else(|| Turned::quietly(Status::unimplemented("there is no such method")))?;
         match caller.may(row) {
-            Ok(()) => Ok(caller),
+            Ok(()) => Ok((caller, row)),
             Err(forbidden) => {
                 tracing::info!(caller = caller.name, method = row.name, "refused: not allowed");
-                Err(refuse::forbidden(&forbidden))
+                let enter = row.effect != Effect::Reads;
+                Err(Turned { status: refuse::forbidden(&forbidden), caller: Some(caller), enter })
             }
         }
+    }
+
+    /// Enters a refusal in the audit, if it is worth it, and gives the answer.
+    async fn turn_away(&self, asked: &Asked, turned: Turned) -> Status {
+        let Turned { status, caller, enter } = turned;
+        if enter {
+            let (code, message) = (audited::number(status.code()), status.message().to_owned());
+            let method = asked.method.map_or("", |row| row.name);
+            let entered = self.0.audit.refused(asked.by(caller.as_ref()), method, code, message).await;
+            if let Err(error) = entered {
+                tracing::error!(error = crate::log::chain(&error), "a refusal is not in the audit");
+            }
+        }
+        status
     }
 }
 
@@ -123,17 +168,19 @@ fn credential(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Remembers a wrong credential, and forgets those before a right one.
-fn judge(lockout: &Mutex<Lockout>, peer: Peer, known: Result<Caller, Unknown>) -> Result<Caller, Status> {
+fn judge(lockout: &Mutex<Lockout>, peer: Peer, known: Result<Caller, Unknown>) -> Result<Caller, Turned> {
     let mut lockout = lockout.lock().unwrap_or_else(PoisonError::into_inner);
     match known {
         Ok(caller) => {
             lockout.succeeded(peer);
             Ok(caller)
         }
-        Err(Unknown::Nothing) => Err(refuse::no_credential()),
-        Err(Unknown::LookUp(error)) => Err(refuse::cannot_tell(&error)),
+        Err(Unknown::Nothing) => Err(Turned::quietly(refuse::no_credential())),
+        Err(Unknown::LookUp(error)) => Err(Turned::quietly(refuse::cannot_tell(&error))),
         // Whoever knows the secret is no guesser.
-        Err(Unknown::Wrong(refused @ Refused::Expired)) => Err(refuse::unauthenticated(refused)),
+        Err(Unknown::Wrong(refused @ Refused::Expired)) => {
+            Err(Turned { status: refuse::unauthenticated(refused), caller: None, enter: true })
+        }
         Err(Unknown::Wrong(refused @ Refused::Unknown)) => {
             if let Some(wait) = lockout.failed(peer, clock::now()) {
                 tracing::warn!(
@@ -142,7 +189,7 @@ fn judge(lockout: &Mutex<Lockout>, peer: Peer, known: Result<Caller, Unknown>) -
                     "too many bad credentials: not listening for a while"
                 );
             }
-            Err(refuse::unauthenticated(refused))
+            Err(Turned { status: refuse::unauthenticated(refused), caller: None, enter: true })
         }
     }
 }

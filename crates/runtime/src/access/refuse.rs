@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::tokens::LookUpError;
+use crate::audit::AuditError;
 
 /// Names the domain of the reasons in error details (AIP-193).
 const DOMAIN: &str = "muster.dev";
@@ -46,6 +47,13 @@ pub(super) fn cannot_tell(error: &LookUpError) -> Status {
     let text = crate::log::chain(error);
     tracing::warn!(error = text, "credentials cannot be checked");
     status(Code::Unavailable, "STORE_UNAVAILABLE", text, Some(RETRY_DELAY))
+}
+
+pub(super) fn not_audited(error: &AuditError) -> Status {
+    let text = crate::log::chain(error);
+    tracing::error!(error = text, "changes are refused: they cannot be entered in the audit");
+    let message = format!("nothing was changed, because the audit cannot be written: {text}");
+    status(Code::Unavailable, "STORE_UNAVAILABLE", message, Some(RETRY_DELAY))
 }
 
 pub(super) fn forbidden(forbidden: &Forbidden) -> Status {

@@ -11,7 +11,7 @@ use wire::api_token::{BearerToken, SECRET_BYTES};
 
 use super::*;
 use crate::live::{Live, soon};
-use crate::nats::POLICY;
+use crate::nats::{AUDIT, POLICY};
 use crate::{Listener, Shutdown};
 
 /// A method that every role may use; nothing serves it, so that who gets past the gate hears `Unimplemented`.
@@ -29,6 +29,7 @@ impl Rig {
     async fn start(args: &AccessArgs) -> Self {
         let live = Live::start().await;
         live.nats.ensure_stream(&POLICY, 1).await.unwrap();
+        live.nats.ensure_stream(&AUDIT, 1).await.unwrap();
         let (tasks, readiness) = (Tasks::new(Shutdown::new()), Readiness::new());
         let gate = Gate::start(args, &live.nats, &tasks, &readiness);
         let listener =

@@ -130,11 +130,25 @@ impl Nats {
         subject: &Subject,
         limit: u32,
     ) -> Result<Vec<StreamMessage>, GetError> {
+        self.direct_get_from(stream, subject, 1, limit).await
+    }
+
+    /// As [`Nats::direct_get_all`], from the sequence `from` on.
+    ///
+    /// # Errors
+    /// As [`Nats::direct_get_all`].
+    pub async fn direct_get_from(
+        &self,
+        stream: &'static str,
+        subject: &Subject,
+        from: u64,
+        limit: u32,
+    ) -> Result<Vec<StreamMessage>, GetError> {
         let subject = subject.to_string();
         let failed = |source| GetError::Request { stream, subject: subject.clone(), source };
         let inbox = self.client().new_inbox();
         let mut replies = self.subscribe(&inbox).await.map_err(|_| failed(RequestError::Closed))?;
-        let body = json!({"seq": 1, "next_by_subj": subject, "batch": limit});
+        let body = json!({"seq": from, "next_by_subj": subject, "batch": limit});
         let body = serde_json::to_vec(&body).expect("invariant: the request is plain JSON");
         let target = format!("$JS.API.DIRECT.GET.{stream}");
         let sent = self.client().publish_with_reply(target, inbox, body.into()).await;

@@ -6,7 +6,9 @@ use async_nats::jetstream::ErrorCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use wire::access::STREAMS;
-use wire::subject::{STREAM_CONTENT, STREAM_DESIRED, STREAM_EVENTS, STREAM_IDENTITY, STREAM_POLICY, pattern};
+use wire::subject::{
+    STREAM_AUDIT, STREAM_CONTENT, STREAM_DESIRED, STREAM_EVENTS, STREAM_IDENTITY, STREAM_POLICY, pattern,
+};
 
 use super::Nats;
 use super::api::ApiError;
@@ -50,6 +52,8 @@ pub struct StreamSpec {
     pub atomic: bool,
     /// Where stored messages are published again: pattern of subjects and of destinations.
     pub republish: Option<(&'static str, &'static str)>,
+    /// Whether messages are only ever added: the server deletes none before its time.
+    pub append_only: bool,
     /// Whether its content can be made again from other streams.
     pub rebuildable: bool,
 }
@@ -66,6 +70,7 @@ pub const POLICY: StreamSpec = StreamSpec {
     refuse_when_full: true,
     atomic: true,
     republish: None,
+    append_only: false,
     rebuildable: false,
 };
 
@@ -80,6 +85,7 @@ pub const IDENTITY: StreamSpec = StreamSpec {
     refuse_when_full: true,
     atomic: true,
     republish: None,
+    append_only: false,
     rebuildable: false,
 };
 
@@ -95,6 +101,7 @@ pub const DESIRED: StreamSpec = StreamSpec {
     // A change of many groups is published in batches: each costs one sync of the disk.
     atomic: true,
     republish: Some((pattern::DESIRED, pattern::NOTIFY)),
+    append_only: false,
     rebuildable: true,
 };
 
@@ -111,6 +118,7 @@ pub const CONTENT: StreamSpec = StreamSpec {
     // Chunks are stored in batches: each costs one sync of the disk.
     atomic: true,
     republish: None,
+    append_only: false,
     rebuildable: false,
 };
 
@@ -126,7 +134,26 @@ pub const EVENTS: StreamSpec = StreamSpec {
     refuse_when_full: false,
     atomic: false,
     republish: None,
+    append_only: false,
     rebuildable: true,
+};
+
+/// The audit.
+pub const AUDIT: StreamSpec = StreamSpec {
+    name: STREAM_AUDIT,
+    description: "Audit: what was asked of the API and what came of it, each entry bound to the one before",
+    subjects: pattern::AUDIT,
+    // All entries have one subject.
+    per_subject: u32::MAX,
+    max_bytes: Some(4 * GIB),
+    // What a yearly review looks at, and a month to make it in.
+    max_age: Some(Duration::from_secs(396 * 86_400)),
+    // Nobody gets rid of entries by making more.
+    refuse_when_full: true,
+    atomic: false,
+    republish: None,
+    append_only: true,
+    rebuildable: false,
 };
 
 /// Why a stream is not as it should be.
@@ -234,6 +261,8 @@ impl StreamSpec {
             "allow_direct": true,
             "allow_rollup_hdrs": false,
             "allow_atomic": self.atomic,
+            "deny_delete": self.append_only.then_some(true),
+            "deny_purge": self.append_only.then_some(true),
             "republish": self.republish.map(|(source, destination)| json!({"src": source, "dest": destination})),
         });
         match config {

@@ -6,7 +6,7 @@ use super::Party::{self, Agents as AnyAgent, Broker, Group, Joining, TheAgent, T
 use super::{Account, Role};
 use crate::subject::{QUEUE_IDENTITY, QUEUE_PRESENCE};
 use crate::subject::{
-    STREAM_CONTENT, STREAM_DESIRED, STREAM_EVENTS, STREAM_IDENTITY, STREAM_POLICY, pattern,
+    STREAM_AUDIT, STREAM_CONTENT, STREAM_DESIRED, STREAM_EVENTS, STREAM_IDENTITY, STREAM_POLICY, pattern,
 };
 
 const POLICY: Party = Party::Service(Role::Policy);
@@ -179,6 +179,12 @@ pub const ROWS: &[Row] = &[
         &[CONTENT, SITE],
     ),
     row(
+        ("audit.entry", "`muster.store.v1.AuditEntry`"),
+        Place::Fleet,
+        &[POLICY, CONTENT, PRESENCE, IDENTITY],
+        &[POLICY, CONTENT, PRESENCE, IDENTITY],
+    ),
+    row(
         ("events.presence.<agent>", "`muster.store.v1.PresenceEvent`"),
         Place::Fleet,
         &[PRESENCE],
@@ -271,6 +277,15 @@ pub const STREAMS: &[Stream] = &[
         makes: &[Role::Content],
         reads: &[Role::Content, Role::Site],
         purges: &[Role::Content],
+    },
+    Stream {
+        name: STREAM_AUDIT,
+        subjects: pattern::AUDIT,
+        kept: "396 days; nothing is deleted before",
+        republished: None,
+        makes: &[Role::Policy, Role::Content, Role::Presence, Role::Identity],
+        reads: &[Role::Policy, Role::Content, Role::Presence, Role::Identity],
+        purges: &[],
     },
     Stream {
         name: STREAM_EVENTS,

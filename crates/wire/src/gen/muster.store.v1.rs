@@ -272,6 +272,129 @@ impl ::prost::Name for ApiTokenState {
         "/muster.store.v1.ApiTokenState".into()
     }
 }
+/// An entry of the audit: audit.entry. Each is bound to the one before by its digest.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditEntry {
+    /// Its place in the chain, from 1.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// SHA-256 of the entry before, as stored; zeros for the first.
+    #[prost(bytes = "vec", tag = "2")]
+    pub previous_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "3")]
+    pub at_ms: u64,
+    /// Who asked; empty if not known.
+    #[prost(string, tag = "4")]
+    pub actor: ::prost::alloc::string::String,
+    /// Role of who asked; empty if not known.
+    #[prost(string, tag = "5")]
+    pub role: ::prost::alloc::string::String,
+    /// Where from.
+    #[prost(string, tag = "6")]
+    pub address: ::prost::alloc::string::String,
+    /// Method of the API.
+    #[prost(string, tag = "7")]
+    pub method: ::prost::alloc::string::String,
+    /// What is entered.
+    #[prost(oneof = "audit_entry::What", tags = "8, 9, 10")]
+    pub what: ::core::option::Option<audit_entry::What>,
+}
+/// Nested message and enum types in `AuditEntry`.
+pub mod audit_entry {
+    /// What is entered.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        /// A change is about to be tried.
+        #[prost(message, tag = "8")]
+        Asked(super::AuditAsked),
+        /// A change has ended.
+        #[prost(message, tag = "9")]
+        Ended(super::AuditEnded),
+        /// A call was not let through.
+        #[prost(message, tag = "10")]
+        Refused(super::AuditRefused),
+    }
+}
+impl ::prost::Name for AuditEntry {
+    const NAME: &'static str = "AuditEntry";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.AuditEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.AuditEntry".into()
+    }
+}
+/// A change is about to be tried.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditAsked {
+    /// SHA-256 of the request; zeros where it is a stream.
+    #[prost(bytes = "vec", tag = "1")]
+    pub request_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Names in the request. At most 16.
+    #[prost(string, repeated, tag = "2")]
+    pub targets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for AuditAsked {
+    const NAME: &'static str = "AuditAsked";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.AuditAsked".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.AuditAsked".into()
+    }
+}
+/// A change has ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditEnded {
+    /// Number of the entry of its beginning.
+    #[prost(uint64, tag = "1")]
+    pub asked: u64,
+    /// gRPC status code; 0: it went well.
+    #[prost(uint32, tag = "2")]
+    pub code: u32,
+    /// Why not, if it did not go well.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    /// Store revision after it; 0 if it has none.
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+}
+impl ::prost::Name for AuditEnded {
+    const NAME: &'static str = "AuditEnded";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.AuditEnded".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.AuditEnded".into()
+    }
+}
+/// A call was not let through.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditRefused {
+    /// gRPC status code.
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    /// Why.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// Refusals before this one that were not entered.
+    #[prost(uint64, tag = "3")]
+    pub left_out: u64,
+}
+impl ::prost::Name for AuditRefused {
+    const NAME: &'static str = "AuditRefused";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.AuditRefused".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.AuditRefused".into()
+    }
+}
 /// Generation of the store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EpochState {

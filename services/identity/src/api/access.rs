@@ -5,7 +5,7 @@ use std::sync::Arc;
 use domain::access::{self, ApiToken, Caller, NewApiToken, Reach, Role};
 use domain::catalog::Catalog;
 use domain::{ApiTokenName, GroupId};
-use runtime::access::caller;
+use runtime::access::{caller, written};
 use runtime::{clock, ids};
 use tonic::{Request, Response, Status};
 use wire::api::v1::access_service_server::AccessService;
@@ -52,7 +52,9 @@ impl AccessService for Access {
         request: Request<RevokeApiTokenRequest>,
     ) -> Result<Response<RevokeApiTokenResponse>, Status> {
         let caller = caller(request.extensions())?;
-        revoke(&self.0, &caller, &request.into_inner()).await.map(Response::new)
+        let answer = revoke(&self.0, &caller, &request.into_inner()).await?;
+        let revision = answer.revision;
+        Ok(written(answer, revision))
     }
 }
 
@@ -147,7 +149,7 @@ fn read_role(number: i32) -> Result<Role, Status> {
     }
 }
 
-fn role(role: Role) -> v1::Role {
+pub(super) fn role(role: Role) -> v1::Role {
     match role {
         Role::Viewer => v1::Role::Viewer,
         Role::Enroller => v1::Role::Enroller,

@@ -13,7 +13,7 @@ mod write;
 
 use std::sync::Arc;
 
-use runtime::access::caller;
+use runtime::access::{caller, written};
 use tonic::{Request, Response, Status};
 use wire::api::v1;
 use wire::api::v1::policy_service_server::PolicyService;
@@ -41,10 +41,46 @@ fn manner<T>(request: Request<T>, of: impl FnOnce(&mut T) -> (bool, String)) -> 
     Ok((Manner { caller, dry_run, message, trace_id }, request))
 }
 
+/// An answer that tells of a change.
+trait Change {
+    fn result(&self) -> Option<&v1::ChangeResult>;
+}
+
+impl Change for v1::ChangeResult {
+    fn result(&self) -> Option<&v1::ChangeResult> {
+        Some(self)
+    }
+}
+
+impl Change for v1::ApplyResponse {
+    fn result(&self) -> Option<&v1::ChangeResult> {
+        self.result.as_ref()
+    }
+}
+
+impl Change for v1::GroupChange {
+    fn result(&self) -> Option<&v1::ChangeResult> {
+        self.result.as_ref()
+    }
+}
+
+impl Change for v1::PolicyChange {
+    fn result(&self) -> Option<&v1::ChangeResult> {
+        self.result.as_ref()
+    }
+}
+
+/// The answer, with the revision for the audit.
+fn changed<T: Change>(answer: T) -> Response<T> {
+    let stored = answer.result().filter(|result| !result.dry_run);
+    let revision = stored.map_or(0, |result| result.revision);
+    written(answer, revision)
+}
+
 #[tonic::async_trait]
 impl PolicyService for Api {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
-        apply::apply(&self.0, request).await.map(Response::new)
+        apply::apply(&self.0, request).await.map(changed)
     }
 
     async fn get_group(&self, request: Request<v1::GetGroupRequest>) -> Result<Response<v1::Group>, Status> {
@@ -66,28 +102,28 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::CreateGroupRequest>,
     ) -> Result<Response<v1::GroupChange>, Status> {
-        write::create_group(&self.0, request).await.map(Response::new)
+        write::create_group(&self.0, request).await.map(changed)
     }
 
     async fn update_group(
         &self,
         request: Request<v1::UpdateGroupRequest>,
     ) -> Result<Response<v1::GroupChange>, Status> {
-        write::update_group(&self.0, request).await.map(Response::new)
+        write::update_group(&self.0, request).await.map(changed)
     }
 
     async fn move_group(
         &self,
         request: Request<v1::MoveGroupRequest>,
     ) -> Result<Response<v1::GroupChange>, Status> {
-        write::move_group(&self.0, request).await.map(Response::new)
+        write::move_group(&self.0, request).await.map(changed)
     }
 
     async fn delete_group(
         &self,
         request: Request<v1::DeleteGroupRequest>,
     ) -> Result<Response<v1::ChangeResult>, Status> {
-        write::delete_group(&self.0, request).await.map(Response::new)
+        write::delete_group(&self.0, request).await.map(changed)
     }
 
     async fn get_kind(&self, request: Request<v1::GetKindRequest>) -> Result<Response<v1::Kind>, Status> {
@@ -105,7 +141,7 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::DeleteKindRequest>,
     ) -> Result<Response<v1::ChangeResult>, Status> {
-        write::delete_kind(&self.0, request).await.map(Response::new)
+        write::delete_kind(&self.0, request).await.map(changed)
     }
 
     async fn get_policy(
@@ -130,7 +166,7 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::DeletePolicyRequest>,
     ) -> Result<Response<v1::ChangeResult>, Status> {
-        write::delete_policy(&self.0, request).await.map(Response::new)
+        write::delete_policy(&self.0, request).await.map(changed)
     }
 
     async fn list_policy_history(
@@ -155,7 +191,7 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::RollbackPolicyRequest>,
     ) -> Result<Response<v1::PolicyChange>, Status> {
-        history::rollback(&self.0, request).await.map(Response::new)
+        history::rollback(&self.0, request).await.map(changed)
     }
 
     async fn explain_group(

@@ -1,6 +1,7 @@
 //! Live tests: real broker, real services, real agents, real CLI. One binary, so that it is linked once.
 
 mod access;
+mod audit;
 mod canary;
 mod catch_up;
 mod content;
