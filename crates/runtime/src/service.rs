@@ -368,9 +368,9 @@ pub async fn run<E: Into<TaskFailure>>(
     shutdown: Shutdown,
     start: impl AsyncFnOnce(&ServiceContext, &mut RoutesBuilder) -> Result<(), E>,
 ) -> Result<(), ServiceError> {
-    check_keys(args, role)?;
     let tasks = Tasks::new(shutdown);
     let listener = Listener::bind(args.listen, args.tls.security()?).await?;
+    check_keys(args, role)?;
     let context = ServiceContext::connect(args, role, tasks).await?;
     let mut routes = RoutesBuilder::default();
     if let Err(error) = start(&context, &mut routes).await {

@@ -3,6 +3,7 @@
 use async_nats::jetstream;
 use live::{Cli, Fleet};
 use serde_json::Value;
+use wire::access::Account;
 
 const GROUP: &str =
     "{apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: web}, spec: {path: /web}}";
@@ -101,7 +102,7 @@ async fn whoever_tampers_with_the_audit_is_found_out() {
     }
 
     // The broker deletes no entry. Who makes the stream anew without one, or with fewer, is found out.
-    let client = async_nats::connect(fleet.nats.url()).await.expect("the broker listens");
+    let client = fleet.admin(Account::Fleet).await;
     let stream = jetstream::new(client.clone()).get_stream("AUDIT").await.expect("it is there");
     assert!(stream.delete_message(3).await.is_err(), "the broker deletes no entry");
     assert!(stream.purge().await.is_err(), "the broker purges no entry");
@@ -130,7 +131,7 @@ async fn whoever_tampers_with_the_audit_is_found_out() {
 async fn nothing_is_changed_that_cannot_be_entered() {
     let fleet = Fleet::start().await;
     let admin = fleet.cli("policy");
-    let client = async_nats::connect(fleet.nats.url()).await.expect("the broker listens");
+    let client = fleet.admin(Account::Fleet).await;
     let _ = client.request("$JS.API.STREAM.DELETE.AUDIT", "".into()).await.expect("an answer");
     let said = admin.run_with(&["apply", "-f", "-"], GROUP).await.refused(5);
     assert!(said.contains("nothing was changed") && said.contains("audit"), "{said}");
