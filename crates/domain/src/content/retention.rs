@@ -79,13 +79,23 @@ pub enum Piece {
     },
 }
 
+/// What becomes of deltas to a content that is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deltas {
+    /// Agents are led to it: deltas are being made.
+    Made,
+    /// Agents may be led back to it, or are fetching it: those that are listed stay, and no more are made.
+    Kept,
+    /// No agent gets there: none is needed.
+    Dropped,
+}
+
 /// All that a sweep leaves alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Referenced {
-    contents: BTreeSet<Digest>,
+    contents: BTreeMap<Digest, Deltas>,
     chunks: BTreeSet<Digest>,
-    idle: BTreeSet<Digest>,
-    listed: BTreeSet<(Digest, Digest)>,
+    listed: BTreeSet<(Option<Digest>, Digest)>,
 }
 
 impl Referenced {
@@ -96,35 +106,40 @@ impl Referenced {
     }
 
     /// A content that is needed: of a stored revision, or of an upload that has not expired. All its chunks must
-    /// be named; one whose manifest cannot be read leaves no sweep to be made.
-    pub fn content(&mut self, manifest: Digest, chunks: impl IntoIterator<Item = Digest>) {
-        self.contents.insert(manifest);
+    /// be named; one whose manifest cannot be read leaves no sweep to be made. If several need it, the one
+    /// that wants most of its deltas decides.
+    pub fn content(&mut self, manifest: Digest, deltas: Deltas, chunks: impl IntoIterator<Item = Digest>) {
+        let wanted = self.contents.entry(manifest).or_insert(deltas);
+        *wanted = match (*wanted, deltas) {
+            (Deltas::Made, _) | (_, Deltas::Made) => Deltas::Made,
+            (Deltas::Kept, _) | (_, Deltas::Kept) => Deltas::Kept,
+            (Deltas::Dropped, Deltas::Dropped) => Deltas::Dropped,
+        };
         self.chunks.extend(chunks);
     }
 
-    /// A content that is needed and that no agent is led to: no delta to it is.
-    pub fn idle(&mut self, manifest: Digest) {
-        self.idle.insert(manifest);
-    }
-
-    /// A patch that stands in the index of `to`. It is needed as long as that is: agents may hold `from` although it
+    /// A delta that stands in the index of `to`. It is needed as long as that is: agents may hold `from` although it
     /// has no revision any more.
-    pub fn listed(&mut self, from: Digest, to: Digest) {
+    pub fn listed(&mut self, from: Option<Digest>, to: Digest) {
         self.listed.insert((from, to));
     }
 
-    /// Whether a piece is needed. A delta is, as long as agents are led to where it leads, and where it starts is needed
-    /// too or it is listed: others are being made.
+    /// Whether a piece is needed. A delta that is not listed is, if it may be in the making: agents are led to where it
+    /// leads, and where it starts is needed too.
     #[must_use]
     pub fn needs(&self, piece: &Piece) -> bool {
         match piece {
-            Piece::Manifest(manifest) | Piece::Index(manifest) => self.contents.contains(manifest),
+            Piece::Manifest(manifest) | Piece::Index(manifest) => self.contents.contains_key(manifest),
             Piece::Chunk(chunk) => self.chunks.contains(chunk),
             Piece::Part { from, to, .. } => {
-                let starts =
-                    |from: &Digest| self.contents.contains(from) || self.listed.contains(&(*from, *to));
-                let led = self.contents.contains(to) && !self.idle.contains(to);
-                led && from.as_ref().is_none_or(starts)
+                let listed = self.listed.contains(&(*from, *to));
+                match self.contents.get(to) {
+                    Some(Deltas::Made) => {
+                        listed || from.as_ref().is_none_or(|from| self.contents.contains_key(from))
+                    }
+                    Some(Deltas::Kept) => listed,
+                    Some(Deltas::Dropped) | None => false,
+                }
             }
         }
     }
@@ -214,13 +229,26 @@ mod tests {
         Digest::of(&[number])
     }
 
-    /// Contents of a few chunks; which of them are needed, and are idle; and which patches between them are listed.
-    type Store = (Vec<(Vec<u8>, bool, bool)>, BTreeSet<(usize, usize)>);
+    /// Contents of a few chunks; what each that is needed wants of its deltas; and which deltas are listed.
+    type Store = (Vec<(Vec<u8>, Option<Deltas>)>, BTreeSet<(Option<usize>, usize)>);
 
     fn store() -> impl Strategy<Value = Store> {
         let chunks = prop::collection::vec(0u8..30, 0..6);
-        let contents = prop::collection::vec((chunks, any::<bool>(), any::<bool>()), 0..8);
-        (contents, prop::collection::btree_set((0usize..8, 0usize..8), 0..12))
+        let deltas = prop::sample::select(vec![Deltas::Made, Deltas::Kept, Deltas::Dropped]);
+        let contents = prop::collection::vec((chunks, prop::option::of(deltas)), 0..8);
+        (contents, prop::collection::btree_set((prop::option::of(0usize..8), 0usize..8), 0..12))
+    }
+
+    #[test]
+    fn who_wants_most_of_a_contents_deltas_decides() {
+        let (to, part) = (digest(1), Piece::Part { from: None, to: digest(1), number: 0 });
+        let mut referenced = Referenced::new();
+        for (deltas, needed) in
+            [(Deltas::Dropped, false), (Deltas::Kept, false), (Deltas::Made, true), (Deltas::Dropped, true)]
+        {
+            referenced.content(to, deltas, []);
+            assert_eq!(referenced.needs(&part), needed, "{deltas:?}");
+        }
     }
 
     proptest! {
@@ -228,16 +256,13 @@ mod tests {
         fn nothing_needed_goes_and_nothing_else_stays((contents, listed) in store()) {
             let name = |at: usize| Digest::of(&at.to_be_bytes());
             let mut referenced = Referenced::new();
-            for (at, (chunks, needed, idle)) in contents.iter().enumerate() {
-                if *needed {
-                    referenced.content(name(at), chunks.iter().copied().map(digest));
-                }
-                if *idle {
-                    referenced.idle(name(at));
+            for (at, (chunks, deltas)) in contents.iter().enumerate() {
+                if let Some(deltas) = deltas {
+                    referenced.content(name(at), *deltas, chunks.iter().copied().map(digest));
                 }
             }
             for (from, to) in &listed {
-                referenced.listed(name(*from), name(*to));
+                referenced.listed(from.map(name), name(*to));
             }
             let mut stored: Vec<Piece> = (0..30).map(|chunk| Piece::Chunk(digest(chunk))).collect();
             for to in 0..contents.len() {
@@ -249,17 +274,21 @@ mod tests {
             }
             let gone: BTreeSet<Piece> = referenced.sweep(stored.iter().copied()).into_iter().collect();
             let place = |wanted: &Digest| (0..contents.len()).find(|at| name(*at) == *wanted).unwrap();
-            let needed = |wanted: &Digest| contents[place(wanted)].1;
-            let led = |wanted: &Digest| needed(wanted) && !contents[place(wanted)].2;
+            let deltas = |wanted: &Digest| contents[place(wanted)].1;
             for piece in stored {
                 let needed = match &piece {
-                    Piece::Manifest(it) | Piece::Index(it) => needed(it),
-                    Piece::Chunk(it) => contents.iter().any(|(chunks, needed, _)| {
-                        *needed && chunks.iter().any(|chunk| digest(*chunk) == *it)
+                    Piece::Manifest(it) | Piece::Index(it) => deltas(it).is_some(),
+                    Piece::Chunk(it) => contents.iter().any(|(chunks, deltas)| {
+                        deltas.is_some() && chunks.iter().any(|chunk| digest(*chunk) == *it)
                     }),
-                    Piece::Part { from: None, to, .. } => led(to),
-                    Piece::Part { from: Some(from), to, .. } => {
-                        led(to) && (needed(from) || listed.contains(&(place(from), place(to))))
+                    Piece::Part { from, to, .. } => {
+                        let listed = listed.contains(&(from.as_ref().map(place), place(to)));
+                        let starts = from.as_ref().is_none_or(|from| deltas(from).is_some());
+                        match deltas(to) {
+                            Some(Deltas::Made) => listed || starts,
+                            Some(Deltas::Kept) => listed,
+                            Some(Deltas::Dropped) | None => false,
+                        }
                     }
                 };
                 prop_assert_eq!(!gone.contains(&piece), needed, "{:?}", piece);

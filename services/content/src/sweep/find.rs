@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use domain::Digest;
 use domain::catalog::{Catalog, Channel, StoredRevision};
-use domain::content::retention::{Piece, Referenced};
-use domain::content::{ContentIndex, ContentRevision, Delta, Manifest};
+use domain::content::retention::{Deltas, Piece, Referenced};
+use domain::content::{ContentIndex, ContentRevision, Manifest};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use runtime::clock;
 
@@ -88,8 +88,8 @@ struct Content {
     name: Digest,
     manifest: Manifest,
     index: StoredIndex,
-    /// Whether agents are led to it, or soon will be.
-    led: bool,
+    /// What becomes of deltas to it.
+    wanted: Deltas,
 }
 
 /// All that revisions and uploads need; `None` if the manifest of an upload is not stored yet.
@@ -106,53 +106,53 @@ async fn referenced(
         .map(|named| async move { read(replica, named).await })
         .buffer_unordered(MANIFESTS_AT_A_TIME);
     while let Some(content) = contents.try_next().await? {
-        let Some(Content { name, manifest, index, led }) = content else { return Ok(None) };
-        referenced.content(name, manifest.chunks().iter().map(|chunk| chunk.digest));
+        let Some(Content { name, manifest, index, wanted }) = content else { return Ok(None) };
+        referenced.content(name, wanted, manifest.chunks().iter().map(|chunk| chunk.digest));
         let deltas = index.index.iter().flat_map(ContentIndex::deltas);
-        if led {
-            deltas.filter_map(Delta::from).for_each(|from| referenced.listed(from, name));
-        } else {
-            referenced.idle(name);
-            if !dry_run && deltas.count() > 0 {
-                strip(replica, &name, index).await?;
-            }
+        if wanted != Deltas::Dropped {
+            deltas.for_each(|delta| referenced.listed(delta.from(), name));
+        } else if !dry_run && deltas.count() > 0 {
+            strip(replica, &name, index).await?;
         }
     }
     Ok(Some(referenced))
 }
 
-/// A manifest, whose revision it is (none: an upload's), and whether agents are led to that.
-type Named = (Digest, Option<Arc<StoredRevision>>, bool);
+/// A manifest, whose revision it is (none: an upload's), and what becomes of deltas to that.
+type Named = (Digest, Option<Arc<StoredRevision>>, Deltas);
 
 fn named(replica: &Replica, catalog: &Catalog) -> Vec<Named> {
     let mut named = Vec::new();
     for channel in catalog.channels() {
-        let led = led(replica, catalog, &channel.value);
+        let (ahead, kept) =
+            (deltas::targets(catalog, &channel.value), kept(replica, catalog, &channel.value));
         for revision in catalog.content_revisions(&channel.value.name) {
             let stored = Arc::clone(&revision.value);
-            named.push((stored.manifest, Some(Arc::clone(&stored)), led.contains(&stored.number)));
+            let wanted = match (ahead.contains(&stored.number), kept.contains(&stored.number)) {
+                (true, _) => Deltas::Made,
+                (false, true) => Deltas::Kept,
+                (false, false) => Deltas::Dropped,
+            };
+            named.push((stored.manifest, Some(stored), wanted));
         }
     }
     let uploads = catalog.uploads().filter(|upload| upload.expires_at + EXPIRY_GRACE > clock::now());
-    named.extend(uploads.map(|upload| (upload.manifest, None, true)));
+    named.extend(uploads.map(|upload| (upload.manifest, None, Deltas::Made)));
     named
 }
 
-/// Revisions that agents are led to, are fetching, or are led back to by a rollback.
-fn led(replica: &Replica, catalog: &Catalog, channel: &Channel) -> BTreeSet<ContentRevision> {
+/// Revisions that agents are fetching, or are led back to by a rollback.
+fn kept(replica: &Replica, catalog: &Catalog, channel: &Channel) -> BTreeSet<ContentRevision> {
     let there = |number: &ContentRevision| catalog.content_revision(&channel.name, *number).is_some();
     let before = channel.stages.values().filter_map(|stage| stage.previous.iter().copied().find(there));
-    let mut led = deltas::targets(catalog, channel);
-    led.extend(before);
-    led.extend(replica.census.fetching(&channel.name));
-    led
+    before.chain(replica.census.fetching(&channel.name)).collect()
 }
 
-async fn read(replica: &Replica, (name, revision, led): Named) -> Result<Option<Content>, Refused> {
+async fn read(replica: &Replica, (name, revision, wanted): Named) -> Result<Option<Content>, Refused> {
     match (replica.store.read_manifest(&name).await?, revision) {
         (Some(manifest), _) => {
             let index = replica.store.index(&name, &manifest).await?;
-            Ok(Some(Content { name, manifest, index, led }))
+            Ok(Some(Content { name, manifest, index, wanted }))
         }
         (None, Some(revision)) => Err(lost(&revision)),
         (None, None) => Ok(None),
