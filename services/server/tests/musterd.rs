@@ -240,6 +240,9 @@ async fn services_run_alone_and_in_replicas() {
     let key = dir.path().join("director.key");
     runtime::keys::load_or_create(&key).unwrap();
     let key = key.to_str().unwrap();
+    let root_key = dir.path().join("root.key");
+    runtime::keys::load_or_create(&root_key).unwrap();
+    let root_key = root_key.to_str().unwrap();
 
     let plain = "--insecure-plaintext";
     let keyed = ["policy", "--nats-url", &url, "--director-key", key, "--listen", "127.0.0.1:0", plain];
@@ -258,7 +261,10 @@ async fn services_run_alone_and_in_replicas() {
         // Each is given its own part, as a pod would be.
         let own = format!("{creds}/roles/{service}");
         let args = [service, "--nats-url", &url, "--nats-creds", &own, "--listen", &listen];
-        let args = [&args[..], &["--director-key", key, plain]].concat();
+        let mut args = [&args[..], &["--director-key", key, plain]].concat();
+        if service == "identity" {
+            args.extend(["--root-key", root_key]);
+        }
         (Musterd::start(&args), format!("http://{listen}"))
     };
     let replicas: Vec<_> =
