@@ -228,7 +228,7 @@ mod tests {
                 assert!(matches!(broken(&removed), Broken::Changed { .. }), "{at}");
             }
         }
-        let mut first = links.clone();
+        let mut first = links;
         first[0].1 = Digest::of(b"before");
         assert_eq!(broken(&first), Broken::First);
     }

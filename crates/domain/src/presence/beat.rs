@@ -58,13 +58,9 @@ impl Presence {
     /// strangers send is looked at, because an agent may join at any time; the broker lets only agents in.
     pub fn admits(&mut self, now: Timestamp, id: &str) -> bool {
         let (Some(quota), Some(at)) = (self.quota, self.table.find(id)) else { return true };
-        let agent = self.table.get_mut(at);
-        let spent = quota.spend(agent.quota, now);
-        match spent {
-            Ok(credit) => agent.quota = credit,
-            Err(_) => self.counters.over_quota += 1,
-        }
-        spent.is_ok()
+        let admitted = self.table.get_mut(at).spend_quota(quota, now);
+        self.counters.over_quota += u64::from(!admitted);
+        admitted
     }
 
     /// A heartbeat arrived here and waits for an answer.
@@ -183,7 +179,7 @@ impl Presence {
             let gap = beat.sequence > agent.sequence.saturating_add(1);
             agent.lacking = agent.lacking || gap;
         } else {
-            if beat.session == agent.rival && agent.heard.0 != 0 {
+            if agent.is_rival(beat.session) && agent.heard.0 != 0 {
                 agent.alternations = agent.alternations.saturating_add(1);
                 agent.younger = !agent.younger;
                 self.counters.alternations += 1;
@@ -191,8 +187,7 @@ impl Presence {
                 agent.alternations = 0;
                 agent.younger = true;
             }
-            agent.rival = agent.session;
-            agent.session = beat.session;
+            agent.follow_session(beat.session);
             agent.lacking = true;
         }
         agent.sequence = beat.sequence;

@@ -7,12 +7,13 @@
 use hashbrown::HashTable;
 
 use super::State;
+use super::credit::Ration;
 use super::intern::Handle;
 use super::order::Order;
 use super::slots;
 use crate::revision::Cursor;
 use crate::settings::Mode;
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp};
 
 /// Records in a page: large enough to make the page list short, small enough that a half-empty page does
 /// not matter.
@@ -30,6 +31,11 @@ pub(super) enum Chain {
     Due,
     /// Agents of the same group.
     Members,
+}
+
+fn lower_half(number: u64) -> u32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 /// Neighbours in one list.
@@ -51,8 +57,6 @@ pub(super) struct Agent {
     pub(super) slot: Timestamp,
     /// Session of the last sign of life.
     pub(super) session: u64,
-    /// Session before it.
-    pub(super) rival: u64,
     /// Number of the last sign of life within its session.
     pub(super) sequence: u64,
     /// Snapshot in force.
@@ -65,8 +69,6 @@ pub(super) struct Agent {
     pub(super) obeys: Cursor,
     /// When the credit for events is full again.
     pub(super) credit: Timestamp,
-    /// When the credit for heartbeats is full again.
-    pub(super) quota: Timestamp,
     /// When to look at it again; 0 for never. May be earlier than needed.
     pub(super) due: Timestamp,
     due_link: Link,
@@ -76,6 +78,11 @@ pub(super) struct Agent {
     pub(super) labels: Handle,
     pub(super) version: Handle,
     pub(super) content: Handle,
+    /// Lower half of the session before the last one. Sessions are random: two that are taken for the same are as
+    /// likely as one in four billion.
+    rival: u32,
+    /// Lower half of the time when the credit for heartbeats is full again.
+    quota: u32,
     /// Times this session and the one before it alternated.
     pub(super) alternations: u16,
     /// Of the two, the present one was heard of later.
@@ -104,13 +111,13 @@ impl Agent {
             slot: Timestamp(0),
             session: 0,
             rival: 0,
+            quota: 0,
             sequence: 0,
             cursor: Cursor::NONE,
             failed_at: Cursor::NONE,
             assigned: Cursor::NONE,
             obeys: Cursor::NONE,
             credit: Timestamp(0),
-            quota: Timestamp(0),
             due: Timestamp(0),
             due_link: link,
             member_link: link,
@@ -134,6 +141,29 @@ impl Agent {
     /// Whether two machines seem to use this identity.
     pub(super) fn is_duplicated(&self) -> bool {
         self.alternations >= SUSPICIOUS_ALTERNATIONS
+    }
+
+    /// Whether this is the session before the last one.
+    pub(super) fn is_rival(&self, session: u64) -> bool {
+        lower_half(session) == self.rival
+    }
+
+    /// The session that is heard now, in place of the last one.
+    pub(super) fn follow_session(&mut self, session: u64) {
+        self.rival = lower_half(self.session);
+        self.session = session;
+    }
+
+    /// Spends one heartbeat of what the agent may send. False if there is none left.
+    pub(super) fn spend_quota(&mut self, quota: Ration, now: Timestamp) -> bool {
+        let ahead = Span(self.quota.wrapping_sub(lower_half(now.0)).into());
+        // What lies further ahead lies behind: the credit has been full since.
+        let credit = if ahead <= quota.longest() { now + ahead } else { now };
+        let spent = quota.spend(credit, now);
+        if let Ok(credit) = spent {
+            self.quota = lower_half(credit.0);
+        }
+        spent.is_ok()
     }
 
     pub(super) fn id(&self) -> &str {
