@@ -10,7 +10,7 @@ const PLACES: usize = 48;
 fn corpus(name: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let listed = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut files: Vec<PathBuf> = listed.map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = listed.map(|entry| entry.expect("the folder can be read").path()).collect();
     files.sort();
     files
 }
@@ -35,7 +35,7 @@ fn nothing_in_the_corpus_or_near_it_breaks_anything() {
         let files = corpus(name);
         assert!(!files.is_empty(), "{name} has no corpus");
         for file in files {
-            let bytes = std::fs::read(&file).unwrap();
+            let bytes = std::fs::read(&file).expect("the file can be read");
             if let Err(panic) = std::panic::catch_unwind(|| near(&bytes, target)) {
                 eprintln!("{name}: {} or something near it", file.display());
                 std::panic::resume_unwind(panic);
@@ -47,8 +47,8 @@ fn nothing_in_the_corpus_or_near_it_breaks_anything() {
 #[test]
 fn every_folder_of_the_corpus_has_a_target() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for entry in std::fs::read_dir(root).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+    for entry in std::fs::read_dir(root).expect("there is a corpus") {
+        let name = entry.expect("it can be read").file_name().into_string().expect("names are text");
         assert!(TARGETS.iter().any(|(target, _)| *target == name), "{name}");
     }
 }
