@@ -15,8 +15,10 @@ pub enum Work {
     W2,
     /// Content: bytes beside those of other tools.
     W3,
-    /// Content: time and memory of its delivery, and policies beside it.
+    /// Content: time and memory of its delivery.
     W3b,
+    /// Policies beside a delivery of content.
+    W3c,
     /// Memory of presence for each agent.
     W5,
     /// One change at the root of ten thousand groups is compiled.

@@ -54,7 +54,7 @@ pub async fn section(bench: &Bench) -> Result<String> {
     Ok(format!("## W3: bytes of content\n\n{}\n\n{}", bench.machine.line(), bytes_table(&bytes)))
 }
 
-/// Measures what W3 takes of time and memory, and gives that section.
+/// Measures what a delivery takes of time and memory, and gives that section.
 ///
 /// # Errors
 /// When a part of Muster fails; peers that are not there leave their cells empty.
@@ -62,10 +62,20 @@ pub async fn delivery_section(bench: &Bench) -> Result<String> {
     let dir = tempfile::Builder::new().prefix("muster-bench-content-").tempdir()?;
     let made = data::made(dir.path(), made_bytes(bench))?;
     let delivery = deliveries(bench, &made).await?;
-    let beside = beside(bench, &made).await?;
     let memory = memory(bench, if bench.args.quick { LARGE_BYTES / 16 } else { LARGE_BYTES }).await?;
     let machine = bench.machine.line();
-    Ok(format!("## W3: delivery of content\n\n{machine}\n\n{delivery}\n{memory}\n{beside}"))
+    Ok(format!("## W3: delivery of content\n\n{machine}\n\n{delivery}\n{memory}"))
+}
+
+/// Measures how fast policies arrive while content is delivered, and gives that section.
+///
+/// # Errors
+/// When a part of Muster fails.
+pub async fn beside_section(bench: &Bench) -> Result<String> {
+    let dir = tempfile::Builder::new().prefix("muster-bench-content-").tempdir()?;
+    let made = data::made(dir.path(), made_bytes(bench))?;
+    let beside = beside(bench, &made).await?;
+    Ok(format!("## W3: policies beside a delivery of content\n\n{}\n\n{beside}", bench.machine.line()))
 }
 
 fn made_bytes(bench: &Bench) -> usize {
