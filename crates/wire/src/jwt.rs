@@ -311,7 +311,8 @@ pub fn credentials_file(token: &str, seed: &str) -> String {
 pub fn read_credentials_file(text: &str) -> Option<(&str, &str)> {
     let between = |begin: &str, end: &str| {
         let (_, rest) = text.split_once(begin)?;
-        Some(rest.split_once(end)?.0.trim())
+        // One word: a file whose parts lie in each other is none.
+        Some(rest.split_once(end)?.0.trim()).filter(|word| !word.contains(char::is_whitespace))
     };
     Some((between(BEGIN_JWT, END_JWT)?, between(BEGIN_SEED, END_SEED)?))
 }
@@ -368,6 +369,9 @@ mod tests {
         for cut in [0, 10, text.len() / 2] {
             assert_eq!(read_credentials_file(&text[..cut]), None);
         }
+        // Found by the fuzzer: the seed's part within the token's.
+        let nested = text.replacen(END_JWT, "", 1) + END_JWT;
+        assert_eq!(read_credentials_file(&nested), None);
     }
 
     #[test]
