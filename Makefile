@@ -17,7 +17,7 @@ run: ## build, start musterd and three demo agents, load examples/, say what to 
 	exec deploy/demo.sh
 
 test: ## every test, live ones against a real nats-server included
-	deploy/tools.sh nats-server
+	deploy/tools.sh nats-server oidc-provider
 	cargo build --workspace --bins
 	cargo test --workspace
 

@@ -44,10 +44,22 @@ from_cargo() { # name, version, package
   mv "$work/bin/$1" "$work/$1"
 }
 
+# Installs an npm package and what it needs, as the lock file in a folder of the repository says. It is no program but
+# a folder: <tools>/<name>/node_modules.
+from_npm() { # name, version, folder
+  local folder=$here/../$3
+  command -v npm >/dev/null || fail "npm is missing; it fetches $1: install Node.js 20 or newer"
+  mkdir "$work/$1"
+  cp "$folder/package.json" "$folder/package-lock.json" "$work/$1/"
+  npm ci --prefix "$work/$1" --ignore-scripts --no-audit --no-fund --silent || fail "npm could not fetch $1 $2: see above"
+  printf '%s\n' "$2" >"$work/$1/version"
+}
+
 # A server on PATH that is new enough spares the download; other tools must be exactly the pinned version.
 install() { # name, version, source, package, digests...
   local name=$1 version=$2 source=$3 found
   [ "$(version_of "$tools/bin/$name")" = "$version" ] && return
+  [ "$source" = npm ] && [ "$(cat "$tools/$name/version" 2>/dev/null)" = "$version" ] && return
   if [ "$source" = python ] && found=$(command -v "$name") && at_least "$(version_of "$found")" "$version"; then
     [ "$found" -ef "$tools/bin/$name" ] || ln -sf "$found" "$tools/bin/$name"
     return
@@ -55,6 +67,13 @@ install() { # name, version, source, package, digests...
   work=$(mktemp -d "$tools/install.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   "from_$source" "$name" "$version" "${@:4}"
+  if [ "$source" = npm ]; then
+    rm -rf "${tools:?}/$name"
+    mv "$work/$name" "$tools/$name"
+    rm -rf "$work"
+    say "$name $version is in $tools/$name"
+    return
+  fi
   chmod 755 "$work/$name"
   mv -f "$work/$name" "$tools/bin/$name"
   rm -rf "$work"

@@ -28,6 +28,7 @@ use crate::client::Client;
 use crate::config::{self, Config};
 use crate::failure::Failure;
 use crate::session::{Session, yaml};
+use crate::sign_in;
 use crate::terminal::Terminal;
 
 /// What to do.
@@ -106,6 +107,7 @@ pub(crate) async fn run(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure
 }
 
 async fn connect(config: Config, terminal: &mut Terminal) -> Result<Session<'_>, Failure> {
+    let config = Box::pin(sign_in::renewed(config)).await?;
     let client = Client::connect(&config.server, config.credential).await?;
     Ok(Session { client, terminal, format: config.output })
 }

@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) credential: Credential,
     /// What was named on the command line, in the environment or in the file.
     pub(crate) given: Credential,
+    /// The context whose token it is, if it is one's.
+    pub(crate) kept: Option<String>,
     pub(crate) output: Format,
 }
 
@@ -64,25 +66,26 @@ fn resolve_with(global: Global, contexts: &Contexts) -> Result<Config, Failure> 
     // A context or directory that was named comes before one that is merely there.
     let (by_name, by_directory) = (global.context.is_some(), data_dir.is_some());
     let local = Local::find(&data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()));
-    let of_context = context.map(|context| context.server.clone());
+    let of_context = context.map(|(_, context)| context.server.clone());
     let of_local = local.as_ref().map(|local| local.api.clone());
     let found = if by_directory && !by_name { of_local.or(of_context) } else { of_context.or(of_local) };
     let named = global.server.or(file.server).or(found);
     let url = url(&named.unwrap_or_else(|| DEFAULT_SERVER.to_owned()))?;
     // What is kept for a server, or lies in its data directory, is for that server and no other.
-    let context = context.filter(|context| context.server == url);
+    let context = context.filter(|(_, context)| context.server == url);
     let local = local.filter(|local| local.api == url);
     let (ca, token) = local.map_or((None, None), |local| (Some(local.ca), local.token));
     let given = credential::find(global.token_file, file.token_file)?;
     let credential = match (context, token) {
-        (Some(context), _) if given.is_none() => Credential::new(&context.token, "the context")?,
+        (Some((_, context)), _) if given.is_none() => Credential::new(&context.token, "the context")?,
         (None, Some(token)) if given.is_none() => credential::find(None, Some(token))?,
         (Some(_) | None, _) => given.clone(),
     };
     credential.fits(&url)?;
-    let of_context = context.and_then(|context| context.ca.clone());
+    let kept = context.filter(|_| given.is_none()).map(|(name, _)| name.to_owned());
+    let of_context = context.and_then(|(_, context)| context.ca.clone());
     let server = Server { url, ca: global.ca_file.or(file.ca_file).or(of_context).or(ca) };
-    Ok(Config { server, credential, given, output: global.output.or(file.output).unwrap_or_default() })
+    Ok(Config { server, credential, given, kept, output: global.output.or(file.output).unwrap_or_default() })
 }
 
 fn read(path: &Path) -> Result<File, Failure> {
@@ -174,8 +177,12 @@ mod tests {
     #[test]
     fn what_a_context_keeps_goes_to_its_server_alone() {
         let ca: Option<PathBuf> = Some("/ca.pem".into());
-        let context =
-            Context { server: "https://127.0.0.1:1".into(), ca: ca.clone(), token: "mat1_a".into() };
+        let context = Context {
+            server: "https://127.0.0.1:1".into(),
+            ca: ca.clone(),
+            token: "mat1_a".into(),
+            sign_in: None,
+        };
         let contexts = Contexts { current: Some("a".into()), contexts: [("a".to_owned(), context)].into() };
         let check = |global: Global, (url, shown): (&str, bool)| {
             let config = resolve_with(global, &contexts).unwrap();
@@ -195,7 +202,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let api = "https://127.0.0.1:7412";
         std::fs::write(folder.path().join("addresses.json"), format!("{{\"api\": \"{api}\"}}")).unwrap();
-        let context = Context { server: "https://prod:1".into(), ca: None, token: "mat1_a".into() };
+        let context =
+            Context { server: "https://prod:1".into(), ca: None, token: "mat1_a".into(), sign_in: None };
         let contexts = Contexts { current: Some("a".into()), contexts: [("a".to_owned(), context)].into() };
         let check = |context: Option<&str>, data_dir: Option<&Path>, url: &str| {
             let (context, data_dir) = (context.map(str::to_owned), data_dir.map(Path::to_owned));

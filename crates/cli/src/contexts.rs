@@ -22,6 +22,25 @@ pub(crate) struct Context {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<PathBuf>,
     pub(crate) token: String,
+    /// How the token is exchanged for another; `None`: it is an API token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sign_in: Option<SignIn>,
+}
+
+/// A sign-in at an OpenID provider. No `Debug`, as above.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SignIn {
+    pub(crate) issuer: String,
+    pub(crate) client_id: String,
+    /// File of the CAs that may vouch for the provider; `None`: those that this machine trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    /// When the token ends, in seconds since 1970.
+    pub(crate) expires_at: u64,
+    /// What another token is given for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) refresh_token: Option<String>,
 }
 
 /// All servers that one has logged in to.
@@ -88,12 +107,10 @@ impl Contexts {
     }
 
     /// The one that was named, or else the current one.
-    pub(crate) fn pick(&self, named: Option<&str>) -> Result<Option<&Context>, Failure> {
-        let Some(name) = named else {
-            return Ok(self.current.as_ref().and_then(|name| self.contexts.get(name)));
-        };
-        let found = self.contexts.get(name).map(Some);
-        found.ok_or_else(|| Failure::NotFound {
+    pub(crate) fn pick(&self, named: Option<&str>) -> Result<Option<(&str, &Context)>, Failure> {
+        let find = |name: &str| self.contexts.get_key_value(name).map(|(name, it)| (name.as_str(), it));
+        let Some(name) = named else { return Ok(self.current.as_deref().and_then(find)) };
+        find(name).map(Some).ok_or_else(|| Failure::NotFound {
             cause: format!("there is no context {name:?}"),
             way_out: "`muster context list` shows those there are, `muster login NAME` makes one".to_owned(),
         })
@@ -108,7 +125,7 @@ mod tests {
 
     fn sample() -> Contexts {
         let server = "http://127.0.0.1:7400".into();
-        let context = Context { server, ca: None, token: "mat1_secret".into() };
+        let context = Context { server, ca: None, token: "mat1_secret".into(), sign_in: None };
         Contexts { current: Some("home".into()), contexts: [("home".to_owned(), context)].into() }
     }
 
@@ -123,8 +140,8 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
         let loaded = Contexts::load(&path).unwrap();
-        assert_eq!(loaded.pick(None).unwrap().unwrap().token, "mat1_secret");
-        assert_eq!(loaded.pick(Some("home")).unwrap().unwrap().server, "http://127.0.0.1:7400");
+        assert_eq!(loaded.pick(None).unwrap().unwrap().1.token, "mat1_secret");
+        assert_eq!(loaded.pick(Some("home")).unwrap().unwrap().1.server, "http://127.0.0.1:7400");
         assert!(loaded.pick(Some("other")).is_err());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Contexts::load(&path).err().unwrap().to_string().contains("chmod 600"));

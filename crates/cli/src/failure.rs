@@ -78,6 +78,14 @@ pub enum Failure {
         /// Why.
         source: tonic::transport::Error,
     },
+    /// The OpenID provider cannot be used.
+    #[error("cannot sign in at {issuer}")]
+    Provider {
+        /// Who.
+        issuer: String,
+        /// Why not.
+        source: Box<oidc::ProviderError>,
+    },
     /// The server answered with an error.
     #[error("{}", status.message())]
     Status {
@@ -161,7 +169,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => exit::OK,
             Self::Usage(_) => exit::USAGE,
             Self::Manifests(_) | Self::Input(_) => exit::REFUSED,
-            Self::Unreachable { .. } => exit::UNREACHABLE,
+            Self::Unreachable { .. } | Self::Provider { .. } => exit::UNREACHABLE,
             Self::Status { status, .. } => status::exit_code(status.code()),
             Self::TimedOut { .. } => exit::TIMED_OUT,
             Self::AgentsFailed { .. } => exit::AGENTS_FAILED,
@@ -229,6 +237,7 @@ impl Failure {
             | Self::Write { .. }
             | Self::Input(_)
             | Self::Unreachable { .. }
+            | Self::Provider { .. }
             | Self::Answer(_)
             | Self::Declined
             | Self::TimedOut { .. }
@@ -250,6 +259,9 @@ impl Failure {
                 "start one with `musterd all --data-dir DIR`, or name another with --server or MUSTER_SERVER \
                  (default {})",
                 crate::args::DEFAULT_SERVER
+            )),
+            Self::Provider { issuer, .. } => Some(format!(
+                "can {issuer} be reached from here? `muster login --oidc --issuer-ca-file FILE` names its CA"
             )),
             Self::Status { status, url, .. } => status::way_out(status, url),
             Self::AgentsFailed { goal, .. } => Some(match goal {

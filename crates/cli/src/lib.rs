@@ -14,6 +14,7 @@ mod failure;
 mod local;
 mod manifests;
 mod session;
+mod sign_in;
 pub mod terminal;
 mod view;
 

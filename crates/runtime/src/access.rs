@@ -6,6 +6,7 @@
 mod admit;
 mod audited;
 mod first;
+mod oidc;
 mod refuse;
 mod tokens;
 
@@ -22,10 +23,12 @@ use crate::nats::Nats;
 use crate::ready::Readiness;
 use crate::tasks::Tasks;
 
+pub use self::oidc::OidcArgs;
 pub use audited::{Written, written};
 pub use first::{FIRST_TOKEN, FirstTokenError, first_token, first_token_name, store_token};
 pub use refuse::out_of_reach;
 
+use self::oidc::Oidc;
 use tokens::Tokens;
 
 /// Who callers are where nobody is asked.
@@ -39,6 +42,10 @@ pub struct AccessArgs {
     /// loopback only.
     #[arg(long, env = "MUSTER_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
+
+    /// An OpenID provider whose tokens let callers in.
+    #[command(flatten)]
+    pub oidc: OidcArgs,
 }
 
 /// Callers would not be authenticated where other machines reach the listener.
@@ -71,11 +78,11 @@ enum Door {
     /// Everybody may do everything.
     Open,
     /// Callers prove who they are.
-    Closed { tokens: Tokens, lockout: Mutex<Lockout> },
+    Closed { tokens: Tokens, oidc: Option<Box<Oidc>>, lockout: Mutex<Lockout> },
 }
 
 impl Gate {
-    /// A gate that knows the API tokens of the catalogue, and follows them.
+    /// A gate that knows the API tokens of the catalogue and the keys of the OpenID provider, and follows them.
     #[must_use]
     pub fn start(args: &AccessArgs, nats: &Nats, tasks: &Tasks, readiness: &Readiness) -> Self {
         if args.insecure_no_auth {
@@ -86,7 +93,8 @@ impl Gate {
         let (followed, ready, stop) =
             (tokens.clone(), readiness.register("access"), tasks.shutdown().clone());
         tasks.spawn("api tokens", async move { followed.follow(&ready, &stop).await });
-        let door = Door::Closed { tokens, lockout: Mutex::default() };
+        let oidc = Oidc::start(&args.oidc, nats, tasks, readiness).map(Box::new);
+        let door = Door::Closed { tokens, oidc, lockout: Mutex::default() };
         Self(Arc::new(Inner { door, audit: Audit::new(nats.clone()) }))
     }
 

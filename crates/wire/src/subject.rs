@@ -78,6 +78,8 @@ impl From<Subject> for String {
 pub mod pattern {
     /// Everything in the catalogue.
     pub const STORE: &str = "store.>";
+    /// Groups of the catalogue.
+    pub const STORE_GROUPS: &str = "store.group.*";
     /// API tokens of the catalogue.
     pub const STORE_API_TOKENS: &str = "store.apitoken.*";
     /// Every desired state.

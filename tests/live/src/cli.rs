@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
 
 use crate::line::ADMIN_TOKEN;
-use crate::process::binary;
+use crate::process::{Process, binary};
 
 /// `muster`, talking to one server as the administrator of the fleet that is kept in a directory.
 #[derive(Clone)]
@@ -15,7 +17,9 @@ pub struct Cli {
     server: String,
     ca: PathBuf,
     dir: PathBuf,
-    token_file: PathBuf,
+    token_file: Option<PathBuf>,
+    /// Where it keeps contexts.
+    home: PathBuf,
 }
 
 /// What a command did.
@@ -57,8 +61,9 @@ impl Cli {
     /// For a server at `address` that the CA in a file vouches for.
     #[must_use]
     pub fn new(address: &str, ca: &Path, dir: PathBuf) -> Self {
-        let token_file = dir.join(ADMIN_TOKEN);
-        Self { server: format!("https://{address}"), ca: ca.to_owned(), dir, token_file }
+        let token_file = Some(dir.join(ADMIN_TOKEN));
+        let home = dir.clone();
+        Self { server: format!("https://{address}"), ca: ca.to_owned(), dir, token_file, home }
     }
 
     /// The same with a token of its own.
@@ -69,17 +74,48 @@ impl Cli {
     pub fn with_token(&self, name: &str, token: &str) -> Self {
         let token_file = self.dir.join(format!("{name}.token"));
         crate::line::keep_token(&token_file, token);
-        Self { token_file, ..self.clone() }
+        Self { token_file: Some(token_file), ..self.clone() }
+    }
+
+    /// The same without a token, and with a place for contexts of its own.
+    #[must_use]
+    pub fn nobody(&self, name: &str) -> Self {
+        Self { token_file: None, home: self.dir.join(name), ..self.clone() }
+    }
+
+    /// Where it keeps what one logged in to.
+    #[must_use]
+    pub fn contexts(&self) -> PathBuf {
+        self.home.join("muster/contexts.toml")
     }
 
     /// The environment that leads a `muster` to the server.
     #[must_use]
-    pub fn env(&self) -> [(&'static str, String); 3] {
-        [
-            ("MUSTER_SERVER", self.server.clone()),
-            ("MUSTER_CA_FILE", self.ca.display().to_string()),
-            ("MUSTER_TOKEN_FILE", self.token_file.display().to_string()),
-        ]
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        let token_file = self.token_file.iter().map(|file| ("MUSTER_TOKEN_FILE", file.display().to_string()));
+        let server =
+            [("MUSTER_SERVER", self.server.clone()), ("MUSTER_CA_FILE", self.ca.display().to_string())];
+        server.into_iter().chain(token_file).collect()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary("muster"));
+        for name in ["MUSTER_CONFIG", "MUSTER_CONTEXT", "MUSTER_TOKEN", "MUSTER_TOKEN_FILE"] {
+            command.env_remove(name);
+        }
+        command.args(args).envs(self.env()).current_dir(&self.dir);
+        // Contexts of whoever runs the tests are none of theirs.
+        command.env("XDG_CONFIG_HOME", &self.home);
+        command
+    }
+
+    /// Starts a command that waits for something.
+    #[must_use]
+    pub fn start(&self, args: &[&str]) -> Process {
+        // Each has a log of its own.
+        static STARTED: AtomicU64 = AtomicU64::new(0);
+        let name = format!("muster-{}", STARTED.fetch_add(1, Ordering::Relaxed));
+        Process::of(&self.dir, &name, self.command(args))
     }
 
     /// Runs a command line, words separated by spaces.
@@ -93,14 +129,8 @@ impl Cli {
     /// # Panics
     /// If it cannot be started.
     pub async fn run_with(&self, args: &[&str], stdin: &str) -> Output {
-        let mut child = tokio::process::Command::new(binary("muster"))
-            .args(args)
-            .envs(self.env())
-            .env_remove("MUSTER_CONFIG")
-            .env_remove("MUSTER_CONTEXT")
-            // Contexts of whoever runs the tests are none of theirs.
-            .env("XDG_CONFIG_HOME", &self.dir)
-            .current_dir(&self.dir)
+        let mut child = self
+            .command(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -42,19 +42,28 @@ impl Process {
     /// If it cannot be started.
     #[must_use]
     pub fn start(dir: &Path, name: &str, program: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(binary(program));
+        command.args(args).env("MUSTER_TOKEN_FILE", dir.join(crate::line::ADMIN_TOKEN));
+        command.envs(env.iter().copied());
+        Self::of(dir, name, command)
+    }
+
+    /// Starts any command, as above.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn of(dir: &Path, name: &str, mut command: Command) -> Self {
         let log = dir.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("the log can be opened");
-        let child = Command::new(binary(program))
-            .args(args)
-            .env("MUSTER_TOKEN_FILE", dir.join(crate::line::ADMIN_TOKEN))
-            .envs(env.iter().copied())
+        let child = command
             .current_dir(dir)
             .stdin(std::process::Stdio::null())
             .stdout(file.try_clone().expect("a file can be shared"))
             .stderr(file)
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("{program} cannot be started: {error}"));
+            .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
         Self { name: name.to_owned(), child, log }
     }
 

@@ -121,13 +121,17 @@ pub(super) fn way_out(status: &Status, url: &str) -> Option<String> {
         }
         Some("NO_CREDENTIAL") => {
             return Some(
-                "`muster login`, or name the file of an API token with --token-file or MUSTER_TOKEN_FILE; `musterd all` keeps one in \
-                 DATA_DIR/admin.token"
+                "`muster login`, `muster login --oidc`, or name the file of an API token with --token-file or \
+                 MUSTER_TOKEN_FILE; `musterd all` keeps one in DATA_DIR/admin.token"
                     .to_owned(),
             );
         }
         Some("BAD_CREDENTIAL" | "CREDENTIAL_EXPIRED") => {
-            return Some("an administrator makes another with `muster api-token create`".to_owned());
+            return Some(
+                "sign in again with `muster login --oidc`, or get an API token: an administrator makes one with \
+                 `muster api-token create`"
+                    .to_owned(),
+            );
         }
         Some("ROLE" | "OUT_OF_REACH") => return Some("`muster whoami` shows what you may do".to_owned()),
         Some(_) | None => {}

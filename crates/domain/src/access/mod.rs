@@ -1,8 +1,9 @@
-//! Who may do what through the API: roles, the table of methods, how far a caller reaches, API tokens, and
-//! lock-outs of those who present bad credentials.
+//! Who may do what through the API: roles, the table of methods, how far a caller reaches, API tokens,
+//! tokens of OpenID providers, and lock-outs of those who present bad credentials.
 
 mod lockout;
 mod methods;
+pub mod oidc;
 mod reach;
 mod token;
 

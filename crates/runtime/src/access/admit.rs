@@ -8,12 +8,14 @@ use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use domain::access::{Caller, Effect, Lockout, Method, Peer, Refused, method};
+use domain::access::oidc::Denied;
+use domain::access::{Caller, Effect, Lockout, Method, Peer, Refused, Role, method};
 use domain::audit::Asker;
 use tonic::Status;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use wire::api_token::BearerToken;
 
+use super::oidc::{Oidc, Unproved};
 use super::tokens::{LookUpError, Tokens};
 use super::{Door, Gate, anybody, audited, refuse};
 use crate::clock;
@@ -32,7 +34,8 @@ pub(super) async fn admit(State(gate): State<Gate>, mut request: Request, next: 
             match row.effect {
                 Effect::Reads => Ok(next.run(request).await),
                 Effect::Writes | Effect::Uploads => {
-                    audited::run(&gate.0.audit, asked.by(Some(&caller)), row, (request, next)).await
+                    let asker = asked.by(Some((caller.name, Some(caller.role))));
+                    audited::run(&gate.0.audit, asker, row, (request, next)).await
                 }
             }
         }
@@ -44,14 +47,19 @@ pub(super) async fn admit(State(gate): State<Gate>, mut request: Request, next: 
 /// A call that is not let through.
 struct Turned {
     status: Status,
-    caller: Option<Caller>,
+    /// Who, and as what, as far as that is known.
+    who: Option<(String, Option<Role>)>,
     /// Whether it is worth an entry in the audit: somebody tried what they may not.
     enter: bool,
 }
 
 impl Turned {
     fn quietly(status: Status) -> Self {
-        Self { status, caller: None, enter: false }
+        Self { status, who: None, enter: false }
+    }
+
+    fn entered(status: Status) -> Self {
+        Self { status, who: None, enter: true }
     }
 }
 
@@ -63,12 +71,9 @@ struct Asked {
 }
 
 impl Asked {
-    fn by(&self, caller: Option<&Caller>) -> Asker {
-        Asker {
-            name: caller.map(|caller| caller.name.clone()).unwrap_or_default(),
-            role: caller.map(|caller| caller.role),
-            address: self.address.to_string(),
-        }
+    fn by(&self, who: Option<(String, Option<Role>)>) -> Asker {
+        let (name, role) = who.unwrap_or_default();
+        Asker { name, role, address: self.address.to_string() }
     }
 
     fn of(request: &Request) -> Self {
@@ -85,10 +90,13 @@ impl Gate {
     async fn look(&self, asked: &Asked) -> Result<(Caller, &'static Method), Turned> {
         let caller = match &self.0.door {
             Door::Open => anybody(),
-            Door::Closed { tokens, lockout } => {
+            Door::Closed { tokens, oidc, lockout } => {
                 let peer = peer(asked.address);
                 listen(lockout, peer).map_err(Turned::quietly)?;
-                let known = authenticate(tokens, asked.credential.as_deref()).await;
+                let known = authenticate(tokens, oidc.as_deref(), asked.credential.as_deref()).await;
+                if matches!(known, Err(Unknown::Nothing)) {
+                    return Err(Turned::quietly(refuse::no_credential(oidc.as_deref().map(Oidc::challenge))));
+                }
                 judge(lockout, peer, known)?
             }
         };
@@ -100,18 +108,19 @@ impl Gate {
             Err(forbidden) => {
                 tracing::info!(caller = caller.name, method = row.name, "refused: not allowed");
                 let enter = row.effect != Effect::Reads;
-                Err(Turned { status: refuse::forbidden(&forbidden), caller: Some(caller), enter })
+                let who = Some((caller.name, Some(caller.role)));
+                Err(Turned { status: refuse::forbidden(&forbidden), who, enter })
             }
         }
     }
 
     /// Enters a refusal in the audit, if it is worth it, and gives the answer.
     async fn turn_away(&self, asked: &Asked, turned: Turned) -> Status {
-        let Turned { status, caller, enter } = turned;
+        let Turned { status, who, enter } = turned;
         if enter {
             let (code, message) = (audited::number(status.code()), status.message().to_owned());
             let method = asked.method.map_or("", |row| row.name);
-            let entered = self.0.audit.refused(asked.by(caller.as_ref()), method, code, message).await;
+            let entered = self.0.audit.refused(asked.by(who), method, code, message).await;
             if let Err(error) = entered {
                 tracing::error!(error = crate::log::chain(&error), "a refusal is not in the audit");
             }
@@ -149,10 +158,21 @@ enum Unknown {
     Wrong(Refused),
     /// It cannot be told now.
     LookUp(LookUpError),
+    /// A token of an OpenID provider came that lets nobody in.
+    Unproved(Unproved),
 }
 
-async fn authenticate(tokens: &Tokens, credential: Option<&str>) -> Result<Caller, Unknown> {
+async fn authenticate(
+    tokens: &Tokens,
+    oidc: Option<&Oidc>,
+    credential: Option<&str>,
+) -> Result<Caller, Unknown> {
     let credential = credential.ok_or(Unknown::Nothing)?;
+    if let Some(oidc) = oidc
+        && oidc::Token::looks_like(credential)
+    {
+        return oidc.caller(credential).await.map_err(Unknown::Unproved);
+    }
     let bearer = BearerToken::decode(credential).map_err(|_| Unknown::Wrong(Refused::Unknown))?;
     let token = tokens.find(&bearer.name).await.map_err(Unknown::LookUp)?;
     domain::access::admit(token.as_deref(), &bearer.digest(), clock::now()).map_err(Unknown::Wrong)
@@ -170,27 +190,48 @@ fn credential(headers: &HeaderMap) -> Option<&str> {
 /// Remembers a wrong credential, and forgets those before a right one.
 fn judge(lockout: &Mutex<Lockout>, peer: Peer, known: Result<Caller, Unknown>) -> Result<Caller, Turned> {
     let mut lockout = lockout.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut count = || {
+        if let Some(wait) = lockout.failed(peer, clock::now()) {
+            tracing::warn!(?peer, wait_ms = wait.0, "too many bad credentials: not listening for a while");
+        }
+    };
     match known {
         Ok(caller) => {
             lockout.succeeded(peer);
             Ok(caller)
         }
-        Err(Unknown::Nothing) => Err(Turned::quietly(refuse::no_credential())),
+        Err(Unknown::Nothing) => Err(Turned::quietly(refuse::no_credential(None))),
         Err(Unknown::LookUp(error)) => Err(Turned::quietly(refuse::cannot_tell(&error))),
         // Whoever knows the secret is no guesser.
         Err(Unknown::Wrong(refused @ Refused::Expired)) => {
-            Err(Turned { status: refuse::unauthenticated(refused), caller: None, enter: true })
+            Err(Turned::entered(refuse::unauthenticated(refused)))
         }
         Err(Unknown::Wrong(refused @ Refused::Unknown)) => {
-            if let Some(wait) = lockout.failed(peer, clock::now()) {
-                tracing::warn!(
-                    ?peer,
-                    wait_ms = wait.0,
-                    "too many bad credentials: not listening for a while"
-                );
-            }
-            Err(Turned { status: refuse::unauthenticated(refused), caller: None, enter: true })
+            count();
+            Err(Turned::entered(refuse::unauthenticated(refused)))
         }
+        Err(Unknown::Unproved(Unproved::Token(error))) => {
+            count();
+            Err(Turned::entered(refuse::bad_token(&error)))
+        }
+        Err(Unknown::Unproved(Unproved::Foreign(denied))) => {
+            count();
+            Err(Turned::entered(refuse::denied(&denied)))
+        }
+        // Who has a token that its issuer signed is no guesser either.
+        Err(Unknown::Unproved(Unproved::Denied(denied))) => {
+            let who = match &denied {
+                Denied::NoRole(name) => Some((name.clone(), None)),
+                _ => None,
+            };
+            Err(Turned { status: refuse::denied(&denied), who, enter: true })
+        }
+        Err(Unknown::Unproved(Unproved::NoPlace(admitted))) => {
+            let status = refuse::no_place(&admitted);
+            Err(Turned { status, who: Some((admitted.name, Some(admitted.role))), enter: true })
+        }
+        Err(Unknown::Unproved(Unproved::Keys(error))) => Err(Turned::quietly(refuse::no_keys(&error))),
+        Err(Unknown::Unproved(Unproved::Loading)) => Err(Turned::quietly(refuse::loading())),
     }
 }
 

@@ -132,7 +132,7 @@ async fn bad_credentials_lock_a_peer_out_for_a_while() {
 
 #[tokio::test]
 async fn an_open_gate_is_for_loopback() {
-    let open = AccessArgs { insecure_no_auth: true };
+    let open = AccessArgs { insecure_no_auth: true, ..AccessArgs::default() };
     let error = open.check("0.0.0.0:1".parse().unwrap()).unwrap_err().to_string();
     assert!(error.contains("--insecure-no-auth") && error.contains("0.0.0.0:1"), "{error}");
     assert!(open.check("[::1]:1".parse().unwrap()).is_ok());

@@ -85,7 +85,7 @@ const STORED: &str = "none; answered with the stored message";
 
 /// Every subject.
 pub const ROWS: &[Row] = &[
-    row(("store.group.<group>", ENTRY), Place::Fleet, &[POLICY], &[POLICY, CONTENT, IDENTITY]),
+    row(("store.group.<group>", ENTRY), Place::Fleet, &[POLICY], &[POLICY, CONTENT, PRESENCE, IDENTITY]),
     row(("store.kind.<kind>", ENTRY), Place::Fleet, &[POLICY], &[POLICY, CONTENT, IDENTITY]),
     row(("store.policy.<policy>", ENTRY), Place::Fleet, &[POLICY], &[POLICY, CONTENT, IDENTITY]),
     row(("store.token.<token>", ENTRY), Place::Fleet, &[POLICY, IDENTITY], &[POLICY, CONTENT, IDENTITY]),

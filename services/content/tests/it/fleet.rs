@@ -88,7 +88,7 @@ impl Fleet {
             fleet: "main".parse().unwrap(),
             director_key: Some(self.key("director.key")),
             content_keys: self.keys.clone(),
-            access: runtime::access::AccessArgs { insecure_no_auth: true },
+            access: runtime::access::AccessArgs { insecure_no_auth: true, ..Default::default() },
             trust: runtime::TrustArgs {
                 root_key: Some(self.key("root.key")),
                 ..runtime::TrustArgs::default()

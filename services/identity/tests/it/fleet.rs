@@ -65,7 +65,7 @@ impl Fleet {
             fleet: "main".parse().unwrap(),
             director_key: Some(self.key.clone()),
             content_keys: runtime::ContentKeyArgs::default(),
-            access: runtime::access::AccessArgs { insecure_no_auth: true },
+            access: runtime::access::AccessArgs { insecure_no_auth: true, ..Default::default() },
             trust: runtime::TrustArgs {
                 root_key: Some(self.key.with_file_name("root.key")),
                 ..runtime::TrustArgs::default()

@@ -216,7 +216,7 @@ impl Replica {
             fleet: FleetId::new("main").unwrap(),
             director_key: None,
             content_keys: runtime::ContentKeyArgs::default(),
-            access: runtime::access::AccessArgs { insecure_no_auth: true },
+            access: runtime::access::AccessArgs { insecure_no_auth: true, ..Default::default() },
             trust: runtime::TrustArgs::default(),
             stream_replicas: 1,
         };

@@ -9,6 +9,7 @@ mod crashes;
 mod delivery;
 mod laptop;
 mod moves;
+mod oidc;
 mod refusals;
 mod replicas;
 mod seed;

@@ -49,7 +49,7 @@ impl Crate<'_> {
     fn layer(&self) -> usize {
         match self.folder {
             "crates/domain" => 0,
-            "crates/wire" | "crates/codec" => 1,
+            "crates/wire" | "crates/codec" | "crates/oidc" => 1,
             "crates/runtime" => 2,
             "services/server" => 4,
             folder if folder.starts_with("tests/") => 5,
@@ -75,7 +75,7 @@ fn crates(tree: &Tree) -> Vec<Crate<'_>> {
         .collect()
 }
 
-/// `domain <- {wire, codec} <- runtime <- binaries <- tests`, and no service on another.
+/// `domain <- {wire, codec, oidc} <- runtime <- binaries <- tests`, and no service on another.
 #[must_use]
 pub fn arrows(tree: &Tree) -> Vec<String> {
     let crates = crates(tree);
