@@ -229,15 +229,6 @@ pub struct VerifiedRequest {
     pub request: v1::JoinRequest,
 }
 
-/// Reads a join request: the requester proves that it holds the key it names.
-///
-/// # Errors
-/// [`EnvelopeError`]: too large, malformed, or the signature does not hold.
-pub fn open_request(bytes: &[u8]) -> Result<VerifiedRequest, EnvelopeError> {
-    let envelope = read_envelope(bytes)?;
-    open_join(&envelope)
-}
-
 /// What was asked for on [`crate::subject::enrol`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Asked {
@@ -261,17 +252,13 @@ pub struct VerifiedRenewal {
 /// Reads a request of either kind: the requester proves that it holds the key it names.
 ///
 /// # Errors
-/// As [`open_request`].
+/// [`EnvelopeError`]: too large, malformed, or the signature does not hold.
 pub fn open(bytes: &[u8]) -> Result<Asked, EnvelopeError> {
-    let envelope = read_envelope(bytes)?;
+    let envelope: Envelope = decode(bytes, MAX_REQUEST_BYTES).map_err(EnvelopeError::Malformed)?;
     match envelope.payload_type == envelope::RENEW_REQUEST {
         true => open_renewal(&envelope).map(Asked::Renew),
         false => open_join(&envelope).map(|request| Asked::Join(Box::new(request))),
     }
-}
-
-fn read_envelope(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
-    decode(bytes, MAX_REQUEST_BYTES).map_err(EnvelopeError::Malformed)
 }
 
 fn open_join(envelope: &Envelope) -> Result<VerifiedRequest, EnvelopeError> {
@@ -374,6 +361,13 @@ mod tests {
         }
     }
 
+    fn open_request(bytes: &[u8]) -> Result<VerifiedRequest, EnvelopeError> {
+        open(bytes).map(|asked| match asked {
+            Asked::Join(request) => *request,
+            Asked::Renew(renewal) => panic!("it is no request to join: {renewal:?}"),
+        })
+    }
+
     #[test]
     fn certificates_of_cas_have_bounds() {
         assert_eq!(BrokerTrust::read(Vec::new(), false), Ok(BrokerTrust::default()));
@@ -447,7 +441,6 @@ mod tests {
         fn no_input_makes_it_panic(text in ".{0,200}", bytes in proptest::collection::vec(0u8.., 0..300)) {
             let _ = JoinToken::decode(&text);
             let _ = JoinToken::decode(&format!("{PREFIX}{text}"));
-            let _ = open_request(&bytes);
             let _ = open(&bytes);
             let _ = read_reply(&bytes);
         }

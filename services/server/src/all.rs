@@ -99,6 +99,7 @@ pub struct AllArgs {
     /// How callers are known.
     #[command(flatten)]
     pub access: AccessArgs,
+
     /// Trust roots. Without a file: root.key in the data directory, made at the first start, unless --trust-root
     /// begins the fleet with roots that were made elsewhere.
     #[command(flatten)]

@@ -86,7 +86,7 @@ fn trust(criterion: &mut Criterion) {
     };
     criterion.bench_function("check a request to join and sign its assignment", |bencher| {
         bencher.iter(|| {
-            let read = wire::join::open_request(&request).expect("a valid request");
+            let read = wire::join::open(&request).expect("a valid request");
             (read, wire::snapshot::seal_assignment(&assignment, &director))
         });
     });
