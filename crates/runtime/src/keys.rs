@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ed25519_dalek::{SECRET_KEY_LENGTH, SigningKey};
-use rustix::fs::{StatVfsMountFlags, fstatvfs};
 pub use wire::sign::Signer;
 
 /// Permission bits of a key file: its owner reads and writes it, nobody else does.
@@ -60,8 +59,18 @@ pub fn signer(path: &Path) -> Result<Arc<dyn Signer>, KeyError> {
     Ok(Arc::new(load(path)?))
 }
 
-/// Loads the key from `path`. Where nobody can change a file's mode, as in a mounted Secret, whoever mounted it has
-/// decided who reads it: on a file system that is read-only here, the mode is not looked at.
+/// Whether nobody but us can read a file: its owner alone may, or it belongs to another user, who lets our group read it.
+/// So are Secrets mounted in Kubernetes, where files belong to root and the process is somebody else.
+#[must_use]
+pub fn is_private(metadata: &std::fs::Metadata) -> bool {
+    private(metadata.mode() & 0o777, metadata.uid(), rustix::process::geteuid().as_raw())
+}
+
+fn private(mode: u32, owner: u32, me: u32) -> bool {
+    mode & 0o077 == 0 || (owner != me && mode & 0o037 == 0)
+}
+
+/// Loads the key from `path`.
 ///
 /// # Errors
 /// [`KeyError`] if the file is absent, readable by others, or not exactly one 32-byte seed.
@@ -70,7 +79,7 @@ pub fn load(path: &Path) -> Result<SigningKey, KeyError> {
     let mut file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let mode = metadata.mode() & 0o777;
-    if mode & 0o077 != 0 && !is_read_only(&file) {
+    if !is_private(&metadata) {
         return Err(KeyError::Mode { path: path.to_owned(), mode });
     }
     let expected = SECRET_KEY_LENGTH as u64;
@@ -80,10 +89,6 @@ pub fn load(path: &Path) -> Result<SigningKey, KeyError> {
     let mut seed = [0; SECRET_KEY_LENGTH];
     file.read_exact(&mut seed).map_err(failed)?;
     Ok(SigningKey::from_bytes(&seed))
-}
-
-fn is_read_only(file: &File) -> bool {
-    fstatvfs(file).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Loads the key from `path`; makes a new one there if the file does not exist. The file is made with mode
@@ -151,6 +156,22 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(keys.iter().all(|key| *key == keys[0]));
+    }
+
+    #[test]
+    fn a_file_of_another_user_may_be_lent_to_our_group() {
+        for (mode, owner, expected) in [
+            (0o600, 1, true),
+            (0o400, 1, true),
+            (0o440, 0, true),
+            (0o640, 0, true),
+            (0o440, 1, false),
+            (0o640, 1, false),
+            (0o444, 0, false),
+            (0o460, 0, false),
+        ] {
+            assert_eq!(private(mode, owner, 1), expected, "{mode:o} of {owner}");
+        }
     }
 
     #[test]

@@ -93,10 +93,11 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Reads a secret that nobody but its owner may read.
+/// Reads a secret that nobody but its owner may read, or [`keys::is_private`](crate::keys::is_private) says why not.
 pub(super) fn read_secret(path: &Path) -> io::Result<String> {
-    let mode = fs::metadata(path)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let metadata = fs::metadata(path)?;
+    let mode = metadata.mode() & 0o777;
+    if !crate::keys::is_private(&metadata) {
         return Err(io::Error::other(format!(
             "it has mode {mode:04o}: others may read it; if only its owner ever could, run chmod 600, else make new credentials"
         )));

@@ -191,7 +191,9 @@ impl LocalCa {
         params.distinguished_name = name("Muster");
         (params.not_before, params.not_after) = validity(now, VALIDITY);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // NATS servers of a cluster are each other's clients, with the same certificate.
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         // Only name and key of an issuer go into what it issues.
         let authority = self.ca_key()?;
