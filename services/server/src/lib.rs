@@ -4,6 +4,7 @@
 
 mod admin_token;
 mod all;
+mod bootstrap;
 mod data_dir;
 mod init;
 
@@ -46,6 +47,8 @@ enum Target {
     AdminToken(AdminTokenArgs),
     /// Makes the broker's operator and the accounts of a fleet, with the credentials of every service
     Init(init::InitArgs),
+    /// Fills the Secrets of a control plane in Kubernetes, once: the chart runs it as a Job
+    Bootstrap(Box<bootstrap::BootstrapArgs>),
     /// Prints the completion script for a shell
     Completion {
         /// The shell
@@ -113,6 +116,7 @@ async fn run(target: Target, shutdown: Shutdown) -> anyhow::Result<()> {
         Target::Presence(args) => Box::pin(presence::run(&args.common, &args.own, shutdown)).await?,
         Target::Identity(args) => Box::pin(identity::run(&args.common, &args.own, shutdown)).await?,
         Target::AdminToken(args) => Box::pin(admin_token::run(&args, shutdown)).await?,
+        Target::Bootstrap(args) => Box::pin(bootstrap::run(&args, shutdown)).await?,
         // Done before anything was started.
         Target::Init(_) | Target::Completion { .. } => {}
     }
