@@ -9,7 +9,7 @@ export MUSTER_TOOLS_DIR ?= $(CURDIR)/.tools
 export MUSTER_BIN_DIR := $(CARGO_TARGET_DIR)/debug
 export PATH := $(MUSTER_TOOLS_DIR)/bin:$(PATH)
 
-.PHONY: run test check advisories bench fuzz dist ci tools clean help
+.PHONY: run test test-cluster check advisories bench fuzz dist image ci tools tools-cluster clean help
 
 run: ## build, start musterd and three demo agents, load examples/, say what to try; Ctrl-C stops all
 	deploy/tools.sh nats-server
@@ -20,6 +20,11 @@ test: ## every test, live ones against a real nats-server included
 	deploy/tools.sh nats-server oidc-provider
 	cargo build --workspace --bins
 	cargo test --workspace
+
+test-cluster: tools-cluster ## the chart with Helm and a real Kubernetes control plane
+	deploy/tools.sh nats-server
+	cargo build --workspace --bins
+	cargo test --package cluster
 
 check: ## format, lints, house rules, licences and sources of dependencies
 	cargo fmt --all --check
@@ -45,13 +50,23 @@ dist: ## static release binaries of muster, muster-agent and musterd, in target/
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package cli --package agent \
 		--package server --target "$$(rustc --print host-tuple)"
 
-ci: check test ## all of CI
+image: dist ## the images muster/muster and muster/muster-all (wants docker)
+	deploy/tools.sh nats-server
+	mkdir -p "$(CARGO_TARGET_DIR)/image/data"
+	cp "$(CARGO_TARGET_DIR)/$$(rustc --print host-tuple)/release/"{musterd,muster,muster-agent} "$(MUSTER_TOOLS_DIR)/bin/nats-server" "$(CARGO_TARGET_DIR)/image"
+	docker build --file deploy/Dockerfile --tag muster/muster:0.1.0 "$(CARGO_TARGET_DIR)/image"
+	docker build --file deploy/Dockerfile --target all --tag muster/muster-all:0.1.0 "$(CARGO_TARGET_DIR)/image"
+
+ci: check tools-cluster test ## all of CI
 
 tools: ## install the tools of deploy/tools.txt into .tools/ (or $MUSTER_TOOLS_DIR)
 	deploy/tools.sh
+
+tools-cluster: ## build what test-cluster needs (wants Go; half an hour on two cores, once)
+	tests/cluster/tools/install.sh
 
 clean: ## remove build products, tools and the demo's data
 	rm -rf "$(CARGO_TARGET_DIR)" "$(MUSTER_TOOLS_DIR)" .demo
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16

@@ -1,0 +1,284 @@
+//! The chart on this machine: Pods as processes, with the commands, variables and files that their templates name.
+//!
+//! Paths are laid below a folder of the Pod, addresses are those of loopback; nothing else differs. Who runs the tests as
+//! root gets what a kubelet makes: files of Secrets belong to root and are lent to the group of the Pod, whose user is
+//! another one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::objects::Objects;
+use crate::tools::tool;
+
+/// Secrets by name, with what is in them.
+pub type Secrets = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
+
+/// A machine that runs Pods.
+pub struct Host {
+    dir: PathBuf,
+    objects: Objects,
+    secrets: Secrets,
+    /// What stands in variables and files, and what stands there here: addresses.
+    addresses: Vec<(String, String)>,
+    /// Whether processes get the user of their Pod.
+    root: bool,
+}
+
+/// A Pod that runs here: one container, as all of the chart have.
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    template: Value,
+    dir: PathBuf,
+    /// Where mounted folders are.
+    mounts: Vec<(String, PathBuf)>,
+    addresses: Vec<(String, String)>,
+    root: bool,
+    child: Option<Child>,
+}
+
+impl Host {
+    /// A machine that keeps its things in `dir`.
+    ///
+    /// # Panics
+    /// If programs cannot be copied there.
+    #[must_use]
+    pub fn new(dir: &Path, objects: Objects, secrets: Secrets) -> Self {
+        let bin = dir.join("bin");
+        fs::create_dir_all(&bin).expect("a folder can be made");
+        // The user of a Pod may not be able to reach the folder of the build.
+        for (program, from) in [("musterd", live::binary("musterd")), ("nats-server", tool("nats-server"))] {
+            fs::copy(&from, bin.join(program)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        }
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("it is our folder");
+        let root =
+            fs::metadata(dir).is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
+        Self { dir: dir.to_owned(), objects, secrets, addresses: Vec::new(), root }
+    }
+
+    /// What a Pod of a workload would find at an address is at another one here.
+    pub fn address(&mut self, from: impl Into<String>, to: impl Into<String>) {
+        self.addresses.push((from.into(), to.into()));
+    }
+
+    /// Makes a Pod of a workload, with all that it mounts, and what it listens on moved to `listen`.
+    ///
+    /// # Panics
+    /// If something that it mounts is not there.
+    #[must_use]
+    pub fn pod(&self, (kind, workload): (&str, &str), name: &str, listen: &[(&str, SocketAddr)]) -> Pod {
+        let object = self.objects.get(kind, workload);
+        let template = crate::pod_of(object).expect("it makes Pods").clone();
+        let dir = self.dir.join(name);
+        let mut addresses: Vec<(String, String)> =
+            listen.iter().map(|(from, to)| ((*from).to_owned(), to.to_string())).collect();
+        addresses.extend(self.addresses.iter().cloned());
+        let mut pod = Pod {
+            name: name.to_owned(),
+            dir,
+            mounts: Vec::new(),
+            addresses,
+            root: self.root,
+            child: None,
+            template,
+        };
+        let container = pod.container().clone();
+        let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+        pod.mounts = mounts
+            .iter()
+            .map(|mount| {
+                let path = mount["mountPath"].as_str().expect("a mount has a path").to_owned();
+                let place = pod.dir.join(path.trim_start_matches('/'));
+                (path, place)
+            })
+            .collect();
+        for mount in &mounts {
+            let volumes = pod.template["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+            let place = pod.dir.join(mount["mountPath"].as_str().unwrap_or_default().trim_start_matches('/'));
+            fs::create_dir_all(&place).expect("a folder can be made");
+            match volumes.iter().find(|volume| volume["name"] == mount["name"]) {
+                Some(volume) => self.mount(&pod, volume, &place),
+                // A claim of a StatefulSet.
+                None => pod.lend(&place, 0o2770),
+            }
+        }
+        pod
+    }
+
+    fn mount(&self, pod: &Pod, volume: &Value, place: &Path) {
+        let (source, files) = if let Some(name) = volume["secret"]["secretName"].as_str() {
+            let data = self.secrets.get(name).unwrap_or_else(|| panic!("no Secret {name}"));
+            (&volume["secret"], data.clone())
+        } else if let Some(name) = volume["configMap"]["name"].as_str() {
+            let data = self.objects.get("ConfigMap", name)["data"].as_object().expect("it has data");
+            let text = |value: &Value| pod.here(value.as_str().unwrap_or_default()).into_bytes();
+            let data = data.iter().map(|(key, value)| (key.clone(), text(value))).collect();
+            (&volume["configMap"], data)
+        } else {
+            return pod.lend(place, 0o2770);
+        };
+        for item in source["items"].as_array().expect("a volume names what it needs") {
+            let [key, path] = ["key", "path"].map(|field| item[field].as_str().expect("an item has both"));
+            let body = files.get(key).unwrap_or_else(|| panic!("{}: {key} is not there", volume["name"]));
+            let file = place.join(path);
+            fs::write(&file, body).expect("a file can be written");
+            let mode = source["defaultMode"].as_u64().unwrap_or(0o644);
+            pod.lend(&file, u32::try_from(mode).expect("a mode"));
+        }
+    }
+
+    /// Secrets as they were when the machine was made.
+    #[must_use]
+    pub fn secret(&self, name: &str, key: &str) -> &[u8] {
+        &self.secrets[name][key]
+    }
+}
+
+impl Pod {
+    fn container(&self) -> &Value {
+        &self.template["spec"]["containers"][0]
+    }
+
+    fn user(&self, key: &str) -> u32 {
+        let id = self.template["spec"]["securityContext"][key].as_u64().expect("the Pod has a user");
+        u32::try_from(id).expect("an id")
+    }
+
+    /// Gives a file or folder to the group of the Pod, as a kubelet does; without being root we keep it.
+    fn lend(&self, path: &Path, mode: u32) {
+        let mode = if self.root { mode } else { mode & !0o077 };
+        if self.root {
+            std::os::unix::fs::chown(path, None, Some(self.user("fsGroup"))).expect("root may do this");
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is our file");
+    }
+
+    /// A text with the paths and addresses of this machine.
+    fn here(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (from, to) in &self.addresses {
+            text = text.replace(from, to);
+        }
+        for (mount, place) in &self.mounts {
+            // Nothing names it but as the folder for temporary files.
+            if mount == "/tmp" {
+                continue;
+            }
+            let mut moved = String::new();
+            let mut rest = text.as_str();
+            while let Some((before, after)) = rest.split_once(mount.as_str()) {
+                let ends = after.chars().next().is_none_or(|c| ['/', '"', ','].contains(&c));
+                let begins = before.chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '.');
+                moved += before;
+                moved += &if ends && begins { place.display().to_string() } else { mount.clone() };
+                rest = after;
+            }
+            text = moved + rest;
+        }
+        text
+    }
+
+    fn command(&self, words: &[String], secrets: &Secrets) -> Command {
+        let bin = self.dir.parent().expect("a Pod lies in a host").join("bin");
+        let program = Path::new(&words[0]).file_name().expect("a command has a name");
+        let mut command = Command::new(bin.join(program));
+        command.args(&words[1..]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        command.env("TMPDIR", self.dir.join("tmp"));
+        let folder =
+            self.container()["workingDir"].as_str().map_or(self.dir.clone(), |path| self.here(path).into());
+        command.current_dir(folder);
+        for variable in self.container()["env"].as_array().into_iter().flatten() {
+            let name = variable["name"].as_str().expect("a variable has a name");
+            let from = &variable["valueFrom"];
+            let value = if let Some(secret) = from["secretKeyRef"]["name"].as_str() {
+                let key = from["secretKeyRef"]["key"].as_str().expect("a reference has a key");
+                String::from_utf8_lossy(&secrets[secret][key]).into_owned()
+            } else if from["fieldRef"]["fieldPath"] == "metadata.name" {
+                self.name.clone()
+            } else {
+                self.here(variable["value"].as_str().unwrap_or_else(|| panic!("{name} has no value")))
+            };
+            command.env(name, value);
+        }
+        if self.root {
+            command.uid(self.user("runAsUser")).gid(self.user("runAsGroup"));
+        }
+        command
+    }
+
+    fn words(&self) -> Vec<String> {
+        let words = |key: &str| self.container()[key].as_array().cloned().unwrap_or_default();
+        let all = words("command").into_iter().chain(words("args"));
+        all.map(|word| self.here(word.as_str().unwrap_or_default())).collect()
+    }
+
+    /// Starts its container (again); what it says goes to a file.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(&mut self, host: &Host) {
+        let log = fs::File::options().create(true).append(true).open(self.log_path());
+        let log = log.expect("a log can be made");
+        let mut command = self.command(&self.words(), &host.secrets);
+        let child = command.stdout(log.try_clone().expect("a file can be shared")).stderr(log).spawn();
+        self.child = Some(child.unwrap_or_else(|error| panic!("{} cannot be started: {error}", self.name)));
+    }
+
+    /// Runs another command in it, as `kubectl exec` does.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub async fn exec(&self, host: &Host, words: &[&str]) -> Output {
+        let words: Vec<String> = words.iter().map(|word| self.here(word)).collect();
+        self.command(&words, &host.secrets).output().await.expect("a command can be run")
+    }
+
+    /// The command before its end, as its template has it.
+    #[must_use]
+    pub fn before_end(&self) -> Vec<String> {
+        let words = self.container().pointer("/lifecycle/preStop/exec/command").and_then(Value::as_array);
+        words.into_iter().flatten().map(|word| word.as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Path and scheme of the probe that says whether it is ready.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn readiness(&self) -> (String, bool) {
+        let probe = &self.container()["readinessProbe"]["httpGet"];
+        (probe["path"].as_str().expect("a probe has a path").to_owned(), probe["scheme"] == "HTTPS")
+    }
+
+    /// SIGKILL, and waits for its end.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub async fn kill(&mut self) {
+        self.child.as_mut().expect("it runs").kill().await.expect("a child can be killed");
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().expect("a child can be asked")
+    }
+
+    /// The end of what it said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.with_extension("log")
+    }
+}

@@ -1,0 +1,14 @@
+//! The chart: what it renders to, what it refuses, and what a real Kubernetes control plane makes of it.
+
+#[cfg(test)]
+mod bootstrap;
+#[cfg(test)]
+mod install;
+#[cfg(test)]
+mod pods;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod render;
+#[cfg(test)]
+mod values;

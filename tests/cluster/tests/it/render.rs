@@ -1,0 +1,206 @@
+//! What the chart renders to, for every file of values and for values that nobody thought of.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use cluster::{Chart, Draw, Objects, Schemas, chart_dir, have, problems, root};
+use serde_json::{Value, json};
+
+/// Random values that must be rendered.
+const DRAWN: usize = 30;
+/// Draws, at most: values that do not go together are drawn as well.
+const DRAWS: usize = 600;
+/// What the examples of the schema name as something that is there.
+const GIVEN: [&str; 1] = ["given"];
+
+/// Renders, or says what Helm said.
+fn render(chart: &Chart) -> Objects {
+    chart.render().unwrap_or_else(|refused| panic!("{}", refused.0))
+}
+
+/// Kinds, as [`Schemas::of`] takes them.
+fn kinds(objects: &Objects) -> BTreeSet<String> {
+    let kind = |object: &Value| {
+        format!("{}/{}", object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap())
+    };
+    objects.0.iter().map(kind).collect()
+}
+
+/// What kubeconform says against all of these.
+fn against_schemas(all: &[(String, Objects)]) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = BTreeSet::new();
+    for (at, (_, objects)) in all.iter().enumerate() {
+        seen.extend(kinds(objects));
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects.0 });
+        fs::write(dir.path().join(format!("{at:03}.json")), list.to_string()).unwrap();
+    }
+    Schemas::of(&seen).check(dir.path())
+}
+
+#[test]
+fn every_file_of_values_renders_to_sound_objects() {
+    if !have(&["helm", "kubeconform", "swagger.json", "crds"]) {
+        return;
+    }
+    let mut all = vec![("the chart's own".to_owned(), render(&Chart::new()))];
+    for (path, given) in super::values::files() {
+        let objects = render(&super::values::chart(&path));
+        assert_eq!(problems(&objects, given), Vec::<String>::new(), "{}", path.display());
+        all.push((path.display().to_string(), objects));
+    }
+    assert_eq!(problems(&all[0].1, &[]), Vec::<String>::new());
+    assert_eq!(against_schemas(&all), Vec::<String>::new());
+}
+
+/// All 30 of one seed; another seed for each run, printed when something is wrong.
+#[test]
+fn random_values_render_to_sound_objects() {
+    if !have(&["helm", "kubeconform", "swagger.json", "crds"]) {
+        return;
+    }
+    let seed = std::env::var("MUSTER_TEST_SEED").ok().map_or_else(rand_seed, |seed| seed.parse().unwrap());
+    let (schema, nats) = (schema("values.schema.json"), schema("charts/nats/values.schema.json"));
+    let mut draw = Draw::new(seed);
+    let mut all = Vec::new();
+    for number in 0..DRAWS {
+        let mut values = draw.values(&schema);
+        let mut of_nats = draw.values(&nats);
+        of_nats.as_object_mut().unwrap().remove("global");
+        values["nats"] = of_nats;
+        let said = || format!("seed {seed}, draw {number}: {values}");
+        match Chart::new().with(values.clone()).render() {
+            Ok(objects) => {
+                let given: Vec<&str> = GIVEN.into_iter().collect();
+                assert_eq!(problems(&objects, &given), Vec::<String>::new(), "{}", said());
+                all.push((said(), objects));
+            }
+            Err(refused) => assert!(refused.is_about_values(), "{}\n{}", said(), refused.0),
+        }
+        if all.len() == DRAWN {
+            break;
+        }
+    }
+    assert_eq!(all.len(), DRAWN, "seed {seed}: {DRAWS} draws and too few that go together");
+    assert_eq!(against_schemas(&all), Vec::<String>::new(), "seed {seed}");
+}
+
+fn rand_seed() -> u64 {
+    runtime::ids::random_u64()
+}
+
+fn schema(name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(chart_dir().join(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn network_policies_are_the_edges_of_the_page() {
+    if !have(&["helm"]) {
+        return;
+    }
+    let page = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    let agent = json!({ "agent": { "enabled": true, "joinTokenSecret": "join" } });
+    assert_eq!(cluster::rendered(&render(&Chart::new().with(agent))), cluster::documented(&page));
+    let without = json!({ "global": { "defaults": { "networkPolicy": { "enabled": false } } }, "nats": { "networkPolicy": { "enabled": false } } });
+    assert!(render(&Chart::new().with(without)).of("NetworkPolicy").next().is_none());
+}
+
+#[test]
+fn a_block_wins_over_defaults_also_with_what_is_empty() {
+    if !have(&["helm"]) {
+        return;
+    }
+    let objects = render(&Chart::new().with(json!({
+        "global": {
+            "defaults": { "replicas": 4, "extraEnv": [], "podAnnotations": { "a": "1", "b": "2" } },
+            "extraEnv": [{ "name": "MUSTER_LOG", "value": "warn" }, { "name": "ZONE", "value": "x" }],
+        },
+        "policy": {
+            "pdb": { "enabled": false }, "replicas": 1, "podAnnotations": { "b": "3" },
+            "extraEnv": [{ "name": "ZONE", "value": "y" }], "options": { "snapshot-validity": "3d" },
+        },
+        "presence": { "autoscaling": { "enabled": true } },
+    })));
+    assert!(objects.find("PodDisruptionBudget", "muster-policy").is_none());
+    assert!(objects.find("PodDisruptionBudget", "muster-content").is_some());
+    let policy = objects.get("Deployment", "muster-policy");
+    assert_eq!(policy["spec"]["replicas"], 1);
+    assert_eq!(policy.pointer("/spec/template/metadata/annotations"), Some(&json!({ "a": "1", "b": "3" })));
+    let env = policy.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array).unwrap();
+    let value = |name: &str| env.iter().find(|e| e["name"] == name).map(|e| e["value"].clone());
+    assert_eq!(value("ZONE"), Some("y".into()));
+    assert_eq!(value("MUSTER_LOG"), Some("warn".into()));
+    assert_eq!(value("MUSTER_SNAPSHOT_VALIDITY"), Some("3d".into()));
+    assert!(objects.get("Deployment", "muster-presence")["spec"]["replicas"].is_null());
+    assert_eq!(objects.get("Deployment", "muster-identity")["spec"]["replicas"], 4);
+}
+
+#[test]
+fn a_pod_that_has_changed_has_another_job_and_nothing_else_does() {
+    if !have(&["helm"]) {
+        return;
+    }
+    let name = |values: Value| {
+        let objects = render(&Chart::new().with(values));
+        let job = objects.of("Job").next().unwrap()["metadata"]["name"].clone();
+        job.as_str().unwrap().to_owned()
+    };
+    let first = name(json!({}));
+    assert_eq!(name(json!({ "policy": { "replicas": 7 } })), first);
+    assert_ne!(name(json!({ "global": { "defaults": { "image": { "tag": "9" } } } })), first);
+}
+
+/// The checks would notice.
+#[test]
+fn what_is_wrong_is_found() {
+    if !have(&["helm", "kubeconform", "swagger.json", "crds"]) {
+        return;
+    }
+    let sound = render(&Chart::new().with(json!({ "policy": { "autoscaling": { "enabled": true } } })));
+    let check = |kind: &str, pointer: &str, value: Value, expected: &str| {
+        let mut broken = sound.clone();
+        let object = broken.0.iter_mut().find(|object| object["kind"] == kind).unwrap();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        match object.pointer_mut(parent).unwrap_or_else(|| panic!("no {parent}")) {
+            Value::Array(all) => all.push(value),
+            map => map[key] = value,
+        }
+        let mut found = problems(&broken, &[]);
+        found.extend(against_schemas(&[(String::new(), broken)]));
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{expected}: {found:?}");
+    };
+    let container = "/spec/template/spec/containers/0";
+    let at = |path: &str| format!("{container}{path}");
+    check("Deployment", &at("/resources/limits"), json!({}), "has no /resources/limits/memory");
+    check("Deployment", &at("/env/-"), json!({ "name": "MUSTER_LOG", "value": "x" }), "a variable twice");
+    check("Deployment", &at("/ports/-"), json!({ "name": "api", "containerPort": 1 }), "twice");
+    check(
+        "Deployment",
+        &at("/volumeMounts/-"),
+        json!({ "name": "no", "mountPath": "/no" }),
+        "which is no volume",
+    );
+    check("Deployment", &at("/livenessProbe/httpGet/port"), json!("no"), "which is no port");
+    check(
+        "Deployment",
+        &at("/securityContext/readOnlyRootFilesystem"),
+        json!(false),
+        "may write to its image",
+    );
+    check("Deployment", &at("/imagePullPolcy"), json!("Never"), "imagePullPolcy");
+    check("Deployment", "/spec/replicas", json!(2), "has replicas while");
+    check("Deployment", "/spec/replicas", json!("two"), "replicas");
+    check("Deployment", "/spec/template/spec/volumes/0/secret/secretName", json!("no"), "names Secret no");
+    check(
+        "Deployment",
+        "/spec/template/spec/volumes/-",
+        json!({ "name": "a", "emptyDir": {} }),
+        "has no limit",
+    );
+    check("Deployment", "/spec/selector/matchLabels/a", json!("b"), "does not find its own Pods");
+    check("Service", "/spec/selector/a", json!("b"), "finds no Pods");
+    check("Service", "/spec/ports/0/targetPort", json!("no"), "leads to port");
+    check("PodDisruptionBudget", "/spec/selector/matchLabels/a", json!("b"), "finds no Pods");
+    check("HorizontalPodAutoscaler", "/spec/scaleTargetRef/name", json!("no"), "an autoscaler names");
+    check("ServiceAccount", "/metadata/name", json!("no"), "names ServiceAccount");
+}
