@@ -38,6 +38,15 @@ fn against_schemas(all: &[(String, Objects)]) -> Vec<String> {
     Schemas::of(&seen).check(dir.path())
 }
 
+/// For review: what a change of the chart changes.
+#[test]
+fn the_default_render_is_as_reviewed() {
+    if have(&["helm"]) {
+        let text = Chart::new().render_text().unwrap_or_else(|refused| panic!("{}", refused.0));
+        offline::golden::compare("tests/cluster/golden/default.yaml", &text);
+    }
+}
+
 #[test]
 fn every_file_of_values_renders_to_sound_objects() {
     if !have(&["helm", "kubeconform", "swagger.json", "crds"]) {
