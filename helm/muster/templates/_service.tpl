@@ -21,8 +21,11 @@
 {{- end -}}
 {{- if has .name (list "policy" "identity") -}}
 {{- $_ := set $env "MUSTER_DIRECTOR_KEY" (dict "value" "/etc/muster/keys/director.key") -}}
+{{- if eq .name "identity" -}}
+{{- $_ := set $env "MUSTER_ROOT_KEY" (dict "value" "/etc/muster/keys/root.key") -}}
 {{- $public := dict "secretKeyRef" (dict "name" (include "muster.keySecret" .) "key" "content.pub") -}}
 {{- $_ := set $env "MUSTER_CONTENT_PUBLIC_KEY" (dict "valueFrom" $public) -}}
+{{- end -}}
 {{- with $values.agentAccess.urls -}}
 {{- $_ := set $env "MUSTER_AGENT_SERVERS" (dict "value" (join "," .)) -}}
 {{- end -}}
@@ -96,6 +99,7 @@
 - system.creds
 - agent-signing.nk
 - account-signing.nk
+- root.key
 {{- end }}
 {{- if has .name (list "policy" "identity") }}
 - join-signing.nk

@@ -24,6 +24,7 @@ use plan::Data;
 /// The services whose Secrets are filled.
 const ROLES: [Role; 4] = [Role::Policy, Role::Content, Role::Presence, Role::Identity];
 
+const ROOT_KEY: &str = "root.key";
 const DIRECTOR_KEY: &str = "director.key";
 const CONTENT_KEY: &str = "content.key";
 const CONTENT_PUBLIC_KEY: &str = "content.pub";
@@ -136,7 +137,8 @@ async fn fill_keys(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Resu
     let dir = work.join("root");
     plan::restore(&root.data, &dir).with_context(|| format!("Secret {} cannot be used", root.name))?;
     let _made = broker::init(&dir, &args.fleet)?;
-    let [director, content] = [DIRECTOR_KEY, CONTENT_KEY].map(|name| dir.join(name));
+    let [root_key, director, content] = [ROOT_KEY, DIRECTOR_KEY, CONTENT_KEY].map(|name| dir.join(name));
+    keys::load_or_create(&root_key)?;
     keys::load_or_create(&director)?;
     let public = keys::load_or_create(&content)?.verifying_key();
     let config = fs::read(dir.join(OPERATOR))?;
@@ -150,8 +152,10 @@ async fn fill_keys(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Resu
     for (role, secret) in ROLES.into_iter().zip(others) {
         let mut wanted = plan::files(&broker::fleet_dir(&dir, &args.fleet).join("roles").join(role.name()))?;
         match role {
-            Role::Policy | Role::Identity => {
+            Role::Policy => drop(wanted.insert(DIRECTOR_KEY.to_owned(), fs::read(&director)?)),
+            Role::Identity => {
                 wanted.insert(DIRECTOR_KEY.to_owned(), fs::read(&director)?);
+                wanted.insert(ROOT_KEY.to_owned(), fs::read(&root_key)?);
                 wanted.insert(CONTENT_PUBLIC_KEY.to_owned(), hex::encode(public.as_bytes()).into_bytes());
             }
             Role::Content => drop(wanted.insert(CONTENT_KEY.to_owned(), fs::read(&content)?)),
