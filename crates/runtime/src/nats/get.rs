@@ -12,6 +12,7 @@ use wire::subject::Subject;
 
 use super::api::{API_TIMEOUT, ApiError};
 use super::headers::Headers;
+use super::publish::PATIENCE;
 use super::request::RequestError;
 use super::{Message, Nats};
 
@@ -186,7 +187,7 @@ impl Nats {
     /// The message at `sequence` as the stream's leader has it; `None` if it is not (or no longer) there.
     ///
     /// # Errors
-    /// [`GetError::Api`] if the leader does not answer or refuses.
+    /// [`GetError::Api`] if the leader does not answer within 10 s, two tries at least, or refuses.
     pub(crate) async fn message_at(
         &self,
         stream: &'static str,
@@ -198,7 +199,7 @@ impl Nats {
     /// The last message of `subject` as the stream's leader has it.
     ///
     /// # Errors
-    /// [`GetError::Api`] if the leader does not answer or refuses.
+    /// [`GetError::Api`] if the leader does not answer within 10 s, two tries at least, or refuses.
     pub async fn leader_get_last(
         &self,
         stream: &'static str,
@@ -212,7 +213,8 @@ impl Nats {
         stream: &'static str,
         body: serde_json::Value,
     ) -> Result<Option<StreamMessage>, GetError> {
-        match self.api_patiently::<Stored>(&format!("STREAM.MSG.GET.{stream}"), &body, API_TIMEOUT).await {
+        // As patient as a write: one try may fall into an election, in which nobody answers until it times out.
+        match self.api_patiently::<Stored>(&format!("STREAM.MSG.GET.{stream}"), &body, PATIENCE).await {
             Ok(stored) => {
                 let malformed = || GetError::Malformed { stream, subject: stored.message.subject.clone() };
                 stored.message.decode().map(Some).ok_or_else(malformed)
