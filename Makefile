@@ -57,7 +57,7 @@ image: dist ## the images muster/muster and muster/muster-all (wants docker)
 	docker build --file deploy/Dockerfile --tag muster/muster:0.1.0 "$(CARGO_TARGET_DIR)/image"
 	docker build --file deploy/Dockerfile --target all --tag muster/muster-all:0.1.0 "$(CARGO_TARGET_DIR)/image"
 
-ci: check test ## all of CI
+ci: check test test-cluster ## all of CI
 
 tools: ## install the tools of deploy/tools.txt into .tools/ (or $MUSTER_TOOLS_DIR)
 	deploy/tools.sh
