@@ -9,7 +9,7 @@ export MUSTER_TOOLS_DIR ?= $(CURDIR)/.tools
 export MUSTER_BIN_DIR := $(CARGO_TARGET_DIR)/debug
 export PATH := $(MUSTER_TOOLS_DIR)/bin:$(PATH)
 
-.PHONY: run test test-cluster check advisories bench fuzz dist image ci tools tools-cluster clean help
+.PHONY: run test test-cluster check advisories bench fuzz sbom dist image ci tools tools-cluster clean help
 
 run: ## build, start musterd and three demo agents, load examples/, say what to try; Ctrl-C stops all
 	deploy/tools.sh nats-server
@@ -45,6 +45,10 @@ bench: ## measure against the floors and write docs/benchmarks.md (ARGS="--quick
 
 fuzz: ## give each target of tests/fuzz random bytes for a minute (ARGS="join 600" for one, longer)
 	deploy/fuzz.sh $(ARGS)
+
+sbom: ## what each binary is made of, in target/sbom (CycloneDX)
+	deploy/tools.sh cargo-cyclonedx
+	deploy/sbom.sh
 
 dist: ## static release binaries of muster, muster-agent and musterd, in target/<host>/release
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package cli --package agent \

@@ -9,8 +9,12 @@ tools=${MUSTER_TOOLS_DIR:-$here/../.tools}
 say() { printf 'tools: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# The first version number that a program prints, or nothing when it does not run.
-version_of() { "$1" --version 2>/dev/null | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -n 1 || true; }
+# The first version number that a program prints, or nothing when it does not run. Some that extend Cargo answer only
+# to their own name, which is how Cargo calls them.
+version_of() {
+  { "$1" --version 2>/dev/null || "$1" "${1##*/cargo-}" --version 2>/dev/null; } \
+    | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -n 1 || true
+}
 
 # True when version $1 is $2 or newer.
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
