@@ -23,6 +23,8 @@ pub enum Work {
     W5,
     /// One change at the root of ten thousand groups is compiled.
     W7,
+    /// Joins, renewals of claims, and agents beside one that floods the broker.
+    Trust,
     /// What the others spend their time in: signatures, decoding, heartbeat handling.
     Micro,
 }

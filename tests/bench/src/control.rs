@@ -103,6 +103,15 @@ impl Control {
     /// # Errors
     /// When it cannot be started or does not become ready.
     pub async fn start(musterd: &Path, nats_server: &Path) -> Result<Self> {
+        // A few clients stand for many agents.
+        Self::start_limited(musterd, nats_server, 0).await
+    }
+
+    /// As [`Control::start`], with a quota of heartbeats a second for each agent.
+    ///
+    /// # Errors
+    /// As [`Control::start`].
+    pub async fn start_limited(musterd: &Path, nats_server: &Path, limit: u32) -> Result<Self> {
         let data = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
         let log = data.path().join("musterd.log");
         let output = File::create(&log)?;
@@ -110,8 +119,7 @@ impl Control {
         command
             .arg("all")
             .args(["--listen", "127.0.0.1:0"])
-            // A few clients stand for many agents.
-            .args(["--agent-heartbeat-limit", "0"])
+            .args(["--agent-heartbeat-limit", &limit.to_string()])
             .arg("--data-dir")
             .arg(data.path().join("data"))
             .env("MUSTER_NATS_SERVER", nats_server)

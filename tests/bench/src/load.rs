@@ -1,4 +1,4 @@
-//! Requests in a closed loop: each connection sends the next one when the last was answered.
+//! Requests over many connections: in a closed loop, where each sends the next one when the last was answered, or at a pace.
 
 use std::time::{Duration, Instant};
 
@@ -85,12 +85,17 @@ impl Asker {
         self.client
     }
 
-    async fn run(mut self, until: Instant) -> Result<(Self, Vec<u32>)> {
+    /// Asks until then; with a pace, at its times, from which an answer is timed also when the one before was late.
+    async fn run(mut self, until: Instant, mut pace: Option<Pace>) -> Result<(Self, Vec<u32>)> {
         let mut times = Vec::new();
         loop {
-            let begin = Instant::now();
+            let begin = pace.map_or_else(Instant::now, |pace| pace.next);
             if begin >= until {
                 return Ok((self, times));
+            }
+            if let Some(pace) = &mut pace {
+                tokio::time::sleep_until(pace.next.into()).await;
+                pace.next += pace.every;
             }
             self.ask().await?;
             times.push(u32::try_from(begin.elapsed().as_micros()).unwrap_or(u32::MAX));
@@ -98,15 +103,36 @@ impl Asker {
     }
 }
 
+/// When a connection asks.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    next: Instant,
+    every: Duration,
+}
+
 /// Lets all connections ask for `time`, and gives them back.
 ///
 /// # Errors
 /// The first request that is not answered.
 pub async fn closed_loop(askers: Vec<Asker>, time: Duration) -> Result<(Vec<Asker>, Load)> {
+    run(askers, time, None).await
+}
+
+/// Lets each connection ask `every` so often for `time`, all evenly spread, and gives them back.
+///
+/// # Errors
+/// The first request that is not answered.
+pub async fn paced(askers: Vec<Asker>, time: Duration, every: Duration) -> Result<(Vec<Asker>, Load)> {
+    run(askers, time, Some(every)).await
+}
+
+async fn run(askers: Vec<Asker>, time: Duration, every: Option<Duration>) -> Result<(Vec<Asker>, Load)> {
     let begin = Instant::now();
     let mut tasks = JoinSet::new();
-    for asker in askers {
-        tasks.spawn(asker.run(begin + time));
+    let count = u32::try_from(askers.len())?;
+    for (at, asker) in (0..count).zip(askers) {
+        let pace = every.map(|every| Pace { next: begin + every / count * at, every });
+        tasks.spawn(asker.run(begin + time, pace));
     }
     let (mut askers, mut times) = (Vec::new(), Vec::new());
     while let Some(done) = tasks.join_next().await {

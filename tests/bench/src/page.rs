@@ -17,8 +17,18 @@ the `nats-server` of `.tools/bin` on PATH and a release build of `musterd`) meas
 ";
 
 /// The order of the sections.
-const ORDER: [Work; 9] =
-    [Work::W1, Work::W1b, Work::W2, Work::W3, Work::W3b, Work::W3c, Work::W5, Work::W7, Work::Micro];
+const ORDER: [Work; 10] = [
+    Work::W1,
+    Work::W1b,
+    Work::W2,
+    Work::W3,
+    Work::W3b,
+    Work::W3c,
+    Work::W5,
+    Work::W7,
+    Work::Trust,
+    Work::Micro,
+];
 
 fn marks(work: Work) -> (String, String) {
     let name = format!("{work:?}").to_lowercase();

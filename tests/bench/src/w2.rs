@@ -43,7 +43,7 @@ struct Figures {
 }
 
 /// What a heartbeat takes on one agent's connection.
-struct Wire {
+pub(crate) struct Wire {
     request: usize,
     reply: usize,
     up: f64,
@@ -65,7 +65,7 @@ pub async fn section(bench: &Bench) -> Result<String> {
         close(floor.askers).await?;
         return Ok(String::new());
     }
-    let mut ours = OurSide::start(bench).await?;
+    let mut ours = OurSide::start(bench, 0).await?;
     let wire = ours.wire().await?;
     say(&format!("W2 a heartbeat has {:.0} bytes up, {:.0} down", wire.up, wire.down));
     let mut usual = RawSide::start(bench, &ids, USUAL).await?;
@@ -150,23 +150,24 @@ impl RawSide {
 }
 
 /// Heartbeats of 64 enrolled agents that run their head.
-struct OurSide {
+pub(crate) struct OurSide {
     control: Control,
     fleet: Fleet,
-    url: String,
+    pub(crate) url: String,
     tls: BrokerTls,
     /// Of one that may send and hear the heartbeats of all agents.
     creds: String,
     spy: Nats,
     nats: Nats,
-    askers: Vec<Asker>,
+    pub(crate) askers: Vec<Asker>,
     figures: Figures,
     answers: u64,
 }
 
 impl OurSide {
-    async fn start(bench: &Bench) -> Result<Self> {
-        let mut control = Control::start(&bench.musterd()?, &bench.nats_server).await?;
+    /// Starts everything, with a quota of heartbeats a second for each agent (0: none).
+    pub(crate) async fn start(bench: &Bench, limit: u32) -> Result<Self> {
+        let mut control = Control::start_limited(&bench.musterd()?, &bench.nats_server, limit).await?;
         control.prepare(POLICY_BYTES[0]).await?;
         let token = control.token(CONNECTIONS).await?;
         let mut fleet = Fleet::join(&token, CONNECTIONS).await?;
@@ -185,7 +186,7 @@ impl OurSide {
 
     /// Counts the bytes of one real agent's connection while it beats once a second, then stops all agents
     /// and takes over their heartbeats.
-    async fn wire(&mut self) -> Result<Wire> {
+    pub(crate) async fn wire(&mut self) -> Result<Wire> {
         let tap = Wiretap::start(&self.url, self.tls.ca.as_deref()).await?;
         self.fleet.stop(0..CONNECTIONS).await?;
         self.control.beat_every(Duration::from_secs(1)).await?;
@@ -259,6 +260,19 @@ impl OurSide {
         (self.askers, load) = load::closed_loop(std::mem::take(&mut self.askers), RUN).await?;
         self.figures.add(&load);
         self.answers += load.answers;
+        Ok(())
+    }
+
+    /// How one of the agents connects, and where it sends its heartbeats.
+    pub(crate) fn agent(&self, at: usize) -> Result<(ConnectOptions, AgentId)> {
+        let id = self.fleet.ids().nth(at).context("no such agent")?.clone();
+        Ok((options(&self.creds, &self.tls)?, id))
+    }
+
+    /// Closes all connections.
+    pub(crate) async fn close(mut self) -> Result<()> {
+        close(std::mem::take(&mut self.askers)).await?;
+        self.nats.close().await;
         Ok(())
     }
 

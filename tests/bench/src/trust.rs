@@ -1,0 +1,279 @@
+//! What trust costs: joins, renewals of claims, and what agents notice of one that floods the broker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use agent::Enrolment;
+use agent::join::About;
+use anyhow::{Context as _, Result, ensure};
+use async_nats::ConnectOptions;
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use nkeys::KeyPair;
+use prost::Message as _;
+use runtime::nats::{Connection, Headers, Nats};
+use runtime::tls::BrokerTls;
+use wire::agent::v1::join_reply::Outcome;
+use wire::agent::v1::{Heartbeat, RenewRequest};
+use wire::join::JoinToken;
+
+use crate::control::Control;
+use crate::load::{self, CONNECTIONS};
+use crate::stats::{Series, float, number};
+use crate::w2::OurSide;
+use crate::{Bench, clients, micro, page, say};
+
+/// Agents that join in one run, and whose claims are renewed once.
+const AGENTS: usize = 1_000;
+/// The same with `--quick`.
+const FEW: usize = 100;
+/// Agents that are served at the same time.
+const AT_ONCE: usize = 16;
+/// How long an answer to a join or a renewal may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Agents of the fleet that is reckoned on paper.
+const ON_PAPER: f64 = 100_000.0;
+/// Renewals of one agent in a day: claims are good for a day and renewed at half of it.
+const RENEWALS_A_DAY: f64 = 2.0;
+
+/// How long the agents beat with and without the flood.
+const RUN: Duration = Duration::from_secs(5);
+/// How often each beats: half of its quota.
+const EVERY: Duration = Duration::from_millis(100);
+/// Heartbeats a second that each agent may send: what `musterd` does by itself.
+const QUOTA: u32 = 20;
+/// Messages that the flood sends before it looks whether to stop.
+const GUSH: usize = 256;
+
+/// What one kind of request reached.
+#[derive(Default)]
+struct Figures {
+    rate: Series,
+    /// Processor time for one, in milliseconds: of `musterd` and of the broker.
+    musterd: Series,
+    broker: Series,
+}
+
+/// Measures and gives the section.
+///
+/// # Errors
+/// When anything fails on the way.
+pub async fn section(bench: &Bench) -> Result<String> {
+    let (joins, renewals) = entries(bench).await?;
+    let rows: Vec<Vec<String>> =
+        [("join, over an open connection", &joins), ("renewal, with its own connection", &renewals)]
+            .map(|(name, it)| {
+                vec![name.to_owned(), it.rate.to_string(), it.musterd.to_string(), it.broker.to_string()]
+            })
+            .into();
+    let cores =
+        ON_PAPER * RENEWALS_A_DAY / 86_400.0 * (renewals.musterd.median() + renewals.broker.median()) / 1e3;
+    let all_at_once = ON_PAPER / renewals.rate.median();
+    let (flooded, gush) = floods(bench).await?;
+    Ok(format!(
+        "## Trust: joins, renewals, a flood\n\n{}\n\n{WHAT}\n\n{}\nOn paper, {} agents whose claims are good for a day renew {} \
+         times a second, which takes {} of one core. If all of them came at\nonce, after an outage of more than a day, it would take {} \
+         s at the rate above.\n\n{FLOOD} It sent\n{} messages a second.\n\n{}",
+        bench.machine.line(),
+        page::table(&["", "a second", "musterd, ms of a core each", "broker, ms of a core each"], &rows),
+        number(ON_PAPER),
+        number(ON_PAPER * RENEWALS_A_DAY / 86_400.0),
+        number(cores),
+        number(all_at_once),
+        number(gush.median()),
+        page::table(&["64 agents", "half within, ms", "99 % within, ms", "99 %, against alone"], &flooded),
+    ))
+}
+
+const WHAT: &str = "`musterd all` with TLS, accounts and its own broker, 16 agents at a time. A join verifies the request, consumes a \
+use of the token by\ncompare-and-set, writes the agent into the registry and its assignment to the broker (all three synced to disk), \
+and signs the\nassignment and the claims; the agent's own connection is not in it. A renewal is what an agent does at half of its \
+claims' time:\na TLS connection through the door, a signed request, new claims; nothing is stored.";
+
+const FLOOD: &str = "Quotas: 64 agents send ten heartbeats a second each, evenly spread, while another one sends heartbeats as fast as \
+its connection takes\nthem (quota: 20 a second; its thread gets the processor time that the others leave, for in the field it has a \
+machine of its own).\nTimed from when a heartbeat was due to its answer; alone and beside the flood take turns. Goal: less than 2.";
+
+/// Joins and renewals.
+async fn entries(bench: &Bench) -> Result<(Figures, Figures)> {
+    let count = if bench.args.quick { FEW } else { AGENTS };
+    let mut control = Control::start(&bench.musterd()?, &bench.nats_server).await?;
+    control.prepare(micro::POLICY_BYTES[0]).await?;
+    let (mut joins, mut renewals) = (Figures::default(), Figures::default());
+    let dir = tempfile::Builder::new().prefix("muster-bench-trust-").tempdir()?;
+    for run in 0..=bench.runs() {
+        let token = JoinToken::decode(&control.token(count).await?)?;
+        let ca = dir.path().join("broker-ca.pem");
+        std::fs::write(&ca, runtime::tls::pem_of(&token.broker.cas))?;
+        let tls = BrokerTls { ca: Some(ca), identity: None, first: token.broker.tls_first };
+        let one = async |token: &JoinToken| join(token, &tls, count).await;
+        let joined = timed(&mut joins, &control, count, one(&token)).await?;
+        timed(&mut renewals, &control, count, renew(&joined, &tls)).await?;
+        if run == 0 {
+            // The first finds cold caches; it is not counted.
+            (joins, renewals) = Default::default();
+        }
+    }
+    say(&format!("trust: joins a second {}, renewals a second {}", joins.rate, renewals.rate));
+    Ok((joins, renewals))
+}
+
+async fn timed<T>(
+    figures: &mut Figures,
+    control: &Control,
+    count: usize,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let (before, begin) = (control.processor_ms(), Instant::now());
+    let done = work.await?;
+    let (elapsed, after) = (begin.elapsed(), control.processor_ms());
+    let count = float(u64::try_from(count)?);
+    figures.rate.push(count / elapsed.as_secs_f64());
+    figures.musterd.push((after.0 - before.0) / count);
+    figures.broker.push((after.1 - before.1) / count);
+    Ok(done)
+}
+
+/// An agent that joined.
+struct Joined {
+    key: KeyPair,
+    enrolment: Enrolment,
+}
+
+async fn join(token: &JoinToken, tls: &BrokerTls, count: usize) -> Result<Vec<Joined>> {
+    let each = count.div_ceil(AT_ONCE);
+    let some = |which: std::ops::Range<usize>| async move {
+        let nats = Nats::connect(&agent::join::connection(token, tls, &KeyPair::new_user())).await?;
+        let mut joined = Vec::with_capacity(which.len());
+        for n in which {
+            let (key, about) =
+                (KeyPair::new_user(), About { hostname: format!("host-{n:05}"), ..About::default() });
+            let enrolment = agent::join::request(&nats, token, &key, &about).await?.enrolment;
+            joined.push(Joined { key, enrolment });
+        }
+        nats.close().await;
+        anyhow::Ok(joined)
+    };
+    let parts = (0..AT_ONCE).map(|at| some(at * each..count.min((at + 1) * each)));
+    let parts: Vec<_> = futures::future::try_join_all(parts).await?;
+    Ok(parts.into_iter().flatten().collect())
+}
+
+async fn renew(joined: &[Joined], tls: &BrokerTls) -> Result<()> {
+    let agents = futures::stream::iter(joined.iter().map(anyhow::Ok));
+    agents.try_for_each_concurrent(AT_ONCE, |joined| renew_one(joined, tls)).await
+}
+
+async fn renew_one(Joined { key, enrolment }: &Joined, tls: &BrokerTls) -> Result<()> {
+    let access = enrolment.access.as_ref().context("the broker lets everyone in")?;
+    let connection = Connection {
+        inbox_prefix: wire::subject::join_inbox_prefix(access.public_key()).into(),
+        login: Some(access.door()),
+        tls: tls.clone(),
+        ..Connection::agent(enrolment.servers.clone(), &enrolment.agent)
+    };
+    let request = RenewRequest {
+        fleet: enrolment.trust.fleet().to_string(),
+        agent: enrolment.agent.to_string(),
+        public_key: access.public_key().to_string(),
+        requested_at_ms: runtime::clock::now().0,
+    };
+    let payload = wire::join::seal_renewal(&request, key)?.encode_to_vec();
+    let nats = Nats::connect(&connection).await?;
+    let reply = nats.request(&wire::subject::enrol(), Headers::new(), payload.into(), ANSWER_WITHIN).await?;
+    nats.close().await;
+    let outcome = wire::join::read_reply(&reply.payload)?.outcome;
+    ensure!(matches!(outcome, Some(Outcome::Bundle(_))), "no new claims: {outcome:?}");
+    Ok(())
+}
+
+/// Heartbeats alone and beside a flood: rows of a table, and the messages that the flood sent each second.
+async fn floods(bench: &Bench) -> Result<(Vec<Vec<String>>, Series)> {
+    let mut ours = OurSide::start(bench, QUOTA).await?;
+    ours.wire().await?;
+    // The first agent is the one that floods.
+    let (_, culprit) = ours.agent(0)?;
+    clients::close(vec![ours.askers.remove(0).into_client()]).await?;
+    ensure!(ours.askers.len() == CONNECTIONS - 1, "there are other agents than expected");
+    let (mut alone, mut beside, mut gush) = <(Latency, Latency, Series)>::default();
+    for run in 0..=bench.runs() {
+        let mut load;
+        (ours.askers, load) = load::paced(std::mem::take(&mut ours.askers), RUN, EVERY).await?;
+        alone.add(&load);
+        let (options, _) = ours.agent(0)?;
+        let flood = Flood::start(options, &ours.url, &wire::subject::heartbeat(&culprit).to_string());
+        (ours.askers, load) = load::paced(std::mem::take(&mut ours.askers), RUN, EVERY).await?;
+        beside.add(&load);
+        gush.push(float(flood.stop()?) / RUN.as_secs_f64());
+        if run == 0 {
+            (alone, beside, gush) = Default::default();
+        }
+    }
+    ours.close().await?;
+    say(&format!(
+        "trust: 99 % alone within {} ms, beside {} messages a second {} ms",
+        alone.p99, gush, beside.p99
+    ));
+    let row = |name: &str, it: &Latency| {
+        let ratio = number(it.p99.median() / alone.p99.median());
+        vec![name.to_owned(), it.p50.to_string(), it.p99.to_string(), ratio]
+    };
+    Ok((vec![row("alone", &alone), row("beside the flood", &beside)], gush))
+}
+
+#[derive(Default)]
+struct Latency {
+    p50: Series,
+    p99: Series,
+}
+
+impl Latency {
+    fn add(&mut self, load: &load::Load) {
+        self.p50.push(load.p50_ms);
+        self.p99.push(load.p99_ms);
+    }
+}
+
+/// An agent that sends heartbeats as fast as it can, on a thread of its own.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<u64>>,
+}
+
+impl Flood {
+    fn start(options: ConnectOptions, url: &str, subject: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (seen, url, subject) = (Arc::clone(&stop), url.to_owned(), subject.to_owned());
+        let thread = std::thread::spawn(move || {
+            // Of this thread alone; if it is refused, the flood only has more.
+            let _ = rustix::process::nice(19);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(pour(options, &url, &subject, &seen))
+        });
+        Self { stop, thread }
+    }
+
+    /// How many messages it sent.
+    fn stop(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().ok().context("the flood panicked")?
+    }
+}
+
+async fn pour(options: ConnectOptions, url: &str, subject: &str, stop: &AtomicBool) -> Result<u64> {
+    let client = clients::connect_as(options, url, "flood").await?;
+    let heartbeat = Heartbeat { session: 1, sequence: 1, ..Heartbeat::default() };
+    let payload = Bytes::from(heartbeat.encode_to_vec());
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for _ in 0..GUSH {
+            client.publish(subject.to_owned(), payload.clone()).await?;
+            sent += 1;
+        }
+        client.flush().await?;
+    }
+    client.drain().await?;
+    Ok(sent)
+}
