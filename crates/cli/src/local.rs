@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// Where it says how it is reached.
 const ADDRESSES: &str = "addresses.json";
-/// The CA that vouches for it.
+/// The CA that vouches for it, where the addresses do not name another.
 const CA: &str = "tls/ca.pem";
 /// The API token of whoever owns the directory.
 const TOKEN: &str = "admin.token";
@@ -27,6 +27,7 @@ pub(crate) struct Local {
 #[derive(Deserialize)]
 struct Addresses {
     api: String,
+    ca: Option<PathBuf>,
 }
 
 impl Local {
@@ -35,6 +36,7 @@ impl Local {
         let bytes = crate::manifests::read_bounded(&data_dir.join(ADDRESSES), MAX_BYTES).ok()?;
         let addresses: Addresses = serde_json::from_slice(&bytes).ok()?;
         let token = Some(data_dir.join(TOKEN)).filter(|path| std::fs::File::open(path).is_ok());
-        Some(Self { api: addresses.api, ca: data_dir.join(CA), token })
+        let ca = addresses.ca.unwrap_or_else(|| data_dir.join(CA));
+        Some(Self { api: addresses.api, ca, token })
     }
 }

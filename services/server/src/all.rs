@@ -20,6 +20,7 @@ use tonic::service::RoutesBuilder;
 use wire::access::Role;
 
 use crate::data_dir::{Addresses, DataDir, DataDirError};
+use crate::further::{Further, FurtherError};
 
 /// How often it is looked whether a certificate has to be renewed. It then still holds for a month.
 const RENEWAL_LOOK: Duration = Duration::from_hours(1);
@@ -87,6 +88,12 @@ pub struct AllArgs {
     #[arg(long, env = "MUSTER_FLEET", value_name = "ID", default_value = "default")]
     pub fleet: FleetId,
 
+    /// Another fleet that it serves too, at an address of its own; several are separated by commas. It has accounts of the
+    /// broker, streams, keys and API tokens of its own, in fleets/ID of the data directory, which `muster --data-dir` takes.
+    /// Nothing crosses from one to the other.
+    #[arg(long, env = "MUSTER_ALSO_FLEET", value_name = "ID=ADDRESS:PORT", value_delimiter = ',')]
+    pub also_fleet: Vec<Further>,
+
     /// File of the key that signs what agents obey. Without it: director.key in the data directory, made at the
     /// first start.
     #[arg(long, env = "MUSTER_DIRECTOR_KEY", value_name = "FILE")]
@@ -125,6 +132,9 @@ pub enum AllError {
     /// The data directory cannot be used.
     #[error("the data directory cannot be used")]
     DataDir(#[from] DataDirError),
+    /// It cannot serve several fleets as it was asked to.
+    #[error("these fleets cannot be served together")]
+    Further(#[from] FurtherError),
     /// There is no nats-server to run.
     #[error("nats-server cannot be supervised")]
     Find(#[from] FindError),
@@ -168,20 +178,31 @@ struct Unsupervised;
 /// [`AllError`] if anything cannot start or ends early.
 pub async fn run(args: &AllArgs, shutdown: Shutdown) -> Result<(), AllError> {
     let dir = DataDir::open(&args.data_dir)?;
-    args.access.check(args.listen).map_err(ServiceError::from)?;
+    Further::check(&args.also_fleet, args)?;
+    dir.belongs_to(&args.fleet)?;
+    let addresses = std::iter::once(args.listen).chain(args.also_fleet.iter().map(|further| further.listen));
+    for address in addresses {
+        args.access.check(address).map_err(ServiceError::from)?;
+    }
     let ca = LocalCa::open(dir.tls(), &names(args))?;
     let listener = Listener::bind(args.listen, security(&args.tls, &ca)?).await?;
+    let mut fleets = vec![Fleet { id: args.fleet.clone(), dir, is_first: true, listener }];
+    for further in &args.also_fleet {
+        let listener = Listener::bind(further.listen, security(&args.tls, &ca)?).await?;
+        let dir = fleets[0].dir.of_fleet(&further.fleet)?;
+        fleets.push(Fleet { id: further.fleet.clone(), dir, is_first: false, listener });
+    }
     let server_tasks = Tasks::new(Shutdown::new());
     let broker = match args.nats_url.is_empty() {
-        true => start_server(args, &dir, ca, &server_tasks).await?,
+        true => start_server(args, &fleets, ca, &server_tasks).await?,
         false => {
             server_tasks.spawn("renew certificates", renew(ca, None, server_tasks.shutdown().clone()));
             let (creds, tls) = (args.nats_creds.clone(), args.nats_tls.clone());
             Broker { urls: args.nats_url.clone(), creds, tls }
         }
     };
-    let ended = run_services(args, &dir, (listener, broker), (&server_tasks, shutdown)).await;
-    let cleared = dir.clear_addresses();
+    let (ended, dirs) = run_fleets(args, fleets, &broker, (&server_tasks, shutdown)).await;
+    let cleared = dirs.iter().try_for_each(DataDir::clear_addresses);
     server_tasks.shutdown().request();
     let stopped = server_tasks.finish().await;
     ended?;
@@ -189,11 +210,23 @@ pub async fn run(args: &AllArgs, shutdown: Shutdown) -> Result<(), AllError> {
     Ok(cleared?)
 }
 
-/// Names of this machine in the certificate that is made: those that were given, and the address it listens on.
+/// A fleet that this process serves.
+struct Fleet {
+    id: FleetId,
+    dir: DataDir,
+    /// Whether it is the one that options speak of, and whose directory has what all share.
+    is_first: bool,
+    listener: Listener,
+}
+
+/// Names of this machine in the certificate that is made: those that were given, and the addresses it listens on.
 fn names(args: &AllArgs) -> Vec<String> {
-    let ip = args.listen.ip();
-    let own = (!ip.is_loopback() && !ip.is_unspecified()).then(|| ip.to_string());
-    args.tls_name.iter().cloned().chain(own).collect()
+    let ips = std::iter::once(&args.listen).chain(args.also_fleet.iter().map(|further| &further.listen));
+    let own = ips.map(SocketAddr::ip).filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+    let mut names: Vec<String> = args.tls_name.iter().cloned().chain(own.map(|ip| ip.to_string())).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// What the options say of TLS, and with nothing said the certificate from the local CA.
@@ -207,15 +240,31 @@ fn security(args: &ListenerTlsArgs, ca: &LocalCa) -> Result<Security, ListenerTl
 /// Where the broker is, how to verify it, and what services show it.
 struct Broker {
     urls: Vec<String>,
+    /// Folder of the first fleet; those of others lie beside it.
     creds: Option<PathBuf>,
     tls: BrokerTlsArgs,
 }
 
+impl Broker {
+    fn creds_of(&self, fleet: &Fleet) -> Option<PathBuf> {
+        let first = self.creds.as_deref()?;
+        Some(if fleet.is_first { first.to_owned() } else { first.with_file_name(fleet.id.as_str()) })
+    }
+}
+
 /// Starts the supervised server, with an operator that is made at the first start. Its certificate is from the local CA.
-async fn start_server(args: &AllArgs, dir: &DataDir, ca: LocalCa, tasks: &Tasks) -> Result<Broker, AllError> {
+async fn start_server(
+    args: &AllArgs,
+    fleets: &[Fleet],
+    ca: LocalCa,
+    tasks: &Tasks,
+) -> Result<Broker, AllError> {
     let binary = find(args.nats_server_bin.as_deref()).await?;
-    broker::init(&dir.broker(), &args.fleet)?;
-    let mut setup = Setup::new(binary, dir.nats()).with_operator(&dir.broker())?;
+    let dir = &fleets[0].dir;
+    for fleet in fleets {
+        broker::init(&dir.broker(), &fleet.id)?;
+    }
+    let mut setup = Setup::new(binary, dir.nats()?).with_operator(&dir.broker())?;
     setup.port = args.nats_port.or_else(|| dir.nats_port());
     let TlsFiles { cert, key, .. } = ca.files();
     setup.tls = Some(ServerTls { cert, key, ca: ca.ca(), client_ca: None, first: true });
@@ -246,33 +295,13 @@ async fn renew(ca: LocalCa, broker: Option<Reload>, shutdown: Shutdown) -> Resul
     }
 }
 
-async fn run_services(
+/// Serves all fleets until the shutdown, and gives their directories back.
+async fn run_fleets(
     args: &AllArgs,
-    dir: &DataDir,
-    (listener, broker): (Listener, Broker),
+    fleets: Vec<Fleet>,
+    broker: &Broker,
     (server_tasks, shutdown): (&Tasks, Shutdown),
-) -> Result<(), AllError> {
-    let director_key = key_file(args.director_key.as_deref(), dir.director_key())?;
-    let content_key = key_file(args.content_keys.content_key.as_deref(), dir.content_key())?;
-    let root_key = match &args.trust {
-        TrustArgs { root_key: None, trust_root: Some(_), .. } => None,
-        trust => Some(key_file(trust.root_key.as_deref(), dir.root_key())?),
-    };
-    let service_args = ServiceArgs {
-        listen: listener.address(),
-        tls: args.tls.clone(),
-        nats_url: broker.urls,
-        nats_tls: broker.tls,
-        nats_creds: broker.creds,
-        agent_servers: args.agent_servers.clone(),
-        agent_ca_file: args.agent_ca_file.clone(),
-        fleet: args.fleet.clone(),
-        director_key: Some(director_key),
-        content_keys: ContentKeyArgs { content_key: Some(content_key), ..args.content_keys.clone() },
-        access: args.access.clone(),
-        trust: TrustArgs { root_key, ..args.trust.clone() },
-        stream_replicas: 1,
-    };
+) -> (Result<(), AllError>, Vec<DataDir>) {
     let tasks = Tasks::new(shutdown);
     let (supervised, stop) = (server_tasks.shutdown().clone(), tasks.shutdown().clone());
     tasks.spawn("watch nats-server", async move {
@@ -281,28 +310,80 @@ async fn run_services(
             () = supervised.requested() => Err(Unsupervised),
         }
     });
-    let contexts = ServiceContext::connect_all(&service_args, SERVICES, &tasks).await?;
-    let [first, ..] = &contexts;
-    let started = match start_services(args, dir, &contexts).await {
-        Ok(routes) => announce(dir, &service_args, first, &listener).map(|()| routes).map_err(AllError::from),
-        Err(error) => Err(error),
-    };
-    let failed = match started {
-        Ok(routes) => {
-            first.serve(listener, routes);
-            None
-        }
-        Err(error) => {
+    let (mut contexts, mut dirs, mut failed) = (Vec::new(), Vec::new(), None);
+    for fleet in fleets {
+        let begun = match failed {
+            None => begin(args, fleet, broker, (&tasks, &mut contexts)).await,
+            Some(_) => (Ok(()), fleet.dir),
+        };
+        dirs.push(begun.1);
+        if let Err(error) = begun.0 {
             tasks.shutdown().request();
-            Some(error)
+            failed = Some(error);
         }
-    };
+    }
     let ended = tasks.finish().await;
     for context in &contexts {
         context.close().await;
     }
     // The reason to stop is the one worth telling.
-    failed.map_or(Ok(ended?), Err)
+    (failed.map_or_else(|| ended.map_err(Into::into), Err), dirs)
+}
+
+/// Starts the services of a fleet. What they were given goes to `contexts`, also when one of them does not start.
+async fn begin(
+    args: &AllArgs,
+    fleet: Fleet,
+    broker: &Broker,
+    (tasks, contexts): (&Tasks, &mut Vec<ServiceContext>),
+) -> (Result<(), AllError>, DataDir) {
+    let begun = async {
+        let service_args = service_args(args, &fleet, broker)?;
+        let of_fleet = ServiceContext::connect_all(&service_args, SERVICES, tasks).await?;
+        contexts.extend(of_fleet.iter().cloned());
+        let routes = start_services(args, &fleet.dir, &of_fleet).await?;
+        let [first, ..] = &of_fleet;
+        announce(&fleet, &service_args, first)?;
+        Ok((first.clone(), routes))
+    };
+    match begun.await {
+        Ok((first, routes)) => {
+            first.serve(fleet.listener, routes);
+            (Ok(()), fleet.dir)
+        }
+        Err(error) => (Err(error), fleet.dir),
+    }
+}
+
+/// What the services of a fleet are given. Options that name files are about the first fleet.
+fn service_args(args: &AllArgs, fleet: &Fleet, broker: &Broker) -> Result<ServiceArgs, AllError> {
+    let own_trust = TrustArgs { root_validity: args.trust.root_validity, ..TrustArgs::default() };
+    let (director, content, trust) = match fleet.is_first {
+        true => (args.director_key.as_deref(), args.content_keys.clone(), args.trust.clone()),
+        false => (None, ContentKeyArgs::default(), own_trust),
+    };
+    let dir = &fleet.dir;
+    let director_key = key_file(director, dir.director_key())?;
+    let content_key = key_file(content.content_key.as_deref(), dir.content_key())?;
+    let root_key = match &trust {
+        TrustArgs { root_key: None, trust_root: Some(_), .. } => None,
+        trust => Some(key_file(trust.root_key.as_deref(), dir.root_key())?),
+    };
+    Ok(ServiceArgs {
+        listen: fleet.listener.address(),
+        tls: args.tls.clone(),
+        nats_url: broker.urls.clone(),
+        nats_tls: broker.tls.clone(),
+        nats_creds: broker.creds_of(fleet),
+        agent_servers: args.agent_servers.clone(),
+        agent_ca_file: args.agent_ca_file.clone(),
+        fleet: fleet.id.clone(),
+        director_key: Some(director_key),
+        content_keys: ContentKeyArgs { content_key: Some(content_key), ..content },
+        access: args.access.clone(),
+        trust: TrustArgs { root_key, ..trust },
+        stream_replicas: 1,
+    })
 }
 
 /// The file of a key: the one that was given, or the one in the data directory, which is made if it is not there.
@@ -336,20 +417,16 @@ async fn start_services(
 }
 
 /// Says where everything is reached, in the log and in the data directory.
-fn announce(
-    dir: &DataDir,
-    args: &ServiceArgs,
-    context: &ServiceContext,
-    listener: &Listener,
-) -> Result<(), DataDirError> {
+fn announce(fleet: &Fleet, args: &ServiceArgs, context: &ServiceContext) -> Result<(), DataDirError> {
     let nats = args.nats_url.iter().map(|url| runtime::nats::without_login(url)).collect();
-    let addresses = Addresses { api: listener.url(), nats, pid: std::process::id() };
-    dir.write_addresses(&addresses)?;
+    let (api, pid, ca) = (fleet.listener.url(), std::process::id(), fleet.dir.ca());
+    let addresses = Addresses { api, ca, nats, pid };
+    fleet.dir.write_addresses(&addresses)?;
     tracing::info!(api = addresses.api, nats = addresses.nats.join(","), fleet = %args.fleet, "musterd is up");
-    let (readiness, stop) = (context.readiness.clone(), context.shutdown().clone());
+    let (readiness, stop, fleet) = (context.readiness.clone(), context.shutdown().clone(), fleet.id.clone());
     context.tasks.spawn_finite("announce ready", async move {
         tokio::select! {
-            () = readiness.ready() => tracing::info!("all services are ready"),
+            () = readiness.ready() => tracing::info!(%fleet, "all services are ready"),
             () = stop.requested() => {}
         }
         Ok::<(), Infallible>(())

@@ -5,13 +5,19 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use domain::FleetId;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 const LOCK: &str = "lock";
 const ADDRESSES: &str = "addresses.json";
 const NATS: &str = "nats";
+const FLEETS: &str = "fleets";
+/// Whose keys lie here.
+const FLEET: &str = "fleet";
 const TLS: &str = "tls";
+/// The CA in the folder of the local CA.
+const CA: &str = "ca.pem";
 const BROKER: &str = "broker";
 const NATS_PORT: &str = "nats-port";
 const DIRECTOR_KEY: &str = "director.key";
@@ -25,12 +31,23 @@ pub enum DataDirError {
     /// A file or directory cannot be used.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// "create", "write" or "remove".
+        /// "create", "read", "write" or "remove".
         action: &'static str,
         /// The file.
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
+    },
+    /// Its keys are those of another fleet.
+    #[error(
+        "the data directory {} is that of fleet {found:?}: give --fleet {found}, serve this one beside it with --also-fleet, or give it a directory of its own with --data-dir",
+        path.display()
+    )]
+    OtherFleet {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
     },
     /// Another process uses it.
     #[error(
@@ -48,6 +65,8 @@ pub enum DataDirError {
 pub struct Addresses {
     /// URL of the API, the probes and health.
     pub api: String,
+    /// The CA that vouches for it, where it has its certificate from the data directory.
+    pub ca: PathBuf,
     /// URLs of NATS.
     pub nats: Vec<String>,
     /// Process id.
@@ -57,16 +76,14 @@ pub struct Addresses {
 /// A data directory that this process alone uses, until it is dropped.
 pub(crate) struct DataDir {
     path: PathBuf,
+    /// That of the local CA: fleets of one process share it.
+    tls: PathBuf,
     _lock: File,
 }
 
 impl DataDir {
     /// Makes it if it is not there, and locks it. The lock goes with the process, however it ends.
     pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
-        let create = |path: &Path| {
-            let failed = |source| DataDirError::File { action: "create", path: path.to_owned(), source };
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
-        };
         create(path)?;
         // nats-server and messages need a path that does not depend on the working directory.
         let failed = |source| DataDirError::File { action: "resolve", path: path.to_owned(), source };
@@ -80,20 +97,48 @@ impl DataDir {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(DataDirError::InUse { path }),
             Err(error) => return Err(failed(error.into())),
         }
-        let dir = Self { path, _lock: lock };
+        let dir = Self { tls: path.join(TLS), path, _lock: lock };
         dir.clear_addresses()?;
-        create(&dir.nats())?;
         Ok(dir)
     }
 
-    /// The directory of nats-server.
-    pub(crate) fn nats(&self) -> PathBuf {
-        self.path.join(NATS)
+    /// Makes sure that it is this fleet's, from the first time on.
+    pub(crate) fn belongs_to(&self, fleet: &FleetId) -> Result<(), DataDirError> {
+        let path = self.path.join(FLEET);
+        match std::fs::read_to_string(&path) {
+            Ok(found) if found.trim() == fleet.as_str() => Ok(()),
+            Ok(found) => {
+                Err(DataDirError::OtherFleet { path: self.path.clone(), found: found.trim().to_owned() })
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.write(FLEET, format!("{fleet}\n").as_bytes())
+            }
+            Err(source) => Err(DataDirError::File { action: "read", path, source }),
+        }
+    }
+
+    /// The directory of another fleet of this process, which has keys of its own and shares the rest.
+    pub(crate) fn of_fleet(&self, fleet: &FleetId) -> Result<Self, DataDirError> {
+        let dir = Self::open(&self.path.join(FLEETS).join(fleet.as_str()))?;
+        dir.belongs_to(fleet)?;
+        Ok(Self { tls: self.tls(), ..dir })
+    }
+
+    /// The directory of nats-server, made if it is not there.
+    pub(crate) fn nats(&self) -> Result<PathBuf, DataDirError> {
+        let path = self.path.join(NATS);
+        create(&path)?;
+        Ok(path)
     }
 
     /// The directory of the local CA.
     pub(crate) fn tls(&self) -> PathBuf {
-        self.path.join(TLS)
+        self.tls.clone()
+    }
+
+    /// The file of the local CA.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.tls.join(CA)
     }
 
     /// The directory of the broker's operator and accounts.
@@ -162,6 +207,11 @@ impl DataDir {
     }
 }
 
+fn create(path: &Path) -> Result<(), DataDirError> {
+    let failed = |source| DataDirError::File { action: "create", path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,12 +231,27 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_is_one_fleets() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(parent.path()).unwrap();
+        let [red, blue] = ["red", "blue"].map(|id| FleetId::new(id).unwrap());
+        dir.belongs_to(&red).unwrap();
+        dir.belongs_to(&red).unwrap();
+        let error = dir.belongs_to(&blue).unwrap_err().to_string();
+        assert!(error.contains("is that of fleet \"red\"") && error.contains("--also-fleet"), "{error}");
+        let below = dir.of_fleet(&blue).unwrap();
+        assert_eq!((below.ca(), below.director_key().exists()), (dir.ca(), false));
+        assert!(matches!(dir.of_fleet(&blue), Err(DataDirError::InUse { .. })));
+    }
+
+    #[test]
     fn addresses_go_and_the_port_stays() {
         let parent = tempfile::tempdir().unwrap();
         let dir = DataDir::open(parent.path()).unwrap();
         assert_eq!(dir.nats_port(), None);
         dir.keep_nats_port(4222).unwrap();
-        let addresses = Addresses { api: "http://a".into(), nats: vec!["nats://b".into()], pid: 7 };
+        let addresses =
+            Addresses { api: "http://a".into(), ca: dir.ca(), nats: vec!["nats://b".into()], pid: 7 };
         dir.write_addresses(&addresses).unwrap();
         let text = std::fs::read(parent.path().join(ADDRESSES)).unwrap();
         assert_eq!(serde_json::from_slice::<Addresses>(&text).unwrap(), addresses);

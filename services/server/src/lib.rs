@@ -6,6 +6,7 @@ mod admin_token;
 mod all;
 mod bootstrap;
 mod data_dir;
+mod further;
 mod init;
 
 use std::io::Write as _;

@@ -15,15 +15,29 @@ pub(crate) struct Laptop {
 impl Laptop {
     /// Starts it, with an environment of its own, and waits until it is ready.
     pub(crate) async fn start(env: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        Self::start_in(tempfile::tempdir().expect("a temporary directory can be made"), env).await
+    }
+
+    /// Stops it and starts it again, with another environment.
+    pub(crate) async fn restart(self, env: &[(&str, &str)]) -> Self {
+        let Self { dir, mut musterd, .. } = self;
+        assert!(musterd.stop().await.success(), "{}", musterd.log());
+        Self::start_in(dir, env).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir, env: &[(&str, &str)]) -> Self {
         let args = ["all", "--data-dir", "data", "--listen", "127.0.0.1:0"];
         let found = runtime::nats_server::find(None).await.expect("nats-server is there: make tools");
         let found = found.canonicalize().expect("it exists").to_string_lossy().into_owned();
         let env = [&[("MUSTER_NATS_SERVER", found.as_str())], env].concat();
+        // A log begins where that of the life before ended.
+        let said = std::fs::read_to_string(dir.path().join("musterd.log")).map_or(0, |log| log.len());
         let musterd = Process::start(dir.path(), "musterd", "musterd", &args, &env);
         until("musterd is ready", || {
-            let log = musterd.log();
-            if log.contains("all services are ready") { Ok(()) } else { Err(log) }
+            let log = musterd.log().split_off(said);
+            // Each fleet says so.
+            let fleets = 1 + env.iter().filter(|(name, _)| *name == "MUSTER_ALSO_FLEET").count();
+            if log.matches("all services are ready").count() >= fleets { Ok(()) } else { Err(log) }
         })
         .await;
         std::fs::copy(dir.path().join("data/admin.token"), dir.path().join(ADMIN_TOKEN))

@@ -7,6 +7,7 @@ mod catch_up;
 mod content;
 mod crashes;
 mod delivery;
+mod fleets;
 mod laptop;
 mod moves;
 mod oidc;
