@@ -23,6 +23,7 @@ mod headers;
 mod login;
 mod publish;
 mod request;
+mod snapshot;
 mod streams;
 mod subjects;
 
@@ -36,6 +37,7 @@ pub use headers::{HeaderError, Headers, escape, unescape};
 pub use login::Login;
 pub use publish::{Expect, PublishError};
 pub use request::RequestError;
+pub use snapshot::{Packed, SnapshotError};
 pub use streams::{AUDIT, CONTENT, DESIRED, EVENTS, IDENTITY, POLICY, StreamError, StreamSpec, StreamState};
 pub use subjects::SubjectPage;
 

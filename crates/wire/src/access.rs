@@ -30,6 +30,8 @@ pub enum Role {
     Gateway,
     /// What mirrors desired state and content to a site.
     Site,
+    /// What takes backups: it reads whole streams, and writes nothing.
+    Backup,
     /// An agent that has joined.
     Agent,
     /// Whoever holds a join token, and an agent whose own credential has expired: they may ask to be let in.
@@ -40,7 +42,7 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Policy,
         Self::Content,
         Self::Presence,
@@ -48,13 +50,14 @@ impl Role {
         Self::Command,
         Self::Gateway,
         Self::Site,
+        Self::Backup,
         Self::Agent,
         Self::Join,
         Self::Bench,
     ];
 
     /// Those whose credentials are made once and handed to a process.
-    pub const SERVICES: [Self; 7] = [
+    pub const SERVICES: [Self; 8] = [
         Self::Policy,
         Self::Content,
         Self::Presence,
@@ -62,6 +65,7 @@ impl Role {
         Self::Command,
         Self::Gateway,
         Self::Site,
+        Self::Backup,
     ];
 
     /// Its name.
@@ -75,6 +79,7 @@ impl Role {
             Self::Command => "command",
             Self::Gateway => "gateway",
             Self::Site => "site",
+            Self::Backup => "backup",
             Self::Agent => "agent",
             Self::Join => "join",
             Self::Bench => "bench",
@@ -85,7 +90,7 @@ impl Role {
     #[must_use]
     pub fn is_in(self, account: Account) -> bool {
         match self {
-            Self::Policy | Self::Content | Self::Command | Self::Gateway | Self::Site => {
+            Self::Policy | Self::Content | Self::Command | Self::Gateway | Self::Site | Self::Backup => {
                 account == Account::Fleet
             }
             Self::Presence => account != Account::System,

@@ -4,6 +4,7 @@
 
 mod admin_token;
 mod all;
+mod backup;
 mod bootstrap;
 mod data_dir;
 mod further;
@@ -46,6 +47,10 @@ enum Target {
     /// Makes an API token for an administrator straight in the store: the first of a control plane whose services
     /// run one by one, or another when all are lost
     AdminToken(AdminTokenArgs),
+    /// Takes a backup of a fleet into a folder, while everything runs
+    Backup(Box<backup::BackupArgs>),
+    /// Puts a backup back into a broker that has lost its streams, while all services are stopped
+    Restore(Box<backup::RestoreArgs>),
     /// Makes the broker's operator and the accounts of a fleet, with the credentials of every service
     Init(init::InitArgs),
     /// Fills the Secrets of a control plane in Kubernetes, once: the chart runs it as a Job
@@ -117,6 +122,8 @@ async fn run(target: Target, shutdown: Shutdown) -> anyhow::Result<()> {
         Target::Presence(args) => Box::pin(presence::run(&args.common, &args.own, shutdown)).await?,
         Target::Identity(args) => Box::pin(identity::run(&args.common, &args.own, shutdown)).await?,
         Target::AdminToken(args) => Box::pin(admin_token::run(&args, shutdown)).await?,
+        Target::Backup(args) => Box::pin(backup::take(&args, shutdown)).await?,
+        Target::Restore(args) => Box::pin(backup::restore(&args, shutdown)).await?,
         Target::Bootstrap(args) => Box::pin(bootstrap::run(&args, shutdown)).await?,
         // Done before anything was started.
         Target::Init(_) | Target::Completion { .. } => {}

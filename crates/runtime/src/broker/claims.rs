@@ -146,6 +146,7 @@ impl FleetKeys {
                 | Role::Command
                 | Role::Gateway
                 | Role::Site
+                | Role::Backup
                 | Role::Bench => (None, None),
             };
             let permissions = permissions(role, account);

@@ -79,9 +79,19 @@ impl Nats {
         call: &str,
         body: &impl Serialize,
     ) -> Result<T, ApiError> {
+        self.api_within(call, body, API_TIMEOUT).await
+    }
+
+    /// As [`Nats::api`], for calls that take long.
+    pub(crate) async fn api_within<T: DeserializeOwned>(
+        &self,
+        call: &str,
+        body: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<T, ApiError> {
         let subject = format!("$JS.API.{call}");
         let body = serde_json::to_vec(body).expect("invariant: API requests are plain JSON");
-        let reply = self.0.router.request(&subject, Headers::new(), body.into(), API_TIMEOUT).await?;
+        let reply = self.0.router.request(&subject, Headers::new(), body.into(), timeout).await?;
         parse(&subject, &reply)
     }
 

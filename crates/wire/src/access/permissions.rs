@@ -149,6 +149,13 @@ fn calls(stream: &Stream, role: Role) -> Vec<String> {
             format!("$JS.FC.{name}.>"),
         ]);
     }
+    if role == Role::Backup && stream.saved {
+        calls.extend([
+            format!("$JS.API.STREAM.INFO.{name}"),
+            format!("$JS.API.STREAM.SNAPSHOT.{name}"),
+            format!("$JS.SNAPSHOT.ACK.{name}.*"),
+        ]);
+    }
     if stream.purges.contains(&role) {
         calls.push(format!("$JS.API.STREAM.PURGE.{name}"));
     }
@@ -216,6 +223,21 @@ mod tests {
             permissions(Role::Presence, Account::Agents).subscribe,
             ["_INBOX_svc.presence.>", "svc.heartbeat.* presence"]
         );
+    }
+
+    #[test]
+    fn who_takes_backups_reads_whole_streams_and_writes_nothing() {
+        let backup = permissions(Role::Backup, Account::Fleet);
+        let may = |to: &String| {
+            to.starts_with("$JS.API.STREAM.INFO.")
+                || to.starts_with("$JS.API.STREAM.SNAPSHOT.")
+                || to.starts_with("$JS.SNAPSHOT.ACK.")
+                || to == "_INBOX_svc.backup.>"
+        };
+        assert!(backup.publish.iter().all(may), "{backup:?}");
+        assert_eq!(backup.subscribe, ["_INBOX_svc.backup.>"]);
+        let snapshots = backup.publish.iter().filter(|to| to.contains("SNAPSHOT.POLICY")).count();
+        assert_eq!((snapshots, backup.publish.len()), (1, 3 * 4 + 1));
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub struct Stream {
     pub reads: &'static [Role],
     /// Who deletes messages of it by subject.
     pub purges: &'static [Role],
+    /// Whether it is part of a backup. What is not is made again from what is.
+    pub saved: bool,
 }
 
 const fn row(
@@ -250,6 +252,7 @@ pub const STREAMS: &[Stream] = &[
         makes: &[Role::Policy, Role::Identity],
         reads: &[Role::Policy, Role::Content, Role::Presence, Role::Identity],
         purges: &[],
+        saved: true,
     },
     Stream {
         name: STREAM_IDENTITY,
@@ -259,6 +262,7 @@ pub const STREAMS: &[Stream] = &[
         makes: &[Role::Identity],
         reads: &[Role::Identity, Role::Policy, Role::Content, Role::Presence],
         purges: &[],
+        saved: true,
     },
     Stream {
         name: STREAM_DESIRED,
@@ -268,6 +272,7 @@ pub const STREAMS: &[Stream] = &[
         makes: &[Role::Policy, Role::Identity],
         reads: &[Role::Policy, Role::Identity, Role::Presence, Role::Site],
         purges: &[],
+        saved: false,
     },
     Stream {
         name: STREAM_CONTENT,
@@ -277,6 +282,7 @@ pub const STREAMS: &[Stream] = &[
         makes: &[Role::Content],
         reads: &[Role::Content, Role::Site],
         purges: &[Role::Content],
+        saved: true,
     },
     Stream {
         name: STREAM_AUDIT,
@@ -286,6 +292,7 @@ pub const STREAMS: &[Stream] = &[
         makes: &[Role::Policy, Role::Content, Role::Presence, Role::Identity],
         reads: &[Role::Policy, Role::Content, Role::Presence, Role::Identity],
         purges: &[],
+        saved: true,
     },
     Stream {
         name: STREAM_EVENTS,
@@ -295,6 +302,7 @@ pub const STREAMS: &[Stream] = &[
         makes: &[Role::Presence],
         reads: &[Role::Presence],
         purges: &[Role::Presence],
+        saved: false,
     },
 ];
 
@@ -315,14 +323,18 @@ pub fn markdown() -> (String, String) {
             .expect("invariant: a String takes all");
     }
     let mut streams = String::from(
-        "| stream | subjects | kept | republished | made by | read by |\n| --- | --- | --- | --- | --- | --- |\n",
+        "| stream | subjects | kept | republished | made by | read by | in a backup |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for stream in STREAMS {
         let Stream { name, subjects, kept, .. } = stream;
         let republished = stream.republished.map_or("no".to_owned(), |to| format!("to `{to}`"));
         let (makes, reads) = (names(stream.makes), names(stream.reads));
-        writeln!(streams, "| `{name}` | `{subjects}` | {kept} | {republished} | {makes} | {reads} |")
-            .expect("invariant: a String takes all");
+        let saved = if stream.saved { "yes" } else { "no" };
+        writeln!(
+            streams,
+            "| `{name}` | `{subjects}` | {kept} | {republished} | {makes} | {reads} | {saved} |"
+        )
+        .expect("invariant: a String takes all");
     }
     (subjects, streams)
 }

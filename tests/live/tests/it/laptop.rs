@@ -4,6 +4,16 @@ use std::path::{Path, PathBuf};
 
 use live::{ADMIN_TOKEN, AgentProcess, Cli, Process, until};
 
+/// One that was stopped; its directory stays.
+pub(crate) struct Stopped(tempfile::TempDir);
+
+impl Stopped {
+    /// Starts it again.
+    pub(crate) async fn started(self, env: &[(&str, &str)]) -> Laptop {
+        Laptop::start_in(self.0, env).await
+    }
+}
+
 /// A `musterd all` with a broker of its own.
 pub(crate) struct Laptop {
     pub(crate) dir: tempfile::TempDir,
@@ -20,9 +30,13 @@ impl Laptop {
 
     /// Stops it and starts it again, with another environment.
     pub(crate) async fn restart(self, env: &[(&str, &str)]) -> Self {
-        let Self { dir, mut musterd, .. } = self;
-        assert!(musterd.stop().await.success(), "{}", musterd.log());
-        Self::start_in(dir, env).await
+        self.stopped().await.started(env).await
+    }
+
+    /// Stops it.
+    pub(crate) async fn stopped(mut self) -> Stopped {
+        assert!(self.musterd.stop().await.success(), "{}", self.musterd.log());
+        Stopped(self.dir)
     }
 
     async fn start_in(dir: tempfile::TempDir, env: &[(&str, &str)]) -> Self {

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod backups;
 mod canary;
 mod catch_up;
 mod content;
