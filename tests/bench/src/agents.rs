@@ -105,8 +105,9 @@ impl Fleet {
     }
 
     /// Starts one agent that uses other servers than it learnt, from now on.
-    pub fn start_through(&mut self, at: usize, servers: Vec<String>) {
+    pub fn start_through(&mut self, at: usize, servers: Vec<String>, tls: BrokerTls) {
         self.members[at].enrolment.servers = servers;
+        self.members[at].enrolment.tls = tls;
         self.start_one(at, |_| {});
     }
 

@@ -187,7 +187,7 @@ impl OurSide {
     /// Counts the bytes of one real agent's connection while it beats once a second, then stops all agents
     /// and takes over their heartbeats.
     pub(crate) async fn wire(&mut self) -> Result<Wire> {
-        let tap = Wiretap::start(&self.url, self.tls.ca.as_deref()).await?;
+        let tap = Wiretap::start(&self.url, self.tls.ca.as_deref().context("a broker without TLS")?).await?;
         self.fleet.stop(0..CONNECTIONS).await?;
         self.control.beat_every(Duration::from_secs(1)).await?;
         let agent = self.fleet.ids().next().context("no agent")?.clone();
@@ -195,7 +195,7 @@ impl OurSide {
         let mut beats = self.spy.subscribe(subject.as_str()).await?;
         let answers = format!("{}.>", wire::subject::inbox_prefix(&agent));
         let mut replies = self.spy.subscribe(&answers).await?;
-        self.fleet.start_through(0, vec![tap.url.clone()]);
+        self.fleet.start_through(0, vec![tap.url.clone()], tap.tls.clone());
         let (mut last, mut status) = (None, None);
         // The first heartbeats carry the status and prove the new interval.
         for _ in 0..4 {

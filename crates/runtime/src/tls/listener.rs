@@ -177,7 +177,7 @@ impl ListenerTls {
 
     /// Connections of `accepted` that passed their handshake, in the order in which they did. Handshakes run beside
     /// each other, so that one that takes long hinders none.
-    pub(crate) fn handshakes<E: Into<TaskFailure>>(
+    pub fn handshakes<E: Into<TaskFailure>>(
         self: Arc<Self>,
         accepted: impl Stream<Item = Result<TcpStream, E>>,
     ) -> impl Stream<Item = Result<TlsStream<TcpStream>, E>> {
