@@ -6,7 +6,7 @@ have nothing to say about what is in them, and stay when the release goes.
 {{- $full := include "muster.fullname" . }}
 - {{ $full }}-root
 - {{ $full }}-nats-operator
-{{- range list "policy" "content" "presence" "identity" }}
+{{- range list "policy" "content" "presence" "identity" "backup" }}
 - {{ $full }}-{{ . }}-keys
 {{- end }}
 {{- if eq .Values.tls.source "bootstrap" }}

@@ -22,7 +22,7 @@ use api::Api;
 use plan::Data;
 
 /// The services whose Secrets are filled.
-const ROLES: [Role; 4] = [Role::Policy, Role::Content, Role::Presence, Role::Identity];
+const ROLES: [Role; 5] = [Role::Policy, Role::Content, Role::Presence, Role::Identity, Role::Backup];
 
 const ROOT_KEY: &str = "root.key";
 const DIRECTOR_KEY: &str = "director.key";

@@ -144,7 +144,9 @@ async fn what_is_rendered_runs_and_goes_on_when_a_server_is_gone() {
         return;
     }
     let plane = Plane::start().await;
-    let chart = Chart::new().with(json!({ "nats": { "config": { "lameDuckDuration": "30s" } } }));
+    let values =
+        json!({ "nats": { "config": { "lameDuckDuration": "30s" } }, "backup": { "enabled": true } });
+    let chart = Chart::new().with(values);
     plane.helm(&["install", "muster"], Some(&chart)).await.unwrap();
     done(&plane, &chart).await;
     let dir = dir(&plane);
@@ -205,4 +207,11 @@ async fn what_is_rendered_runs_and_goes_on_when_a_server_is_gone() {
     until("the lame duck ends", || broker.pods[2].ended().map(drop).ok_or_else(|| "it runs".to_owned()))
         .await;
     round(&cli(0), 5, &agents).await;
+
+    let mut backup = host.pod(("CronJob", "muster-backup"), "backup", &[]);
+    backup.start(&host);
+    until("the backup is taken", || backup.ended().map(drop).ok_or_else(|| "it runs".to_owned())).await;
+    assert!(backup.ended().is_some_and(|status| status.success()), "{}", backup.log());
+    let taken = std::fs::read_dir(dir.join("backup/var/lib/muster-backups")).unwrap().flatten().count();
+    assert_eq!(taken, 1, "{}", backup.log());
 }

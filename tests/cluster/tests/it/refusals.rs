@@ -56,6 +56,10 @@ fn what_does_not_go_together_is_refused_with_the_way_out() {
     check(json!({ "api": { "grpcRoute": { "enabled": true } } }), "api.grpcRoute.parentRefs");
     check(json!({ "api": { "ingress": { "enabled": true } } }), "api.ingress.host");
     check(json!({ "agent": { "enabled": true } }), "agent.joinTokenSecret");
+    check(
+        json!({ "bootstrap": { "enabled": false }, "backup": { "enabled": true } }),
+        "backup.existingSecret",
+    );
     let scaling =
         json!({ "presence": { "autoscaling": { "enabled": true, "minReplicas": 9, "maxReplicas": 3 } } });
     check(scaling, "presence.autoscaling.minReplicas: 9");

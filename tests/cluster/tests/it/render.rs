@@ -108,8 +108,9 @@ fn network_policies_are_the_edges_of_the_page() {
         return;
     }
     let page = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
-    let agent = json!({ "agent": { "enabled": true, "joinTokenSecret": "join" } });
-    assert_eq!(cluster::rendered(&render(&Chart::new().with(agent))), cluster::documented(&page));
+    let all =
+        json!({ "agent": { "enabled": true, "joinTokenSecret": "join" }, "backup": { "enabled": true } });
+    assert_eq!(cluster::rendered(&render(&Chart::new().with(all))), cluster::documented(&page));
     let without = json!({ "global": { "defaults": { "networkPolicy": { "enabled": false } } }, "nats": { "networkPolicy": { "enabled": false } } });
     assert!(render(&Chart::new().with(without)).of("NetworkPolicy").next().is_none());
 }
