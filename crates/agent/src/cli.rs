@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use domain::AgentId;
 use domain::agent::Timing;
+use domain::catalog::GroupRef;
 use runtime::Shutdown;
 use runtime::log::LogConfig;
 use runtime::tls::BrokerTlsArgs;
@@ -41,13 +42,15 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent until SIGTERM or SIGINT. The first time it joins the fleet of its join token.
     Run(Box<RunArgs>),
+    /// Join the fleet of a join token, and end. What `run` would do the first time, and nothing else.
+    Join(Box<JoinArgs>),
     /// Show how the agent on this machine fares, from its state directory.
     Status(StatusArgs),
 }
 
-/// Options of `run`.
+/// How to join, and where to keep what came of it.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub struct JoinOptions {
     /// Join token from `muster token create`. Needed the first time only.
     #[arg(long, env = "MUSTER_JOIN", value_name = "TOKEN", hide_env_values = true)]
     pub join: Option<String>,
@@ -68,13 +71,38 @@ pub struct RunArgs {
     #[arg(long = "label", env = "MUSTER_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
     pub labels: Vec<(String, String)>,
 
-    /// NATS servers to use instead of those learnt when joining, separated by commas.
-    #[arg(long, env = "MUSTER_AGENT_NATS_URL", value_name = "URL", value_delimiter = ',')]
-    pub nats_url: Vec<String>,
+    /// Group to join, by path or name, within what the join token allows: its group, what is below, and the groups of
+    /// its rules. Default: the one that the token gives. An agent that has joined stays where it is.
+    #[arg(long, env = "MUSTER_AGENT_GROUP", value_name = "GROUP")]
+    pub group: Option<GroupRef>,
 
     /// TLS towards NATS servers, where it is to be another than learnt when joining.
     #[command(flatten)]
     pub nats_tls: BrokerTlsArgs,
+
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+/// Options of `join`.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// How to join.
+    #[command(flatten)]
+    pub joining: JoinOptions,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// How to join.
+    #[command(flatten)]
+    pub joining: JoinOptions,
+
+    /// NATS servers to use instead of those learnt when joining, separated by commas.
+    #[arg(long, env = "MUSTER_AGENT_NATS_URL", value_name = "URL", value_delimiter = ',')]
+    pub nats_url: Vec<String>,
 
     /// Longest random wait before the first connection, against a fleet that starts at one moment.
     #[arg(long, env = "MUSTER_START_SPREAD", value_name = "TIME", default_value = "2s", value_parser = runtime::config::duration)]
@@ -102,10 +130,6 @@ pub struct RunArgs {
     /// More is faster on lines that are fast and far.
     #[arg(long, env = "MUSTER_CONTENT_WINDOW", value_name = "SIZE", default_value = "256KiB", value_parser = wire::size::parse)]
     pub content_window: u64,
-
-    /// How to log.
-    #[command(flatten)]
-    pub log: LogConfig,
 }
 
 /// Options of `status`.
@@ -145,27 +169,49 @@ fn label(text: &str) -> Result<(String, String), String> {
 pub fn main(cli: Cli, tables: &toml::Table) -> anyhow::Result<()> {
     match cli.command {
         Command::Run(args) => {
-            runtime::log::init(&args.log)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(run(&args, tables))
+            runtime::log::init(&args.joining.log)?;
+            block_on(run(&args, tables))
         }
-        Command::Status(args) => {
-            let text = status(&args)?;
-            use std::io::Write as _;
-            std::io::stdout().write_all(text.as_bytes()).context("cannot write the status")
+        Command::Join(args) => {
+            runtime::log::init(&args.joining.log)?;
+            print(&block_on(join_only(&args.joining))?)
         }
+        Command::Status(args) => print(&status(&args)?),
     }
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write what there is to say")
+}
+
+/// Joins and ends.
+async fn join_only(args: &JoinOptions) -> anyhow::Result<String> {
+    let tasks = runtime::Tasks::new(Shutdown::new());
+    tasks.stop_on_signals().context("cannot listen to signals")?;
+    let dir = StateDir::lock(&args.state_dir)?;
+    let enrolment = enrol(args, &dir, &hostname(), tasks.shutdown()).await?;
+    let (agent, fleet) = (&enrolment.agent, enrolment.trust.fleet());
+    Ok(format!("agent {agent} is in the fleet {fleet}; `muster-agent run` starts it\n"))
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Runs the agent until a signal asks it to stop.
 async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     let tasks = runtime::Tasks::new(Shutdown::new());
     tasks.stop_on_signals().context("cannot listen to signals")?;
-    let dir = Arc::new(StateDir::lock(&args.state_dir)?);
+    let dir = Arc::new(StateDir::lock(&args.joining.state_dir)?);
     let handler = CommandHandler::from_table(tables.get("handlers"), dir.root().to_owned())?
         .with_content(tables.get("content"))?;
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let enrolment = match enrol(args, &dir, &hostname, tasks.shutdown()).await {
+    let hostname = hostname();
+    let enrolment = match enrol(&args.joining, &dir, &hostname, tasks.shutdown()).await {
         Err(error) if tasks.shutdown().is_requested() => {
             tracing::info!(error = %format!("{error:#}"), "stopped");
             return Ok(());
@@ -231,7 +277,7 @@ fn over(args: &RunArgs, mut enrolment: Enrolment) -> Enrolment {
     if !args.nats_url.is_empty() {
         enrolment.servers.clone_from(&args.nats_url);
     }
-    enrolment.tls = args.nats_tls.over(enrolment.tls);
+    enrolment.tls = args.joining.nats_tls.over(enrolment.tls);
     enrolment
 }
 
@@ -245,7 +291,7 @@ fn spawn(tasks: &runtime::Tasks, name: &'static str, part: impl Future<Output = 
 
 /// The identity from an earlier join, or a new one.
 async fn enrol(
-    args: &RunArgs,
+    args: &JoinOptions,
     dir: &StateDir,
     hostname: &str,
     shutdown: &Shutdown,
@@ -281,6 +327,7 @@ async fn enrol(
         id: known.as_ref().map(|known| known.agent.clone()).or_else(|| args.id.clone()),
         hostname: hostname.to_owned(),
         labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
+        group: args.group.clone(),
     };
     let tls = args.nats_tls.over(dir.keep_broker(&token.broker)?);
     let mut joined = join::join((&token, &tls), &dir.key()?, &about, shutdown).await?;
@@ -294,7 +341,7 @@ async fn enrol(
     Ok(joined.enrolment)
 }
 
-fn read_token(args: &RunArgs) -> anyhow::Result<Option<JoinToken>> {
+fn read_token(args: &JoinOptions) -> anyhow::Result<Option<JoinToken>> {
     let text = match (&args.join, &args.join_file) {
         (Some(text), _) => Some(text.clone()),
         (None, Some(path)) => Some(read_token_file(path)?),

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use domain::agent::backoff;
+use domain::catalog::GroupRef;
 use domain::registry::AgentKey;
-use domain::{AgentId, Digest};
+use domain::{AgentId, Digest, Span};
 use nkeys::{KeyPair, KeyPairType};
 use prost::Message as _;
 use runtime::Shutdown;
@@ -22,6 +23,8 @@ use crate::trust::LiveTrust;
 
 /// How long an answer may take: identity writes to the store before it answers.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Longest pause of an agent that waits for approval: it is in so soon after somebody approved it.
+const APPROVAL_CAP: Span = Span::from_secs(60);
 /// How long one try to connect goes on.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of the key's digest in an agent's default id: 2^32 keys of one host name.
@@ -38,6 +41,15 @@ pub struct About {
     pub hostname: String,
     /// Labels.
     pub labels: HashMap<String, String>,
+    /// The group it would like to be in, within what its token allows; whichever the token gives it if absent.
+    pub group: Option<GroupRef>,
+}
+
+impl About {
+    /// The id that the holder of a key asks for.
+    fn wanted(&self, public_key: &str) -> AgentId {
+        self.id.clone().unwrap_or_else(|| default_id(&self.hostname, public_key))
+    }
 }
 
 /// Why an agent is not in.
@@ -49,6 +61,9 @@ pub enum JoinError {
     /// Stopped before there was an answer.
     #[error("stopped before the fleet answered")]
     Stopped,
+    /// Stopped before somebody approved it.
+    #[error("stopped while waiting for approval: muster agent approve {0}")]
+    Waits(AgentId),
     /// The fleet says no.
     #[error("the fleet refused the join: {message}")]
     Refused {
@@ -106,8 +121,8 @@ pub fn default_id(hostname: &str, public_key: &str) -> AgentId {
         .expect("invariant: slug and digest are made of the characters of ids")
 }
 
-/// Joins over a connection of its own, to servers verified by `tls`. Tries until the fleet answers or `shutdown` is
-/// requested: a machine may boot long before its fleet is there.
+/// Joins over a connection of its own, to servers verified by `tls`. Tries until the fleet lets it in or refuses, or
+/// `shutdown` is requested: a machine may boot long before its fleet is there, and may have to be approved.
 ///
 /// # Errors
 /// [`JoinError`] for what trying again does not change.
@@ -118,10 +133,11 @@ pub async fn join(
     shutdown: &Shutdown,
 ) -> Result<Joined, JoinError> {
     let connection = connection(token, tls, key);
-    let mut attempt = 0;
+    let wanted = about.wanted(&key.public_key());
+    let (mut attempt, mut waits) = (0, false);
     loop {
         let tried = tokio::select! {
-            () = shutdown.requested() => return Err(JoinError::Stopped),
+            () = shutdown.requested() => return Err(stopped(waits, wanted)),
             tried = join_once(&connection, token, key, about) => tried,
         };
         match tried {
@@ -134,15 +150,27 @@ pub async fn join(
             Err(JoinError::Refused { code: v1::JoinErrorCode::Unavailable, message }) => {
                 tracing::warn!(message, "the fleet cannot answer now; trying again");
             }
+            Err(JoinError::Refused { code: v1::JoinErrorCode::Pending, message }) if waits => {
+                tracing::debug!(message, "still waiting for approval");
+            }
+            Err(JoinError::Refused { code: v1::JoinErrorCode::Pending, message }) => {
+                tracing::warn!(message, "waiting for approval: muster agent approve {wanted}");
+                (attempt, waits) = (0, true);
+            }
             done => return done,
         }
-        let wait = backoff::full_jitter(attempt, backoff::BASE, backoff::CAP, rand::random());
+        let cap = if waits { APPROVAL_CAP } else { backoff::CAP };
+        let wait = backoff::full_jitter(attempt, backoff::BASE, cap, rand::random());
         attempt = attempt.saturating_add(1);
         tokio::select! {
-            () = shutdown.requested() => return Err(JoinError::Stopped),
+            () = shutdown.requested() => return Err(stopped(waits, wanted)),
             () = tokio::time::sleep(wait.into()) => {}
         }
     }
+}
+
+fn stopped(waits: bool, wanted: AgentId) -> JoinError {
+    if waits { JoinError::Waits(wanted) } else { JoinError::Stopped }
 }
 
 /// The connection over which an agent with `key` asks to be let in.
@@ -191,7 +219,7 @@ pub async fn request(
     about: &About,
 ) -> Result<Joined, JoinError> {
     let public_key = key.public_key();
-    let wanted = about.id.clone().unwrap_or_else(|| default_id(&about.hostname, &public_key));
+    let wanted = about.wanted(&public_key);
     let request = v1::JoinRequest {
         fleet: token.fleet.to_string(),
         token: token.token.to_string(),
@@ -203,6 +231,7 @@ pub async fn request(
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         requested_at_ms: runtime::clock::now().0,
         trust_root_sha256: token.trust_root.0.to_vec(),
+        group: about.group.as_ref().map(GroupRef::to_string).unwrap_or_default(),
     };
     let payload = wire::join::seal_request(&request, key)?.encode_to_vec();
     let enrol = wire::subject::enrol();

@@ -16,6 +16,7 @@ pub mod content;
 pub mod diff;
 pub mod digest;
 pub mod document;
+pub mod enrol;
 pub mod explain;
 pub mod id;
 pub mod path;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::enrol::Reason;
 use crate::id::{AgentId, FleetId, GroupId, TokenId};
 use crate::revision::{Cursor, Epoch, Revision};
 use crate::snapshot::Assignment;
@@ -59,6 +60,8 @@ impl fmt::Debug for AgentKey {
 pub enum Registered {
     /// An agent joined and may be there.
     Agent(Registration),
+    /// An agent would like to join and waits for approval. It is in no group and has no assignment.
+    Pending(Pending),
     /// The agent was deleted.
     Deleted(Gone),
 }
@@ -72,6 +75,21 @@ pub struct Gone {
     pub deleted_at: Timestamp,
     /// Its last assignment, so that the count never starts again.
     pub assignment: Cursor,
+    /// It was never in: somebody rejected it.
+    pub rejected: bool,
+}
+
+/// An agent that waits for approval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// What it brings along.
+    pub newcomer: Newcomer,
+    /// The group it gets unless somebody names another.
+    pub group: GroupId,
+    /// Why that one.
+    pub reason: Reason,
+    /// When it asked first.
+    pub asked_at: Timestamp,
 }
 
 /// An agent that joined.
@@ -81,6 +99,8 @@ pub struct Registration {
     pub key: AgentKey,
     /// Its group.
     pub group: GroupId,
+    /// Why it is in that group.
+    pub reason: Reason,
     /// Labels given at join.
     pub labels: BTreeMap<String, String>,
     /// Host name given at join.
@@ -113,6 +133,8 @@ pub enum Join<'a> {
     Free,
     /// The same key joined before: it gets the same answer, and no use of a token is consumed.
     Again(&'a Registration),
+    /// The same key asked before and waits for approval.
+    Waits(&'a Pending),
 }
 
 /// The id belongs to another key, or to a deleted agent.
@@ -124,6 +146,9 @@ pub enum IdTaken {
     /// Its agent was deleted.
     #[error("the id belonged to an agent that was deleted; ids are never used again")]
     Deleted,
+    /// Its agent was rejected.
+    #[error("an operator rejected the agent of this id; ids are never used again")]
+    Rejected,
 }
 
 /// Decides on a request to join by the holder of `key` under an id.
@@ -134,24 +159,56 @@ pub fn join<'a>(registered: Option<&'a Registered>, key: &AgentKey) -> Result<Jo
     match registered {
         None => Ok(Join::Free),
         Some(Registered::Agent(agent)) if agent.key == *key => Ok(Join::Again(agent)),
-        Some(Registered::Agent(_)) => Err(IdTaken::OtherKey),
+        Some(Registered::Pending(pending)) if pending.newcomer.key == *key => Ok(Join::Waits(pending)),
+        Some(Registered::Agent(_) | Registered::Pending(_)) => Err(IdTaken::OtherKey),
+        Some(Registered::Deleted(gone)) if gone.rejected && gone.key == *key => Err(IdTaken::Rejected),
         Some(Registered::Deleted(_)) => Err(IdTaken::Deleted),
     }
 }
 
 impl Newcomer {
-    /// The first registration of this agent in `group`.
+    /// The first registration of this agent, in a group and why in that.
     #[must_use]
-    pub fn registration(self, group: GroupId, epoch: Epoch, now: Timestamp) -> Registration {
+    pub fn registration(
+        self,
+        (group, reason): (GroupId, Reason),
+        epoch: Epoch,
+        now: Timestamp,
+    ) -> Registration {
         Registration {
             key: self.key,
             group,
+            reason,
             labels: self.labels,
             hostname: self.hostname,
             joined_at: now,
             token: self.token,
             assignment: Cursor { epoch, revision: Revision(1) },
         }
+    }
+
+    /// This agent while it waits for approval, with the group that it will get and why.
+    #[must_use]
+    pub fn pending(self, (group, reason): (GroupId, Reason), now: Timestamp) -> Pending {
+        Pending { newcomer: self, group, reason, asked_at: now }
+    }
+}
+
+impl Pending {
+    /// The agent once it is approved, in the group that was named or else in the one that was found for it. The caller
+    /// has seen that the group exists.
+    #[must_use]
+    pub fn approved(&self, named: Option<GroupId>, epoch: Epoch, now: Timestamp) -> Registration {
+        let named = named.filter(|group| *group != self.group).map(|group| (group, Reason::Operator));
+        let place = named.unwrap_or_else(|| (self.group.clone(), self.reason));
+        self.newcomer.clone().registration(place, epoch, now)
+    }
+
+    /// What is left when somebody rejects it.
+    #[must_use]
+    pub fn rejected(&self, now: Timestamp) -> Gone {
+        let key = self.newcomer.key.clone();
+        Gone { key, deleted_at: now, assignment: Cursor::new(0, 0), rejected: true }
     }
 }
 
@@ -160,7 +217,8 @@ impl Registration {
     /// that the group exists.
     #[must_use]
     pub fn moved(&self, group: &GroupId, epoch: Epoch) -> Option<Self> {
-        (self.group != *group).then(|| self.assigned(group.clone(), epoch))
+        let moved = || Self { reason: Reason::Operator, ..self.assigned(group.clone(), epoch) };
+        (self.group != *group).then(moved)
     }
 
     /// The registration with an assignment of `epoch`; `None` if its assignment is not older than that.
@@ -190,7 +248,7 @@ impl Registration {
     /// What is left when the agent is deleted.
     #[must_use]
     pub fn deleted(&self, now: Timestamp) -> Gone {
-        Gone { key: self.key.clone(), deleted_at: now, assignment: self.assignment }
+        Gone { key: self.key.clone(), deleted_at: now, assignment: self.assignment, rejected: false }
     }
 
     /// The assignment to sign.
@@ -201,12 +259,12 @@ impl Registration {
 }
 
 impl Registered {
-    /// The agent, unless it was deleted.
+    /// The agent, if it is in.
     #[must_use]
     pub fn agent(&self) -> Option<&Registration> {
         match self {
             Self::Agent(agent) => Some(agent),
-            Self::Deleted(_) => None,
+            Self::Pending(_) | Self::Deleted(_) => None,
         }
     }
 }
@@ -231,7 +289,7 @@ mod tests {
     }
 
     fn agent() -> Registration {
-        newcomer(key('A')).registration(group("web"), Epoch(1), Timestamp(5))
+        newcomer(key('A')).registration((group("web"), Reason::Token), Epoch(1), Timestamp(5))
     }
 
     #[test]
@@ -262,6 +320,28 @@ mod tests {
         check(Some(&present), key('B'), Err(IdTaken::OtherKey));
         check(Some(&gone), key('A'), Err(IdTaken::Deleted));
         check(Some(&gone), key('B'), Err(IdTaken::Deleted));
+        let pending = newcomer(key('A')).pending((group("web"), Reason::Rule(2)), Timestamp(5));
+        let rejected = Registered::Deleted(pending.rejected(Timestamp(9)));
+        let waits = Registered::Pending(pending.clone());
+        assert_eq!(join(Some(&waits), &key('A')), Ok(Join::Waits(&pending)));
+        assert_eq!(join(Some(&waits), &key('B')), Err(IdTaken::OtherKey));
+        assert_eq!(join(Some(&rejected), &key('A')), Err(IdTaken::Rejected));
+        assert_eq!(join(Some(&rejected), &key('B')), Err(IdTaken::Deleted));
+        assert_eq!((waits.agent(), rejected.agent()), (None, None));
+    }
+
+    #[test]
+    fn who_is_approved_gets_the_group_that_was_found_or_the_one_that_is_named() {
+        let pending = newcomer(key('A')).pending((group("web"), Reason::Rule(2)), Timestamp(5));
+        let check = |named: Option<&str>, expected: (&str, Reason)| {
+            let approved = pending.approved(named.map(group), Epoch(3), Timestamp(8));
+            assert_eq!((approved.group.as_str(), approved.reason), expected);
+            assert_eq!((approved.joined_at, approved.assignment), (Timestamp(8), Cursor::new(3, 1)));
+            assert_eq!((approved.key, approved.token.as_str()), (key('A'), "t"));
+        };
+        check(None, ("web", Reason::Rule(2)));
+        check(Some("web"), ("web", Reason::Rule(2)));
+        check(Some("db"), ("db", Reason::Operator));
     }
 
     #[test]
@@ -269,6 +349,10 @@ mod tests {
         assert_eq!(agent().moved(&group("web"), Epoch(7)), None);
         let moved = agent().moved(&group("db"), Epoch(1)).unwrap();
         assert_eq!((moved.group.as_str(), moved.assignment), ("db", Cursor::new(1, 2)));
+        assert_eq!(
+            (moved.reason, moved.renewed(Epoch(9)).unwrap().reason),
+            (Reason::Operator, Reason::Operator)
+        );
         let assignment =
             moved.assignment(FleetId::new("main").unwrap(), AgentId::new("web-1").unwrap(), Timestamp(8));
         assert_eq!((assignment.group, assignment.cursor), (group("db"), Cursor::new(1, 2)));

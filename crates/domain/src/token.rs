@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, Entry, ObjectKey, Token};
 use crate::change::MAX_TOKENS;
 use crate::digest::{Digest, same};
+use crate::enrol::{DEFAULT, Scope, default_path};
 use crate::id::{AgentId, GroupId, TokenId};
 use crate::registry::AgentKey;
 use crate::time::{Span, Timestamp};
@@ -56,8 +57,8 @@ impl Terms {
 
     /// The token that is made on these terms at `now`. `secret_digest` is the SHA-256 of its secret.
     #[must_use]
-    pub fn token(self, id: TokenId, group: GroupId, secret_digest: Digest, now: Timestamp) -> Token {
-        Token { id, group, uses: self.uses, created_at: now, expires_at: now + self.ttl, secret_digest }
+    pub fn token(self, id: TokenId, scope: Scope, secret_digest: Digest, now: Timestamp) -> Token {
+        Token { id, scope, uses: self.uses, created_at: now, expires_at: now + self.ttl, secret_digest }
     }
 }
 
@@ -70,6 +71,9 @@ pub enum CreateError {
     /// There is no such group.
     #[error("there is no group {id:?}", id = .0.as_str())]
     GroupMissing(GroupId),
+    /// It names no group of its own, and there is no default.
+    #[error("must name a group: there is none at {DEFAULT}, which is for tokens that name none")]
+    NoDefault,
     /// The fleet has [`MAX_TOKENS`] tokens.
     #[error("the fleet has {MAX_TOKENS} tokens, which is the most: revoke some that are not needed")]
     TooMany,
@@ -83,8 +87,11 @@ pub fn create(catalog: &Catalog, token: Token) -> Result<Entry, CreateError> {
     if catalog.token(&token.id).is_some() {
         return Err(CreateError::Exists(token.id));
     }
-    if catalog.group(&token.group).is_none() {
-        return Err(CreateError::GroupMissing(token.group));
+    if let Some(missing) = token.scope.named().find(|group| catalog.group(group).is_none()) {
+        return Err(CreateError::GroupMissing(missing.clone()));
+    }
+    if token.scope.group().is_none() && catalog.group_at(&default_path()).is_none() {
+        return Err(CreateError::NoDefault);
     }
     if catalog.tokens().count() >= MAX_TOKENS {
         Err(CreateError::TooMany)
@@ -183,18 +190,19 @@ pub fn admit(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::{Just, Strategy, prop_assert, prop_oneof};
 
     use super::*;
     use crate::catalog::root_id;
+    use crate::enrol::{Approval, HostPattern, Rule};
     use crate::revision::Revision;
 
     fn token(uses: u32, ttl: Span) -> Token {
         let (id, group) = (TokenId::new("t").unwrap(), GroupId::new("web").unwrap());
         let terms = Terms::new(Some(uses), Some(ttl)).unwrap();
-        terms.token(id, group, Digest::of(b"secret"), Timestamp(1_000))
+        terms.token(id, group.into(), Digest::of(b"secret"), Timestamp(1_000))
     }
 
     #[test]
@@ -213,14 +221,24 @@ mod tests {
     #[test]
     fn a_token_is_created_once_for_a_group_that_exists() {
         let mut catalog = Catalog::new();
-        let wanted = Token { group: root_id(), ..token(1, MAX_TTL) };
+        let wanted = Token { scope: root_id().into(), ..token(1, MAX_TTL) };
         let entry = create(&catalog, wanted.clone()).unwrap();
         assert_eq!(entry, Entry::Token(Arc::new(wanted.clone())));
         assert_eq!(revoke(&catalog, &wanted.id), None);
         catalog.fold([entry], Revision(1));
         assert_eq!(create(&catalog, wanted.clone()), Err(CreateError::Exists(wanted.id.clone())));
         let elsewhere = Token { id: TokenId::new("u").unwrap(), ..token(1, MAX_TTL) };
-        assert_eq!(create(&catalog, elsewhere), Err(CreateError::GroupMissing(GroupId::new("web").unwrap())));
+        assert_eq!(
+            create(&catalog, elsewhere.clone()),
+            Err(CreateError::GroupMissing(GroupId::new("web").unwrap()))
+        );
+        let nowhere = Token { scope: Scope::default(), ..elsewhere.clone() };
+        assert_eq!(create(&catalog, nowhere), Err(CreateError::NoDefault));
+        let pattern = Some(HostPattern::new("*").unwrap());
+        let rule = Rule::new(BTreeMap::new(), pattern, GroupId::new("db").unwrap()).unwrap();
+        let scope = Scope::new(Some(root_id()), vec![rule], Approval::None).unwrap();
+        let to_nowhere = Token { scope, ..elsewhere };
+        assert_eq!(create(&catalog, to_nowhere), Err(CreateError::GroupMissing(GroupId::new("db").unwrap())));
         catalog.fold(revoke(&catalog, &wanted.id), Revision(2));
         assert_eq!(catalog.token(&wanted.id), None);
         assert!(create(&catalog, wanted).is_ok());
@@ -231,7 +249,7 @@ mod tests {
         let mut catalog = Catalog::new();
         let make = |n: usize| Token {
             id: TokenId::new(n.to_string()).unwrap(),
-            group: root_id(),
+            scope: root_id().into(),
             ..token(1, MAX_TTL)
         };
         catalog.fold((0..MAX_TOKENS).map(|n| Entry::Token(Arc::new(make(n)))), Revision(1));

@@ -101,7 +101,7 @@ fn read(message: &StreamMessage) -> Option<(AgentId, Option<GroupId>)> {
     match wire::registry::read_agent(&message.payload) {
         Ok(record) => match record.registered {
             Registered::Agent(registration) => Some((agent, Some(registration.group))),
-            Registered::Deleted(_) => Some((agent, None)),
+            Registered::Pending(_) | Registered::Deleted(_) => Some((agent, None)),
         },
         Err(error) => {
             let error = crate::log::chain(&error);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domain::catalog::Token;
+use domain::enrol::Scope;
 use domain::token::Terms;
-use domain::{Digest, FleetId, GroupId, Span, Timestamp, TokenId};
+use domain::{Digest, FleetId, Span, Timestamp, TokenId};
 use nkeys::{KeyPair, KeyPairType};
 use wire::DecodeError;
 use wire::join::{BrokerTrust, Door, JoinToken, MAX_SERVERS, SECRET_BYTES, SEED_BYTES};
@@ -149,13 +150,13 @@ impl Trust {
 }
 
 impl Issuer<'_> {
-    /// Makes a token for `group` with a new secret, on `terms` from `now` on. Without an `id` it gets a random
+    /// Makes a token of this scope with a new secret, on `terms` from `now` on. Without an `id` it gets a random
     /// one. Nothing is stored: the caller writes [`IssuedToken::token`] to the catalogue.
     #[must_use]
-    pub fn issue(&self, id: Option<TokenId>, group: GroupId, terms: Terms, now: Timestamp) -> IssuedToken {
+    pub fn issue(&self, id: Option<TokenId>, scope: Scope, terms: Terms, now: Timestamp) -> IssuedToken {
         let id = id.unwrap_or_else(|| TokenId::new(random_id()).expect("invariant: a random id is an id"));
         let secret = random_secret::<SECRET_BYTES>();
-        let stored = terms.token(id.clone(), group, Digest::of(&secret), now);
+        let stored = terms.token(id.clone(), scope, Digest::of(&secret), now);
         let door = self.trust.doors.as_ref().map(|doors| doors.make(&stored, now));
         let join_token = JoinToken {
             servers: self.trust.servers.clone(),
@@ -190,6 +191,7 @@ impl Doors {
 
 #[cfg(test)]
 mod tests {
+    use domain::GroupId;
     use wire::join::{MAX_BROKER_CAS, MAX_CA_BYTES};
 
     use super::*;
@@ -210,7 +212,7 @@ mod tests {
         let terms = Terms::new(None, None).unwrap();
         assert_eq!(trust.issuer().err(), Some(NoRoot));
         let issuer = Issuer { trust: &trust, root: Digest([7; 32]) };
-        let issued = issuer.issue(Some(id.clone()), GroupId::new("web").unwrap(), terms, Timestamp(5));
+        let issued = issuer.issue(Some(id.clone()), GroupId::new("web").unwrap().into(), terms, Timestamp(5));
         let read = JoinToken::decode(&issued.join_token).unwrap();
         assert_eq!((read.token, read.servers.as_slice()), (id, trust.servers()));
         assert_eq!(Digest::of(&read.secret), issued.token.secret_digest);
@@ -222,8 +224,8 @@ mod tests {
         let trust = trust(vec!["nats://127.0.0.1:4222".into()]).unwrap();
         let issuer = Issuer { trust: &trust, root: Digest([7; 32]) };
         let terms = Terms::new(None, None).unwrap();
-        let [a, b] =
-            [1, 2].map(|_| issuer.issue(None, GroupId::new("web").unwrap(), terms, Timestamp(5)).token);
+        let [a, b] = [1, 2]
+            .map(|_| issuer.issue(None, GroupId::new("web").unwrap().into(), terms, Timestamp(5)).token);
         assert_ne!(a.id, b.id);
         assert_ne!(a.secret_digest, b.secret_digest);
     }

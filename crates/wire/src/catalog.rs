@@ -2,15 +2,14 @@
 
 mod access;
 mod content;
+mod token;
 
 use std::sync::Arc;
 
-use domain::catalog::{Entry, Group, Kind, Labels, Locks, ObjectKey, Policy, Token};
+use domain::catalog::{Entry, Group, Kind, Labels, Locks, ObjectKey, Policy};
 use domain::document::{Document, Pointer};
 use domain::schema::Schema;
-use domain::{
-    Digest, Epoch, GroupId, GroupPath, KindName, PolicyName, SettingsOverlay, Span, Timestamp, TokenId,
-};
+use domain::{Epoch, GroupId, GroupPath, KindName, PolicyName, SettingsOverlay, Span};
 use prost::Message as _;
 use prost_types::Struct;
 
@@ -19,7 +18,7 @@ use crate::snapshot::{mode_message, read_mode};
 use crate::store::v1::entry::Object;
 use crate::store::v1::{
     Entry as Message, EpochState, GroupState, KindState, PolicyState, SettingsOverlay as SettingsMessage,
-    TokenState, Tombstone,
+    Tombstone,
 };
 use crate::subject::StoreKey;
 use crate::{DecodeError, decode};
@@ -75,13 +74,7 @@ pub fn encode(entry: &Entry) -> Result<Vec<u8>, DocumentError> {
             locks: policy.locks.iter().map(Pointer::to_string).collect(),
             generation: policy.generation,
         }),
-        Entry::Token(token) => Object::Token(TokenState {
-            group: token.group.to_string(),
-            uses: token.uses,
-            created_at_ms: token.created_at.0,
-            expires_at_ms: token.expires_at.0,
-            secret_sha256: token.secret_digest.0.to_vec(),
-        }),
+        Entry::Token(token) => Object::Token(token::token(token)),
         Entry::ApiToken(token) => Object::ApiToken(access::api_token(token)),
         Entry::Epoch(epoch) => Object::Epoch(EpochState { epoch: epoch.0 }),
         Entry::Channel(channel) => Object::Channel(content::channel(channel)),
@@ -123,7 +116,7 @@ pub fn read(key: &StoreKey, bytes: &[u8]) -> Result<Entry, DecodeError> {
         (StoreKey::Group(id), Object::Group(state)) => read_group(id.clone(), state),
         (StoreKey::Kind(name), Object::Kind(state)) => read_kind(name.clone(), state),
         (StoreKey::Policy(name), Object::Policy(state)) => read_policy(name.clone(), state),
-        (StoreKey::Token(id), Object::Token(state)) => read_token(id.clone(), state),
+        (StoreKey::Token(id), Object::Token(state)) => token::read_token(id.clone(), state),
         (StoreKey::ApiToken(name), Object::ApiToken(state)) => access::read_api_token(name.clone(), state),
         (StoreKey::Epoch, Object::Epoch(state)) => Ok(Entry::Epoch(Epoch(state.epoch))),
         (StoreKey::Channel(name), Object::Channel(state)) => content::read_channel(name.clone(), state),
@@ -201,20 +194,6 @@ fn read_policy(name: PolicyName, state: PolicyState) -> Result<Entry, DecodeErro
     })))
 }
 
-fn read_token(id: TokenId, state: TokenState) -> Result<Entry, DecodeError> {
-    let digest = state.secret_sha256.try_into();
-    Ok(Entry::Token(Arc::new(Token {
-        id,
-        group: GroupId::new(&state.group).map_err(|e| DecodeError::field("group", e))?,
-        uses: state.uses,
-        created_at: Timestamp(state.created_at_ms),
-        expires_at: Timestamp(state.expires_at_ms),
-        secret_digest: Digest(
-            digest.map_err(|_| DecodeError::field("secret_sha256", "is not 32 bytes long"))?,
-        ),
-    })))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -246,14 +225,6 @@ mod tests {
             locks: Locks::new(BTreeSet::from([Pointer::new("/rules/a~1b").unwrap()])).unwrap(),
             generation: 7,
         };
-        let token = Token {
-            id: TokenId::new("t").unwrap(),
-            group: GroupId::new("web").unwrap(),
-            uses: 10,
-            created_at: Timestamp(1),
-            expires_at: Timestamp(2),
-            secret_digest: Digest([3; 32]),
-        };
         let kind = Kind { name: KindName::new("firewall").unwrap(), schema: Schema::new(schema).unwrap() };
         let gone = ObjectKey::Policy(policy.name.clone());
         let mut samples = content::tests::samples();
@@ -264,7 +235,7 @@ mod tests {
                 Entry::Group(Arc::new(Group::root())),
                 Entry::Kind(Arc::new(kind)),
                 Entry::Policy(Arc::new(policy)),
-                Entry::Token(Arc::new(token)),
+                token::tests::sample(),
                 access::tests::sample(),
                 Entry::Epoch(Epoch(2)),
                 Entry::Deleted { key: gone, generation: 8 },

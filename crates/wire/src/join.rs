@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use domain::catalog::GroupRef;
 use domain::registry::AgentKey;
 use domain::{AgentId, Digest, FleetId, TokenId};
 use nkeys::{KeyPair, KeyPairType};
@@ -35,7 +36,7 @@ pub const MAX_CA_BYTES: usize = 2048;
 /// Most labels of an agent.
 pub const MAX_LABELS: usize = 32;
 /// Longest key or value of a label, in bytes.
-pub const MAX_LABEL_BYTES: usize = 128;
+pub const MAX_LABEL_BYTES: usize = domain::enrol::MAX_LABEL_BYTES;
 
 /// What lets someone ask the broker to be let in, and do nothing else.
 #[derive(Clone, PartialEq, Eq)]
@@ -225,6 +226,8 @@ pub struct VerifiedRequest {
     pub fleet: FleetId,
     /// Fingerprint of the trust root that its token pins.
     pub trust_root: Option<Digest>,
+    /// The group it would like to be in.
+    pub group: Option<GroupRef>,
     /// The request as sent; texts and labels are within bounds.
     pub request: v1::JoinRequest,
 }
@@ -328,7 +331,12 @@ fn check_request(request: v1::JoinRequest) -> Result<VerifiedRequest, DecodeErro
                 .map_err(|_| DecodeError::field("trust_root_sha256", "is not 32 bytes long"))?,
         ),
     };
+    let group = match request.group.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|e| DecodeError::field("group", e))?),
+    };
     Ok(VerifiedRequest {
+        group,
         trust_root,
         agent: AgentId::new(&request.agent).map_err(|e| DecodeError::field("agent", e))?,
         token: TokenId::new(&request.token).map_err(|e| DecodeError::field("token", e))?,
@@ -415,6 +423,15 @@ mod tests {
 
         let stolen = seal_request(&request(&key), &other).unwrap().encode_to_vec();
         assert_eq!(open_request(&stolen), Err(EnvelopeError::Untrusted));
+        for (group, fits) in
+            [("", true), ("/servers/web", true), ("web", true), ("/a.b", false), ("a b", false)]
+        {
+            let asked = v1::JoinRequest { group: group.into(), ..request(&key) };
+            let read = open_request(&seal_request(&asked, &key).unwrap().encode_to_vec());
+            assert_eq!(read.is_ok(), fits, "{group}");
+            let named = read.ok().and_then(|read| read.group).map(|group| group.to_string());
+            assert_eq!(named.as_deref(), Some(group).filter(|group| fits && !group.is_empty()));
+        }
         let renewal = v1::RenewRequest {
             fleet: "main".into(),
             agent: "web-1".into(),

@@ -60,6 +60,8 @@ pub mod audit;
 pub mod catalog;
 pub mod content;
 pub mod document;
+#[cfg(feature = "api")]
+pub mod enrol;
 pub mod envelope;
 pub mod heartbeat;
 pub mod join;

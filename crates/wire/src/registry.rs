@@ -1,6 +1,7 @@
 //! Records of the registry (stream IDENTITY) between their domain form and stored bytes.
 
-use domain::registry::{AgentKey, Gone, Registered, Registration};
+use domain::enrol::Reason;
+use domain::registry::{AgentKey, Gone, Newcomer, Pending, Registered, Registration};
 use domain::token::{Claim, Uses};
 use domain::{AgentId, Cursor, Digest, GroupId, Timestamp, TokenId};
 use prost::Message as _;
@@ -20,7 +21,7 @@ pub const MAX_USES_BYTES: usize = 512;
 pub struct AgentRecord {
     /// What the registry says.
     pub registered: Registered,
-    /// Envelope(Assignment); `None` for a deleted agent. As stored: readers that obey it check it.
+    /// Envelope(Assignment); `None` for an agent that waits for approval or was deleted. As stored: readers that obey it check it.
     pub assignment: Option<Envelope>,
 }
 
@@ -38,6 +39,26 @@ pub fn encode_agent(agent: &Registration, assignment: Envelope) -> Vec<u8> {
         assignment: Some(assignment),
         deleted_at_ms: 0,
         assignment_epoch: agent.assignment.epoch.0,
+        placed_by: agent.reason.to_string(),
+        pending: false,
+    }
+    .encode_to_vec()
+}
+
+/// Bytes of the record of an agent that waits for approval.
+#[must_use]
+pub fn encode_pending(pending: &Pending) -> Vec<u8> {
+    let Newcomer { key, labels, hostname, token } = &pending.newcomer;
+    v1::AgentRecord {
+        public_key: key.to_string(),
+        group: pending.group.to_string(),
+        labels: labels.clone().into_iter().collect(),
+        hostname: hostname.clone(),
+        joined_at_ms: pending.asked_at.0,
+        token: token.to_string(),
+        placed_by: pending.reason.to_string(),
+        pending: true,
+        ..v1::AgentRecord::default()
     }
     .encode_to_vec()
 }
@@ -51,6 +72,7 @@ pub fn encode_gone(gone: &Gone) -> Vec<u8> {
         deleted_at_ms: gone.deleted_at.0.max(1),
         assignment_revision: gone.assignment.revision.0,
         assignment_epoch: gone.assignment.epoch.0,
+        pending: gone.rejected,
         ..v1::AgentRecord::default()
     }
     .encode_to_vec()
@@ -65,18 +87,28 @@ pub fn read_agent(bytes: &[u8]) -> Result<AgentRecord, DecodeError> {
     let key = AgentKey::new(&record.public_key).map_err(|e| DecodeError::field("public_key", e))?;
     let assignment = Cursor::new(record.assignment_epoch, record.assignment_revision);
     if record.deleted_at_ms != 0 {
-        let gone = Gone { key, deleted_at: Timestamp(record.deleted_at_ms), assignment };
+        let deleted_at = Timestamp(record.deleted_at_ms);
+        let gone = Gone { key, deleted_at, assignment, rejected: record.pending };
         return Ok(AgentRecord { registered: Registered::Deleted(gone), assignment: None });
     }
-    let registration = Registration {
+    let group = GroupId::new(&record.group).map_err(|e| DecodeError::field("group", e))?;
+    let reason = match record.placed_by.as_str() {
+        "" => Reason::Token,
+        text => text.parse().map_err(|e| DecodeError::field("placed_by", e))?,
+    };
+    let newcomer = Newcomer {
         key,
-        group: GroupId::new(&record.group).map_err(|e| DecodeError::field("group", e))?,
         labels: record.labels.into_iter().collect(),
         hostname: record.hostname,
-        joined_at: Timestamp(record.joined_at_ms),
         token: TokenId::new(&record.token).map_err(|e| DecodeError::field("token", e))?,
-        assignment,
     };
+    let at = Timestamp(record.joined_at_ms);
+    if record.pending {
+        let pending = newcomer.pending((group, reason), at);
+        return Ok(AgentRecord { registered: Registered::Pending(pending), assignment: None });
+    }
+    let registration =
+        Registration { assignment, ..newcomer.registration((group, reason), assignment.epoch, at) };
     let envelope = record.assignment.ok_or_else(|| DecodeError::field("assignment", "is missing"))?;
     Ok(AgentRecord { registered: Registered::Agent(registration), assignment: Some(envelope) })
 }
@@ -130,7 +162,8 @@ mod tests {
             hostname: "h".repeat(255),
             token: TokenId::new("t".repeat(64)).unwrap(),
         };
-        let agent = newcomer.registration(GroupId::new("web").unwrap(), Epoch(2), Timestamp(7));
+        let place = (GroupId::new("web").unwrap(), Reason::Rule(32));
+        let agent = newcomer.registration(place, Epoch(2), Timestamp(7));
         let assignment = agent.assignment(FleetId::new("main").unwrap(), id, Timestamp(8));
         let envelope = crate::snapshot::seal_assignment(&assignment, &SigningKey::from_bytes(&[1; 32]));
         (agent, envelope)
@@ -157,6 +190,33 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_has_no_assignment_and_who_was_rejected_stays_so() {
+        let (agent, envelope) = agent(BTreeMap::from([("site".to_owned(), "north".to_owned())]));
+        let Registration { key, labels, hostname, token, group, .. } = agent;
+        let newcomer = Newcomer { key, labels, hostname, token };
+        let pending = newcomer.pending((group, Reason::Asked), Timestamp(7));
+        let bytes = encode_pending(&pending);
+        let read = read_agent(&bytes).unwrap();
+        assert_eq!(read, AgentRecord { registered: Registered::Pending(pending.clone()), assignment: None });
+        // One with an assignment is none that waits, and counts as such.
+        let mut both = v1::AgentRecord::decode(&bytes[..]).unwrap();
+        both.assignment = Some(envelope);
+        assert_eq!(read_agent(&both.encode_to_vec()).unwrap().assignment, None);
+        let gone = pending.rejected(Timestamp(9));
+        let read = read_agent(&encode_gone(&gone)).unwrap();
+        assert_eq!(read, AgentRecord { registered: Registered::Deleted(gone), assignment: None });
+    }
+
+    #[test]
+    fn records_from_before_there_were_reasons_are_read() {
+        let (agent, envelope) = agent(BTreeMap::new());
+        let mut record = v1::AgentRecord::decode(&encode_agent(&agent, envelope)[..]).unwrap();
+        record.placed_by.clear();
+        let read = read_agent(&record.encode_to_vec()).unwrap();
+        assert_eq!(read.registered.agent().unwrap().reason, Reason::Token);
+    }
+
+    #[test]
     fn uses_round_trip() {
         let (agent, _) = agent(BTreeMap::new());
         let last = Claim { agent: AgentId::new("a".repeat(64)).unwrap(), key: agent.key };
@@ -175,6 +235,7 @@ mod tests {
         };
         check(&|r| r.public_key.clear(), "field public_key is not the public key");
         check(&|r| r.group = "a.b".into(), "field group has the character '.'");
+        check(&|r| r.placed_by = "rule".into(), "field placed_by is not a reason");
         check(&|r| r.assignment = None, "field assignment is missing");
         check(&|r| r.hostname = "h".repeat(MAX_RECORD_BYTES), "is ");
     }

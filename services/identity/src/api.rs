@@ -4,22 +4,25 @@ mod access;
 mod agents;
 mod audit;
 mod page;
+mod pending;
 mod tokens;
 mod trust;
 
 use std::sync::Arc;
 
+use domain::GroupId;
 use domain::access::Reach;
 use domain::catalog::Catalog;
-use domain::{GroupId, GroupPath};
 use runtime::access::{caller, written};
 use tonic::{Request, Response, Status};
 use wire::api::v1::identity_service_server::IdentityService;
 use wire::api::v1::trust_service_server::TrustService;
 use wire::api::v1::{
-    CreateTokenRequest, DeleteAgentRequest, DeleteAgentResponse, GetRegistrationRequest, GetRootsRequest,
-    JoinTokenSecret, ListTokensRequest, ListTokensResponse, MoveAgentRequest, PublishRootRequest,
-    Registration, RevokeAgentRequest, RevokeAgentResponse, RevokeTokenRequest, RevokeTokenResponse, Roots,
+    ApproveAgentRequest, CreateTokenRequest, DeleteAgentRequest, DeleteAgentResponse, GetRegistrationRequest,
+    GetRootsRequest, JoinTokenSecret, ListPendingAgentsRequest, ListPendingAgentsResponse, ListTokensRequest,
+    ListTokensResponse, MoveAgentRequest, PublishRootRequest, Registration, RejectAgentRequest,
+    RejectAgentResponse, RevokeAgentRequest, RevokeAgentResponse, RevokeTokenRequest, RevokeTokenResponse,
+    Roots,
 };
 
 use crate::{Shared, status};
@@ -86,6 +89,30 @@ impl IdentityService for Api {
         let caller = caller(request.extensions())?;
         agents::revoke(&self.0, &caller, &request.into_inner()).await.map(Response::new)
     }
+
+    async fn list_pending_agents(
+        &self,
+        request: Request<ListPendingAgentsRequest>,
+    ) -> Result<Response<ListPendingAgentsResponse>, Status> {
+        let caller = caller(request.extensions())?;
+        pending::list(&self.0, &caller, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn approve_agent(
+        &self,
+        request: Request<ApproveAgentRequest>,
+    ) -> Result<Response<Registration>, Status> {
+        let caller = caller(request.extensions())?;
+        pending::approve(&self.0, &caller, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reject_agent(
+        &self,
+        request: Request<RejectAgentRequest>,
+    ) -> Result<Response<RejectAgentResponse>, Status> {
+        let caller = caller(request.extensions())?;
+        pending::reject(&self.0, &caller, &request.into_inner()).await.map(Response::new)
+    }
 }
 
 #[tonic::async_trait]
@@ -99,44 +126,23 @@ impl TrustService for Api {
     }
 }
 
-/// How a request names a group.
+/// How a request names a group: by its path (`/servers/web`) or its name (`servers-web`).
 #[derive(Clone)]
-enum GroupRef {
-    Path(GroupPath),
-    Id(GroupId),
-}
+struct GroupRef(domain::catalog::GroupRef);
 
 impl GroupRef {
-    /// Reads a path (`/servers/web`) or a name (`servers-web`).
     fn read(field: &str, text: &str) -> Result<Self, Status> {
-        if text.is_empty() {
-            return Err(status::invalid(field, "must be the path or the name of a group"));
-        }
-        if text.starts_with('/') {
-            GroupPath::new(text).map(Self::Path).map_err(|error| status::invalid(field, error))
-        } else {
-            GroupId::new(text).map(Self::Id).map_err(|error| status::invalid(field, error))
-        }
+        text.parse().map(Self).map_err(|error| status::invalid(field, error))
     }
 
     /// The group, if there is one that a caller sees.
     fn find(&self, catalog: &Catalog, reach: &Reach) -> Option<GroupId> {
-        let group = match self {
-            Self::Path(path) => catalog.group_at(path),
-            Self::Id(id) => catalog.group(id),
-        };
-        let group = group.filter(|group| reach.holds(catalog, &group.value.path));
+        let group = catalog.named(&self.0).filter(|group| reach.holds(catalog, &group.value.path));
         group.map(|group| group.value.id.clone())
     }
 
     fn not_found(&self) -> Status {
-        status::not_found(
-            "group",
-            match self {
-                Self::Path(path) => path.as_str(),
-                Self::Id(id) => id.as_str(),
-            },
-        )
+        status::not_found("group", &self.0.to_string())
     }
 }
 

@@ -7,9 +7,10 @@
 
 use std::time::Duration;
 
+use domain::enrol::{Approval, Facts, PlaceError, Reason};
 use domain::registry::{AgentKey, IdTaken, Join, Newcomer, Registration, join};
 use domain::token::{Claim, Refusal};
-use domain::{AgentId, Digest, FleetId};
+use domain::{AgentId, Digest, FleetId, GroupId};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use runtime::nats::Message;
@@ -23,7 +24,7 @@ use wire::subject::{QUEUE_IDENTITY, is_inbox_of, is_join_inbox, pattern};
 use crate::Shared;
 use crate::assign::{self, AssignError, Head};
 use crate::registry::{self, RecordError};
-use crate::uses::{self, ConsumeError};
+use crate::uses::{self, Asking, ConsumeError};
 
 /// How long joins that have arrived may take at the shutdown. Shorter than the time that all tasks have.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +59,10 @@ enum Refused {
     Assign(#[from] AssignError),
     #[error("the join token is for a trust root that this fleet does not have")]
     OtherRoot,
+    #[error("agent {0} waits for approval")]
+    Waits(AgentId),
+    #[error("too many agents wait for approval: approve or reject some of `muster agent list --pending`")]
+    TooManyWait,
 }
 
 /// Takes requests until the shutdown, `parallel` at a time, and finishes those that have arrived by then.
@@ -183,8 +188,9 @@ async fn try_enrol(
     let stored = registry::read(&shared.nats, &request.agent).await?;
     let record = stored.as_ref().map(|stored| &stored.record);
     match join(record.map(|record| &record.registered), key)? {
+        Join::Waits(_) => Err(Refused::Waits(request.agent.clone())),
         Join::Again(registration) => {
-            tracing::debug!(agent = %request.agent, "joined before: the same answer again");
+            tracing::debug!(agent = %request.agent, group = %registration.group, "joined before: the same answer again");
             Ok((registration.clone(), record.and_then(|record| record.assignment.clone())))
         }
         Join::Free => admit(shared, request, key).await,
@@ -200,22 +206,61 @@ async fn admit(
         // Before a use is consumed for nothing.
         return Err(AssignError::NotDirector(shared.roots.version()).into());
     }
-    let claim = Claim { agent: request.agent.clone(), key: key.clone() };
-    let presented = Digest::of(&request.request.secret);
-    let group = uses::consume(shared, &request.token, &presented, &claim).await?;
+    if shared.waiting.is_full() {
+        return Err(Refused::TooManyWait);
+    }
     let newcomer = Newcomer {
         key: key.clone(),
         labels: request.request.labels.clone().into_iter().collect(),
         hostname: request.request.hostname.clone(),
         token: request.token.clone(),
     };
+    let asking = Asking {
+        presented: Digest::of(&request.request.secret),
+        claim: Claim { agent: request.agent.clone(), key: key.clone() },
+        group: request.group.as_ref(),
+        facts: Facts { labels: &newcomer.labels, hostname: &newcomer.hostname },
+    };
+    let (placed, approval) = uses::consume(shared, &request.token, &asking).await?;
+    let place = (placed.group, placed.reason);
+    match approval {
+        Approval::None => enter(shared, request, newcomer, place).await,
+        Approval::Required => Err(wait(shared, request, newcomer, place).await),
+    }
+}
+
+/// Enters a new agent that waits for approval.
+async fn wait(
+    shared: &Shared,
+    request: &VerifiedRequest,
+    newcomer: Newcomer,
+    place: (GroupId, Reason),
+) -> Refused {
+    let pending = newcomer.pending(place, clock::now());
+    if let Err(error) = registry::write_pending(&shared.nats, &request.agent, &pending).await {
+        return error.into();
+    }
+    let (agent, group, token) = (&request.agent, &pending.group, &request.token);
+    let hostname = pending.newcomer.hostname;
+    tracing::info!(%agent, %group, placed_by = %pending.reason, %token, hostname, "an agent waits for approval");
+    Refused::Waits(request.agent.clone())
+}
+
+/// Enters a new agent.
+async fn enter(
+    shared: &Shared,
+    request: &VerifiedRequest,
+    newcomer: Newcomer,
+    place: (GroupId, Reason),
+) -> Result<(Registration, Option<Envelope>), Refused> {
     let epoch = shared.catalogue.look(|catalog| catalog.epoch());
-    let registration = newcomer.registration(group, epoch, clock::now());
+    let registration = newcomer.registration(place, epoch, clock::now());
     let assignment = assign::sign(shared, &request.agent, &registration)?;
     registry::write(&shared.nats, &request.agent, (&registration, assignment.clone()), 0).await?;
     tell(shared, &request.agent, &registration, &assignment).await;
     let (agent, group, token) = (&request.agent, &registration.group, &request.token);
-    tracing::info!(%agent, %group, %token, hostname = registration.hostname, "an agent joined");
+    let (placed_by, hostname) = (registration.reason, &registration.hostname);
+    tracing::info!(%agent, %group, %placed_by, %token, hostname, "an agent joined");
     Ok((registration, Some(assignment)))
 }
 
@@ -257,7 +302,11 @@ fn explain(shared: &Shared, refused: &Refused) -> JoinError {
         Refused::OtherFleet { .. } => {
             (JoinErrorCode::TokenUnknown, "use a token that was made by this control plane")
         }
-        Refused::IdTaken(_) => (
+        Refused::IdTaken(IdTaken::Rejected) => (
+            JoinErrorCode::Rejected,
+            "to let the machine in after all, let it join under another id, with a new state directory",
+        ),
+        Refused::IdTaken(IdTaken::OtherKey | IdTaken::Deleted) => (
             JoinErrorCode::IdTaken,
             "choose another id, or keep the state directory of the agent that has it",
         ),
@@ -272,11 +321,25 @@ fn explain(shared: &Shared, refused: &Refused) -> JoinError {
             JoinErrorCode::Revoked,
             "to let the machine in again, let it join under another id, with a new token and a new state directory",
         ),
-        Refused::Consume(ConsumeError::GroupMissing) => {
-            (JoinErrorCode::GroupMissing, "make a token for a group that exists")
-        }
+        Refused::Consume(ConsumeError::Place(error)) => match error {
+            PlaceError::NotAllowed { .. } => {
+                (JoinErrorCode::GroupNotAllowed, "ask for one of these with --group, or leave it out")
+            }
+            PlaceError::GroupMissing => (JoinErrorCode::GroupMissing, "make a token for a group that exists"),
+            PlaceError::NoDefault => {
+                (JoinErrorCode::GroupMissing, "make that group, or a token that names one that exists")
+            }
+        },
+        Refused::Waits(_) => (
+            JoinErrorCode::Pending,
+            "`muster agent approve` with its id lets it in, `muster agent reject` turns it away",
+        ),
         Refused::OtherRoot => {
             (JoinErrorCode::TokenUnknown, "use a newer token that was made by this control plane")
+        }
+        Refused::TooManyWait => {
+            tracing::warn!(error = chain, "a machine cannot join");
+            return JoinError { code: JoinErrorCode::Unavailable.into(), message: chain };
         }
         Refused::Consume(_) | Refused::Record(_) | Refused::Assign(_) => {
             tracing::warn!(error = chain, fleet = %shared.fleet, "a join could not be decided");
@@ -292,6 +355,8 @@ fn explain(shared: &Shared, refused: &Refused) -> JoinError {
         | Refused::OtherFleet { .. }
         | Refused::IdTaken(_)
         | Refused::NotOne
+        | Refused::Waits(_)
+        | Refused::TooManyWait
         | Refused::Record(_)
         | Refused::Assign(_)
         | Refused::OtherRoot => chain,

@@ -254,7 +254,7 @@ fn wanting(
                 || trusted.is_some_and(|keys| !wire::envelope::claims(assignment, keys))
         }
         // An agent whose record has no assignment cannot be read at all.
-        (Registered::Agent(_), None) => false,
+        (Registered::Agent(_), None) | (Registered::Pending(_), _) => false,
         (Registered::Deleted(gone), _) => head.is_some_and(|head| head < Head::Gone(gone).cursor()),
     };
     behind.then_some(Wanting { agent, sequence: message.sequence, record })
@@ -277,7 +277,7 @@ async fn heal_one(shared: &Shared, epoch: Epoch, wanting: Wanting) -> Result<boo
             assign::publish(shared, &agent, &Head::Gone(gone)).await?;
             Ok(true)
         }
-        (Registered::Agent(_), None) => Ok(false),
+        (Registered::Agent(_), None) | (Registered::Pending(_), _) => Ok(false),
     }
 }
 

@@ -21,6 +21,7 @@ mod registry;
 mod revoke;
 mod status;
 mod uses;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,7 @@ use crate::assign::HighestPlace;
 use crate::claims::Issuer;
 use crate::revoke::Revoked;
 use crate::uses::UseCounts;
+use crate::waiting::Waiting;
 
 /// Largest request that the API reads: names and a few numbers.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -69,6 +71,7 @@ struct Shared {
     system: Option<Nats>,
     role: Option<Arc<RoleFiles>>,
     revoked: Revoked,
+    waiting: Waiting,
     claims_ttl: Span,
     /// Makes claims for agents; `None` at a broker that lets everyone in.
     issuer: Option<Issuer>,
@@ -98,6 +101,7 @@ pub async fn start(
         system: context.system.clone(),
         role: context.role.clone(),
         revoked: Revoked::default(),
+        waiting: Waiting::default(),
         claims_ttl: config.agent_claims_ttl.into(),
         issuer: context.role.as_ref().and_then(|role| Issuer::new(role, config.agent_claims_ttl)),
         fleet: context.fleet.clone(),

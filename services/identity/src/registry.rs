@@ -1,7 +1,7 @@
 //! Records of agents: read as the stream's leader has them, written by compare-and-set.
 
 use domain::AgentId;
-use domain::registry::{Gone, Registration};
+use domain::registry::{Gone, Pending, Registration};
 use runtime::Nats;
 use runtime::nats::{Expect, GetError, Headers, PublishError};
 use wire::agent::v1::Envelope;
@@ -49,6 +49,15 @@ pub(crate) async fn write(
     sequence: u64,
 ) -> Result<(), RecordError> {
     put(nats, agent, wire::registry::encode_agent(registration, assignment), sequence).await
+}
+
+/// Writes the record of a new agent that waits for approval.
+pub(crate) async fn write_pending(
+    nats: &Nats,
+    agent: &AgentId,
+    pending: &Pending,
+) -> Result<(), RecordError> {
+    put(nats, agent, wire::registry::encode_pending(pending), 0).await
 }
 
 /// Writes the tombstone of an agent in place of its record at `sequence`.

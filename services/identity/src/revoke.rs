@@ -12,7 +12,7 @@ use domain::{Span, Timestamp};
 use runtime::nats::{Followed, From, Headers, RequestError};
 use runtime::{Nats, Shutdown, clock};
 use tokio::time::Instant;
-use wire::subject::{STREAM_IDENTITY, claims, pattern};
+use wire::subject::{STREAM_IDENTITY, claims, parse_agent, pattern};
 
 use crate::Shared;
 
@@ -87,14 +87,11 @@ pub(crate) async fn tell(shared: &Shared) -> Result<(), TellError> {
     Ok(())
 }
 
-/// Follows the registry and tells the broker, until the shutdown.
+/// Follows the registry until the shutdown: tells the broker, and notes who waits for approval.
 pub(crate) async fn run(shared: &Shared, shutdown: &Shutdown) -> Result<(), FollowError> {
-    let Some(system) = shared.system.clone() else {
-        shutdown.requested().await;
-        return Ok(());
-    };
     tokio::select! {
-        ended = follow(shared, &system) => ended,
+        // Where the broker lets everyone in, there is nobody to tell.
+        ended = follow(shared, shared.system.as_ref().unwrap_or(&shared.nats)) => ended,
         () = shutdown.requested() => Ok(()),
     }
 }
@@ -131,16 +128,22 @@ async fn follow(shared: &Shared, system: &Nats) -> Result<(), FollowError> {
 /// Whether the broker has to be told: of an agent that was deleted, and once the registry was read.
 fn is_news(shared: &Shared, followed: Followed) -> bool {
     match followed {
-        Followed::Message(message) => match wire::registry::read_agent(&message.payload) {
-            Ok(record) => match record.registered {
-                Registered::Deleted(gone) => shared.revoked.note(&gone),
-                Registered::Agent(_) => false,
-            },
-            Err(_) => false,
-        },
+        Followed::Message(message) => {
+            let Some(agent) = parse_agent(&message.subject) else { return false };
+            let Ok(record) = wire::registry::read_agent(&message.payload) else { return false };
+            shared.waiting.note(agent, &record.registered);
+            match record.registered {
+                // The broker never heard of who was rejected.
+                Registered::Deleted(gone) => !gone.rejected && shared.revoked.note(&gone),
+                Registered::Agent(_) | Registered::Pending(_) => false,
+            }
+        }
         Followed::CaughtUp => true,
         // Who was deleted stays deleted, also if the registry forgot it.
-        Followed::Reset | Followed::Missing => false,
+        Followed::Reset | Followed::Missing => {
+            shared.waiting.clear();
+            false
+        }
     }
 }
 
@@ -157,6 +160,7 @@ mod tests {
             key: AgentKey::new(format!("U{digits}")).unwrap(),
             deleted_at: Timestamp(deleted_at),
             assignment: Cursor::new(1, 1),
+            rejected: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use runtime::log::chain;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 /// Domain of the reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "muster.dev";
@@ -22,6 +22,14 @@ pub(crate) fn invalid(field: &str, problem: impl std::fmt::Display) -> Status {
         message,
         ErrorDetails::with_bad_request_violation(field, problem),
     )
+}
+
+/// Fields of the request break their rules; each with what is wrong.
+pub(crate) fn all_invalid(wrong: Vec<(String, String)>) -> Status {
+    let message: Vec<_> = wrong.iter().map(|(field, problem)| format!("{field} {problem}")).collect();
+    let violations = wrong.into_iter().map(|(field, problem)| FieldViolation::new(field, problem));
+    let details = ErrorDetails::with_bad_request(violations.collect::<Vec<_>>());
+    Status::with_error_details(Code::InvalidArgument, message.join("; "), details)
 }
 
 /// There is no such thing. `kind` is "group", "token" or "agent".

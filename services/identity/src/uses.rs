@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use domain::catalog::Token;
+use domain::Digest;
+use domain::TokenId;
+use domain::catalog::{GroupRef, Token};
+use domain::enrol::{Applicant, Approval, Facts, PlaceError, Placement, place};
 use domain::token::{Admission, Claim, Refusal, Uses, admit};
-use domain::{Digest, GroupId, TokenId};
 use runtime::nats::{Expect, Followed, From, GetError, Headers, PublishError};
 use runtime::store::CatchUpError;
 use runtime::{Nats, Shutdown, clock};
@@ -63,9 +65,9 @@ pub(crate) enum ConsumeError {
     /// The token lets nobody in.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Its group was deleted.
-    #[error("the group of the join token does not exist any more")]
-    GroupMissing,
+    /// It lets the agent into no group.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The newest state of the token is not known.
     #[error("the token cannot be looked up")]
     CatchUp(#[from] CatchUpError),
@@ -93,16 +95,27 @@ struct Stored {
     uses: Option<Uses>,
 }
 
-/// Consumes a use of `token` for `claim`, unless its last use is that agent's already.
+/// Who asks to be let in, and what for.
+pub(crate) struct Asking<'a> {
+    /// The digest of the secret that it shows.
+    pub(crate) presented: Digest,
+    /// Its id and key.
+    pub(crate) claim: Claim,
+    /// The group that it would like.
+    pub(crate) group: Option<&'a GroupRef>,
+    /// What it says of itself.
+    pub(crate) facts: Facts<'a>,
+}
+
+/// Consumes a use of `token`, unless its last use is that agent's already. One that gets no group consumes none.
 ///
 /// # Returns
-/// The group that the token lets into.
+/// Where the agent goes, and whether somebody has to approve it.
 pub(crate) async fn consume(
     shared: &Shared,
     token: &TokenId,
-    presented: &Digest,
-    claim: &Claim,
-) -> Result<GroupId, ConsumeError> {
+    asking: &Asking<'_>,
+) -> Result<(Placement, Approval), ConsumeError> {
     shared.catalogue.catch_up().await?;
     let _turn = shared.consuming.0.lock().await;
     for _ in 0..MAX_TRIES {
@@ -111,12 +124,12 @@ pub(crate) async fn consume(
             // Perhaps of a newer token with this id. Its count must not be taken for none.
             shared.catalogue.catch_up().await?;
         }
-        let (group, admission) = decide(shared, token, &stored, (presented, claim))?;
-        let Admission::Consume(uses) = admission else { return Ok(group) };
+        let (placed, admission) = decide(shared, token, &stored, asking)?;
+        let Admission::Consume(uses) = admission else { return Ok(placed) };
         let message = (Headers::new(), wire::registry::encode_uses(&uses).into());
         let expect = Expect::LastSubject(stored.sequence);
         match shared.nats.publish_cas(STREAM_IDENTITY, &identity_token(token), message, expect).await {
-            Ok(_) => return Ok(group),
+            Ok(_) => return Ok(placed),
             // No pause: the replica that won makes none either, and who pauses loses every race.
             Err(PublishError::Conflict { .. }) => {}
             Err(error) => return Err(ConsumeError::Write(error)),
@@ -143,13 +156,15 @@ fn decide(
     shared: &Shared,
     token: &TokenId,
     stored: &Stored,
-    (presented, claim): (&Digest, &Claim),
-) -> Result<(GroupId, Admission), ConsumeError> {
+    asking: &Asking<'_>,
+) -> Result<((Placement, Approval), Admission), ConsumeError> {
     shared.catalogue.look(|catalog| {
         let token = catalog.token(token).map(|token| &*token.value);
-        let admission = admit(token, presented, stored.uses.as_ref(), claim, clock::now())?;
+        let uses = stored.uses.as_ref();
+        let admission = admit(token, &asking.presented, uses, &asking.claim, clock::now())?;
         // A token that admits exists.
-        let group = token.map(|token| &token.group).filter(|group| catalog.group(group).is_some());
-        Ok((group.cloned().ok_or(ConsumeError::GroupMissing)?, admission))
+        let scope = &token.ok_or(Refusal::Unknown)?.scope;
+        let placed = place(catalog, Applicant::New(scope), asking.group, asking.facts)?;
+        Ok(((placed, scope.approval()), admission))
     })
 }

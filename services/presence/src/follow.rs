@@ -39,6 +39,9 @@ impl Fleet {
         let registration = match wire::registry::read_agent(&message.payload).map(|record| record.registered)
         {
             Ok(Registered::Agent(registration)) => registration,
+            // It is in no group: nobody waits for its heartbeat.
+            Ok(Registered::Pending(_)) => return None,
+            Ok(Registered::Deleted(gone)) if gone.rejected => return None,
             Ok(Registered::Deleted(_)) => {
                 self.machine.deleted(agent);
                 return None;

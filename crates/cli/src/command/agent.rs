@@ -5,8 +5,9 @@ use std::cell::Cell;
 use clap::{Args, Subcommand, ValueEnum};
 use tonic::Code;
 use wire::api::v1::{
-    AgentFilter, DeleteAgentRequest, GetAgentRequest, GetRegistrationRequest, ListAgentsRequest,
-    ListAgentsResponse, Mode, MoveAgentRequest, PresenceState, Progress, RevokeAgentRequest,
+    AgentFilter, ApproveAgentRequest, DeleteAgentRequest, GetAgentRequest, GetRegistrationRequest,
+    ListAgentsRequest, ListAgentsResponse, ListPendingAgentsRequest, ListPendingAgentsResponse, Mode,
+    MoveAgentRequest, PresenceState, Progress, RejectAgentRequest, RevokeAgentRequest,
 };
 
 use super::ModeName;
@@ -22,6 +23,8 @@ pub(crate) enum Agent {
     List(List),
     Show(Show),
     Move(Move),
+    Approve(Approve),
+    Reject(Reject),
     Delete(Delete),
     Revoke(Revoke),
 }
@@ -30,9 +33,13 @@ pub(crate) enum Agent {
 #[derive(Debug, Args)]
 #[command(after_long_help = format!(
     "Examples:\n  muster agent list --group /servers --children\n  muster agent list --state offline --state late\n  \
-     muster agent list --progress failed -o json\n  muster agent list --mode pull --limit 20\n\n{MODES}"
+     muster agent list --progress failed -o json\n  muster agent list --mode pull --limit 20\n  \
+     muster agent list --pending\n\n{MODES}"
 ))]
 pub(crate) struct List {
+    /// Those that wait for approval instead
+    #[arg(long, conflicts_with_all = ["group", "children", "states", "mode", "progress", "revision", "agent_version"])]
+    pending: bool,
     #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
@@ -108,6 +115,29 @@ pub(crate) struct Move {
     to: String,
 }
 
+/// Let in an agent that waits for approval
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  muster agent approve web-1-0a1b2c3d\n  muster agent approve web-1-0a1b2c3d --group /servers/web"
+)]
+pub(crate) struct Approve {
+    /// Id of the agent
+    agent: String,
+    /// Path or name of its group [default: the one that its token gives it]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    group: String,
+}
+
+/// Turn away an agent that waits for approval; its id is never used again
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  muster agent reject web-1-0a1b2c3d --yes")]
+pub(crate) struct Reject {
+    /// Id of the agent
+    agent: String,
+    #[command(flatten)]
+    consent: Consent,
+}
+
 /// Delete an agent; its id is never used again
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  muster agent delete web-1-0a1b2c3d --yes")]
@@ -137,6 +167,8 @@ impl Agent {
             Self::List(it) => it.run(session).await,
             Self::Show(it) => it.run(session).await,
             Self::Move(it) => it.run(session).await,
+            Self::Approve(it) => it.run(session).await,
+            Self::Reject(it) => it.run(session).await,
             Self::Delete(it) => it.run(session).await,
             Self::Revoke(it) => it.run(session).await,
         }
@@ -189,8 +221,27 @@ pub(super) async fn list(
     Ok(ListAgentsResponse { agents, next_page_token: String::new(), total: total.get() })
 }
 
+/// Lists those that wait for approval.
+async fn pending(limit: Option<usize>, session: &mut Session<'_>) -> Result<(), Failure> {
+    let client = &session.client;
+    let agents = Pages::of_small(limit)
+        .fetch(|page_size, page_token| async move {
+            let request = ListPendingAgentsRequest { page_size, page_token };
+            let page = client.identity().list_pending_agents(request).await;
+            let page = page.map_err(|status| client.refusal(status))?.into_inner();
+            Ok((page.agents, page.next_page_token))
+        })
+        .await?;
+    let empty = agents.is_empty().then_some("No agent waits for approval.");
+    let response = ListPendingAgentsResponse { agents, next_page_token: String::new() };
+    session.show_list(&response, empty, view::agent::pending)
+}
+
 impl List {
     async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        if self.pending {
+            return pending(self.limit.limit, session).await;
+        }
         let filter = AgentFilter::from(self.filter);
         let sentence = if filter == AgentFilter::default() {
             "No agent has joined yet; `muster token create` makes what one needs to join."
@@ -236,6 +287,27 @@ impl Move {
         let response = session.client.identity().move_agent(request).await;
         let registration = response.map_err(|status| session.client.refusal(status))?.into_inner();
         session.show(&registration, view::agent::moved)
+    }
+}
+
+impl Approve {
+    async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        let request = ApproveAgentRequest { agent: self.agent, group: self.group };
+        let response = session.client.identity().approve_agent(request).await;
+        let registration = response.map_err(|status| session.client.refusal(status))?.into_inner();
+        session.show(&registration, view::agent::approved)
+    }
+}
+
+impl Reject {
+    async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        if !self.consent.yes {
+            session.terminal.confirm(&format!("reject agent {}; its id is never used again", self.agent))?;
+        }
+        let request = RejectAgentRequest { agent: self.agent.clone() };
+        let response = session.client.identity().reject_agent(request).await;
+        let response = response.map_err(|status| session.client.refusal(status))?.into_inner();
+        session.show(&response, |_, _| format!("rejected   Agent  {}\n", self.agent))
     }
 }
 

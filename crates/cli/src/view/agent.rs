@@ -1,8 +1,9 @@
 //! Agents.
 
-use wire::api::v1::{Agent, ListAgentsResponse, Registration};
+use domain::enrol::Reason;
+use wire::api::v1::{Agent, ListAgentsResponse, ListPendingAgentsResponse, Registration};
 
-use super::style::{Style, Tone};
+use super::style::{Style, Tone, safe};
 use super::table::{Cell, Table};
 use super::text;
 
@@ -59,6 +60,7 @@ pub(crate) fn show(agent: &Agent, registration: Option<&Registration>, style: St
     if let Some(it) = registration {
         table.field("Joined", text::time(it.join_time.as_ref()));
         table.field("Joined with token", text::or_none(&it.token));
+        table.field("In its group", placed(&it.placed_by, &it.token));
         table.field("Public key", text::or_none(&it.public_key));
     }
     for (name, count) in [
@@ -112,16 +114,51 @@ fn items(agent: &Agent, style: Style) -> String {
     table.render(style)
 }
 
+/// Why an agent is in its group. A form that this client does not know is shown as it is.
+fn placed(by: &str, token: &str) -> String {
+    let token = safe(token);
+    match by.parse() {
+        Ok(Reason::Asked) => format!("at its own wish, which token {token} allows"),
+        Ok(Reason::Rule(number)) => format!("by rule {number} of token {token}"),
+        Ok(Reason::Token) => format!("as the group of token {token}"),
+        Ok(Reason::Default) => format!("as the default, for token {token} names no group"),
+        Ok(Reason::Operator) => "because an operator put it there".to_owned(),
+        Err(_) => text::or_none(by).to_owned(),
+    }
+}
+
+/// Agents that wait for approval.
+pub(crate) fn pending(response: &ListPendingAgentsResponse, style: Style) -> String {
+    let mut table = Table::new(&["AGENT", "GROUP", "PLACED", "HOST NAME", "LABELS", "TOKEN", "SINCE"]);
+    for agent in &response.agents {
+        table.row([
+            Cell::from(&agent.agent),
+            Cell::from(&agent.group),
+            Cell::from(text::or_none(&agent.placed_by)),
+            Cell::from(text::or_none(&agent.hostname)),
+            Cell::from(text::labels(&agent.labels)),
+            Cell::from(text::or_none(&agent.token)),
+            Cell::from(text::ago(agent.request_time.as_ref(), style)),
+        ]);
+    }
+    table.render(style)
+}
+
+/// An agent that was let in.
+pub(crate) fn approved(registration: &Registration, _style: Style) -> String {
+    let why = placed(&registration.placed_by, &registration.token);
+    format!("approved   Agent  {}  in {}, {why}\n", safe(&registration.agent), safe(&registration.group))
+}
+
 /// An agent in its new place.
 pub(crate) fn moved(registration: &Registration, _style: Style) -> String {
-    let safe = super::style::safe;
     format!("{} is in {} now\n", safe(&registration.agent), safe(&registration.group))
 }
 
 #[cfg(test)]
 mod tests {
     use prost_types::{Duration, Timestamp};
-    use wire::api::v1::{Item, Mode, PresenceState, Progress};
+    use wire::api::v1::{Item, Mode, PendingAgent, PresenceState, Progress};
 
     use super::*;
 
@@ -163,9 +200,43 @@ mod tests {
     }
 
     #[test]
+    fn agents_that_wait_are_listed_and_reasons_are_told() {
+        let agent = PendingAgent {
+            agent: "web-1".into(),
+            group: "/servers/web".into(),
+            hostname: "web-1\u{1b}".into(),
+            labels: [("site".to_owned(), "north".to_owned())].into(),
+            request_time: Some(Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            token: "web".into(),
+            placed_by: "rule 2".into(),
+            ..PendingAgent::default()
+        };
+        let response = ListPendingAgentsResponse { agents: vec![agent], next_page_token: String::new() };
+        assert_eq!(
+            pending(&response, Style::plain_at(domain::Timestamp(1_700_000_004_500))),
+            "AGENT  GROUP         PLACED  HOST NAME    LABELS      TOKEN  SINCE\n\
+             web-1  /servers/web  rule 2  web-1\\u{1b}  site=north  web    4s ago\n"
+        );
+        for (by, expected) in [
+            ("asked", "at its own wish, which token web allows"),
+            ("token", "as the group of token web"),
+            ("default", "as the default, for token web names no group"),
+            ("operator", "because an operator put it there"),
+            ("", "-"),
+            ("something new", "something new"),
+        ] {
+            assert_eq!(placed(by, "web"), expected);
+        }
+    }
+
+    #[test]
     fn an_agent_is_shown_with_each_item() {
-        let registration =
-            Registration { token: "web".into(), public_key: "UABC".into(), ..Registration::default() };
+        let registration = Registration {
+            token: "web".into(),
+            public_key: "UABC".into(),
+            placed_by: "rule 2".into(),
+            ..Registration::default()
+        };
         assert_eq!(
             show(&agent(), Some(&registration), Style::plain_at(domain::Timestamp(1_700_000_004_500))),
             "Agent:                         web-1-0a1b2c3d\n\
@@ -182,6 +253,7 @@ mod tests {
              Version:                       0.1.0\n\
              Joined:                        -\n\
              Joined with token:             web\n\
+             In its group:                  by rule 2 of token web\n\
              Public key:                    UABC\n\
              Went back to last known good:  1\n\
              \n\

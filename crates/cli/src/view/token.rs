@@ -1,6 +1,6 @@
 //! Enrolment tokens.
 
-use wire::api::v1::{JoinTokenSecret, ListTokensResponse, Token};
+use wire::api::v1::{EnrolmentRule, JoinTokenSecret, ListTokensResponse, Token};
 
 use super::style::{Style, Tone, safe};
 use super::table::{Cell, Table};
@@ -12,8 +12,13 @@ pub(crate) fn secret(secret: &JoinTokenSecret, style: Style) -> String {
     let details = secret.details.clone().unwrap_or_default();
     let uses = usize::try_from(details.uses.max(1)).unwrap_or(usize::MAX);
     let joins = counted(uses, "agent may join", "agents may join");
+    let rules: String = details.rules.iter().zip(1..).map(|(it, number)| rule(number, it)).collect();
+    let approval = match details.approval_required {
+        true => "Each waits until it is approved: muster agent list --pending\n",
+        false => "",
+    };
     format!(
-        "token {}: {joins} {} with it until {}\n\n{}\n\nOn each machine:\n  muster-agent run --join {} --state-dir DIR\n",
+        "token {}: {joins} {} with it until {}\n{rules}{approval}\n{}\n\nOn each machine:\n  muster-agent run --join {} --state-dir DIR\n",
         safe(&details.name),
         safe(&details.group),
         text::time(details.expire_time.as_ref()),
@@ -22,13 +27,24 @@ pub(crate) fn secret(secret: &JoinTokenSecret, style: Style) -> String {
     )
 }
 
+/// One line for each rule of a new token.
+fn rule(number: u32, rule: &EnrolmentRule) -> String {
+    let hostname = Some(&rule.hostname).filter(|pattern| !pattern.is_empty());
+    let labels = Some(&rule.labels).filter(|labels| !labels.is_empty()).map(text::labels);
+    let facts: Vec<_> =
+        labels.into_iter().chain(hostname.map(|it| format!("hostname={}", safe(it)))).collect();
+    format!("  rule {number}: {} get {}\n", facts.join(", "), safe(&rule.group))
+}
+
 pub(crate) fn list(response: &ListTokensResponse, style: Style) -> String {
-    let mut table = Table::new(&["TOKEN", "GROUP", "USED", "STATE", "CREATED", "ENDS"]);
+    let mut table = Table::new(&["TOKEN", "GROUP", "RULES", "APPROVAL", "USED", "STATE", "CREATED", "ENDS"]);
     for token in &response.tokens {
         let (state, tone) = state(token, style);
         table.row([
             Cell::from(&token.name),
             Cell::from(&token.group),
+            Cell::from(token.rules.len().to_string()),
+            Cell::from(if token.approval_required { "required" } else { "-" }),
             Cell::from(format!("{}/{}", token.used, token.uses.max(1))),
             Cell::toned(state, tone),
             Cell::from(text::time(token.create_time.as_ref())),
@@ -62,24 +78,25 @@ mod tests {
             used,
             create_time: at(1_700_000_000),
             expire_time: at(end),
-            ttl: None,
+            ..Token::default()
         }
     }
 
     #[test]
     fn tokens_tell_whether_they_are_of_use() {
         let style = Style::plain_at(domain::Timestamp(1_700_000_100_000));
+        let rules = vec![EnrolmentRule::default(); 2];
         let tokens = vec![
-            token("a", 10, 3, 1_700_086_400),
+            Token { rules, approval_required: true, ..token("a", 10, 3, 1_700_086_400) },
             token("b", 0, 1, 1_700_086_400),
             token("c", 2, 0, 1_700_000_050),
         ];
         assert_eq!(
             list(&ListTokensResponse { tokens, next_page_token: String::new() }, style),
-            "TOKEN  GROUP         USED  STATE    CREATED               ENDS\n\
-             a      /servers/web  3/10  usable   2023-11-14T22:13:20Z  2023-11-15T22:13:20Z\n\
-             b      /servers/web  1/1   used up  2023-11-14T22:13:20Z  2023-11-15T22:13:20Z\n\
-             c      /servers/web  0/2   expired  2023-11-14T22:13:20Z  2023-11-14T22:14:10Z\n"
+            "TOKEN  GROUP         RULES  APPROVAL  USED  STATE    CREATED               ENDS\n\
+             a      /servers/web  2      required  3/10  usable   2023-11-14T22:13:20Z  2023-11-15T22:13:20Z\n\
+             b      /servers/web  0      -         1/1   used up  2023-11-14T22:13:20Z  2023-11-15T22:13:20Z\n\
+             c      /servers/web  0      -         0/2   expired  2023-11-14T22:13:20Z  2023-11-14T22:14:10Z\n"
         );
     }
 
@@ -93,5 +110,20 @@ mod tests {
              mjt1_abc\n\n\
              On each machine:\n  muster-agent run --join mjt1_abc --state-dir DIR\n"
         );
+        let rule = |labels: &[(&str, &str)], hostname: &str, group: &str| EnrolmentRule {
+            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            hostname: hostname.into(),
+            group: group.into(),
+        };
+        let details = Token {
+            rules: vec![rule(&[("site", "north")], "web-*", "/servers/web"), rule(&[], "db", "/servers/db")],
+            approval_required: true,
+            ..token("web", 1, 0, 1_700_086_400)
+        };
+        let made = JoinTokenSecret { token: "mjt1_abc".into(), details: Some(details) };
+        let text = secret(&made, Style::now(false));
+        let middle = "Z\n  rule 1: site=north, hostname=web-* get /servers/web\n  rule 2: hostname=db get /servers/db\n\
+                      Each waits until it is approved: muster agent list --pending\n\nmjt1_abc\n";
+        assert!(text.contains(middle), "{text}");
     }
 }

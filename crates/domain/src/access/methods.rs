@@ -44,7 +44,7 @@ use Effect::{Reads, Uploads, Writes};
 use Right::{Administer, Change, Enrol, Known, Read};
 
 /// All methods of the API, in order of name.
-pub const METHODS: [Method; 51] = [
+pub const METHODS: [Method; 54] = [
     row("muster.api.v1.AccessService/CreateApiToken", Administer, Writes, Part),
     row("muster.api.v1.AccessService/ListApiTokens", Administer, Reads, Part),
     row("muster.api.v1.AccessService/RevokeApiToken", Administer, Writes, Part),
@@ -65,11 +65,14 @@ pub const METHODS: [Method; 51] = [
     row("muster.api.v1.ContentService/Rollback", Change, Writes, Fleet),
     row("muster.api.v1.ContentService/UpdateChannel", Change, Writes, Fleet),
     row("muster.api.v1.ContentService/UploadChunks", Change, Uploads, Fleet),
+    row("muster.api.v1.IdentityService/ApproveAgent", Enrol, Writes, Part),
     row("muster.api.v1.IdentityService/CreateToken", Enrol, Writes, Part),
     row("muster.api.v1.IdentityService/DeleteAgent", Change, Writes, Part),
     row("muster.api.v1.IdentityService/GetRegistration", Enrol, Reads, Part),
+    row("muster.api.v1.IdentityService/ListPendingAgents", Enrol, Reads, Part),
     row("muster.api.v1.IdentityService/ListTokens", Enrol, Reads, Part),
     row("muster.api.v1.IdentityService/MoveAgent", Change, Writes, Part),
+    row("muster.api.v1.IdentityService/RejectAgent", Enrol, Writes, Part),
     row("muster.api.v1.IdentityService/RevokeAgent", Change, Writes, Part),
     row("muster.api.v1.IdentityService/RevokeToken", Enrol, Writes, Part),
     row("muster.api.v1.PolicyService/Apply", Change, Writes, Part),

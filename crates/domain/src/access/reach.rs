@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use crate::catalog::{Catalog, Group, ObjectKey, Policy};
 use crate::change::{Operation, Wanted};
 use crate::content::ChannelName;
+use crate::enrol::{Scope, default_path};
 use crate::id::{GroupId, PolicyName};
 use crate::path::GroupPath;
 
@@ -227,15 +228,18 @@ impl Sight<'_> {
     fn operation(&self, part: &Part<'_>, wanted: &Wanted, all: &[Operation]) -> Result<(), OutOfReach> {
         let catalog = self.catalog;
         let unless = |fine: bool| if fine { Ok(()) } else { Err(part.shared(wanted.key())) };
+        let within = |scope: &Scope| {
+            let mut paths = scope.named().filter_map(|group| path_of(catalog, all, group));
+            (scope.group().is_some() || default_path().is_within(part.top))
+                && paths.all(|path| path.is_within(part.top))
+        };
         match wanted {
             Wanted::Group(group) => self.place(part, group, all),
             Wanted::Kind(kind) => unless(catalog.kind(&kind.name).is_some_and(|old| *old.value == *kind)),
             Wanted::Policy(policy) => self.document(part, policy, all),
             Wanted::Token(token) => {
-                let old = catalog.token(&token.id).map(|old| &old.value.group);
-                let groups = old.into_iter().chain([&token.group]);
-                let mut paths = groups.filter_map(|group| path_of(catalog, all, group));
-                unless(paths.all(|path| path.is_within(part.top)))
+                let old = catalog.token(&token.id).map(|old| &old.value.scope);
+                unless(old.into_iter().chain([&token.scope]).all(within))
             }
             Wanted::Channel(channel) => {
                 let same = catalog.channel(&channel.name).is_some_and(|old| *old.value == *channel);
@@ -247,8 +251,8 @@ impl Sight<'_> {
                 unless(group.value.path.is_within(part.top) && group.value.path != *part.top)
             }
             Wanted::Deleted(ObjectKey::Token(id)) => {
-                let group = catalog.token(id).and_then(|token| catalog.group(&token.value.group));
-                unless(group.is_none_or(|group| group.value.path.is_within(part.top)))
+                let scope = catalog.token(id).map(|token| &token.value.scope);
+                unless(scope.is_none_or(within))
             }
             Wanted::Deleted(_) => unless(false),
         }
@@ -317,6 +321,7 @@ mod tests {
     use crate::content::{ContentPointer, ContentRevision};
     use crate::digest::Digest;
     use crate::document::Document;
+    use crate::enrol::{Approval, HostPattern, Rule};
     use crate::id::{KindName, TokenId};
     use crate::revision::Revision;
     use crate::schema::Schema;
@@ -347,10 +352,13 @@ mod tests {
         Kind { name: KindName::new("app").unwrap(), schema }
     }
 
-    fn token(id: &str, group: &str) -> Token {
+    /// A token for a group; behind a `+`, that of a rule.
+    fn token(id: &str, groups: &str) -> Token {
+        let mut groups = groups.split('+').map(|group| GroupId::new(group).unwrap());
+        let rule = |group| Rule::new([].into(), HostPattern::new("*").ok(), group).unwrap();
         Token {
             id: TokenId::new(id).unwrap(),
-            group: GroupId::new(group).unwrap(),
+            scope: Scope::new(groups.next(), groups.map(rule).collect(), Approval::None).unwrap(),
             uses: 1,
             created_at: Timestamp(0),
             expires_at: Timestamp(1),
@@ -483,6 +491,8 @@ mod tests {
         check(vec![Wanted::Token(token("new", "api"))], Ok(()));
         check(vec![Wanted::Token(token("new", "webx"))], Err("token \"new\""));
         check(vec![Wanted::Token(token("out", "api"))], Err("token \"out\""));
+        check(vec![Wanted::Token(token("new", "api+web"))], Ok(()));
+        check(vec![Wanted::Token(token("new", "api+webx"))], Err("token \"new\""));
         let delete = |id: &str| vec![Wanted::Deleted(ObjectKey::Token(TokenId::new(id).unwrap()))];
         check(delete("in"), Ok(()));
         check(delete("out"), Err("token \"out\""));

@@ -15,8 +15,8 @@ pub use content::{
     TooManyUploads, Upload, Uploads,
 };
 pub use objects::{
-    Group, Kind, LabelError, Labels, Locks, MAX_LABEL_KEY_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS,
-    MAX_LOCKS, Policy, ROOT, Token, TooManyLocks, root_id,
+    Group, GroupRef, GroupRefError, Kind, LabelError, Labels, Locks, MAX_LABEL_KEY_BYTES,
+    MAX_LABEL_VALUE_BYTES, MAX_LABELS, MAX_LOCKS, Policy, ROOT, Token, TooManyLocks, root_id,
 };
 
 use crate::access::ApiToken;
@@ -292,6 +292,15 @@ impl Catalog {
     #[must_use]
     pub fn group_at(&self, path: &GroupPath) -> Option<&Versioned<Group>> {
         self.paths.get(path.as_str()).and_then(|id| self.groups.get(id))
+    }
+
+    /// A group as people name it.
+    #[must_use]
+    pub fn named(&self, name: &GroupRef) -> Option<&Versioned<Group>> {
+        match name {
+            GroupRef::Path(path) => self.group_at(path),
+            GroupRef::Id(id) => self.group(id),
+        }
     }
 
     /// All groups in order of id.

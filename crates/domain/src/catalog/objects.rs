@@ -2,12 +2,15 @@
 //! together is the planner's question ([`crate::change`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 
 use crate::content::{ChannelName, ContentPointer};
 use crate::digest::Digest;
 use crate::document::{Document, Pointer};
-use crate::id::{GroupId, KindName, PolicyName, TokenId};
-use crate::path::GroupPath;
+use crate::enrol::Scope;
+use crate::id::{GroupId, IdError, KindName, PolicyName, TokenId};
+use crate::path::{GroupPath, PathError};
 use crate::schema::Schema;
 use crate::settings::SettingsOverlay;
 use crate::time::Timestamp;
@@ -85,6 +88,49 @@ pub struct Group {
     pub content: BTreeMap<ChannelName, ContentPointer>,
     /// Free labels.
     pub labels: Labels,
+}
+
+/// How people name a group: by its place or by its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupRef {
+    /// By its place, `/servers/web`.
+    Path(GroupPath),
+    /// By its id, `servers-web`.
+    Id(GroupId),
+}
+
+/// Why a text names no group.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GroupRefError {
+    /// Nothing.
+    #[error("must be the path or the name of a group")]
+    Empty,
+    /// It starts like a path and is none.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// It is no id.
+    #[error(transparent)]
+    Id(#[from] IdError),
+}
+
+impl FromStr for GroupRef {
+    type Err = GroupRefError;
+    fn from_str(text: &str) -> Result<Self, GroupRefError> {
+        match text.chars().next() {
+            None => Err(GroupRefError::Empty),
+            Some('/') => Ok(Self::Path(GroupPath::new(text)?)),
+            Some(_) => Ok(Self::Id(GroupId::new(text)?)),
+        }
+    }
+}
+
+impl fmt::Display for GroupRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.fmt(f),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
 }
 
 /// Id of the root group.
@@ -186,8 +232,8 @@ impl Policy {
 pub struct Token {
     /// Its public part.
     pub id: TokenId,
-    /// The group that agents join.
-    pub group: GroupId,
+    /// Whom it lets in where.
+    pub scope: Scope,
     /// How many agents may join with it.
     pub uses: u32,
     /// When it was made.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Current, MAX_GROUPS, MAX_KINDS, MAX_POLICY_OBJECTS, MAX_TOKENS, MAX_USERS_NAMED, Violation};
-use crate::catalog::{Catalog, Entry, Group, MAX_CHANNELS, ObjectKey};
+use crate::catalog::{Catalog, Entry, Group, MAX_CHANNELS, ObjectKey, Token, Versioned};
 use crate::id::{GroupId, KindName, PolicyName};
 use crate::path::GroupPath;
 
@@ -138,12 +138,12 @@ impl Structure<'_> {
                     let (user, needs) = (entry.key(), ObjectKey::Kind(policy.kind.clone()));
                     self.dangling(user, needs, violations);
                 }
-                Entry::Token(token) if self.candidate.group(&token.group).is_none() => {
-                    let (user, needs) = (entry.key(), ObjectKey::Group(token.group.clone()));
-                    self.dangling(user, needs, violations);
+                Entry::Token(token) => {
+                    for group in token.scope.named().filter(|group| self.candidate.group(group).is_none()) {
+                        self.dangling(entry.key(), ObjectKey::Group(group.clone()), violations);
+                    }
                 }
                 Entry::Policy(_)
-                | Entry::Token(_)
                 | Entry::ApiToken(_)
                 | Entry::Kind(_)
                 | Entry::Epoch(_)
@@ -195,7 +195,10 @@ impl Structure<'_> {
                 }
                 ObjectKey::Group(id) => {
                     self.agents_of(id, violations);
-                    let users = self.candidate.tokens().filter(|token| token.value.group == *id);
+                    let gone = self.current.catalog.group(id).map(|group| &*group.value);
+                    let uses =
+                        |token: &&Versioned<Token>| gone.is_some_and(|group| token.value.scope.uses(group));
+                    let users = self.candidate.tokens().filter(uses);
                     let users = users.map(|token| ObjectKey::Token(token.value.id.clone()));
                     // Who is bound to a group reaches nothing once it is gone, and another of its name later.
                     let bound = self.candidate.api_tokens();

@@ -10,6 +10,7 @@ use domain::change::{Current, Expect, Operation, Plan, Refusal, Wanted, plan};
 use domain::compile::Compiled;
 use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::{Document, Pointer};
+use domain::enrol::{Approval, HostPattern, Rule, Scope};
 use domain::schema::Schema;
 use domain::{
     Digest, GroupId, GroupPath, KindName, Mode, PolicyName, SettingsOverlay, Span, Timestamp, TokenId,
@@ -131,6 +132,16 @@ fn operation(object: &Value) -> Operation {
     Operation { wanted: wanted(object), expect }
 }
 
+/// `in` is the group of a token, absent: none; `rules` are those of its rules.
+fn scope(object: &Value) -> Scope {
+    let rule = |group: &str| {
+        let pattern = HostPattern::new("*").unwrap();
+        Rule::new(BTreeMap::new(), Some(pattern), group_id(group)).unwrap()
+    };
+    let rules = strings(&object["rules"]).map(rule).collect();
+    Scope::new(object["in"].as_str().map(group_id), rules, Approval::None).unwrap()
+}
+
 fn wanted(object: &Value) -> Wanted {
     let text = |field: &str| object[field].as_str().unwrap_or_else(|| panic!("{object} needs {field}"));
     if object["group"].is_string() {
@@ -169,7 +180,7 @@ fn wanted(object: &Value) -> Wanted {
     if object["token"].is_string() {
         return Wanted::Token(Token {
             id: TokenId::new(text("token")).unwrap(),
-            group: group_id(text("in")),
+            scope: scope(object),
             uses: 1,
             created_at: Timestamp(0),
             expires_at: Timestamp(1),

@@ -174,6 +174,24 @@ fn deletions_name_the_users() {
         &["group at /servers/web has 3 agents: move or delete them first"],
     );
     refused(&[json!({"delete": "group servers-db"})], p, &["group \"servers-db\" is in use by token \"t1\""]);
+    let with = |token: Value| {
+        let mut fleet = servers();
+        fleet.apply(&[json!({"group": "fallback", "at": "/default"}), token]).unwrap();
+        fleet
+    };
+    let refuses = |fleet: &Fleet, change: Value, expected: &str| {
+        let refusal = fleet.plan(&[change]).map(|_| ()).unwrap_err();
+        assert_eq!((refusal.to_string().as_str(), refusal.class()), (expected, p));
+    };
+    // Groups of rules, and the default of a token without a group, are in use as well; wherever they stand.
+    let ruled = with(json!({"token": "t2", "in": "servers", "rules": ["servers", "fallback"]}));
+    let used = "group \"fallback\" is in use by token \"t2\"";
+    refuses(&ruled, json!({"delete": "group fallback"}), used);
+    let mut moved = ruled;
+    moved.apply(&[json!({"group": "fallback", "at": "/servers/elsewhere"})]).unwrap();
+    refuses(&moved, json!({"delete": "group fallback"}), used);
+    let plain = with(json!({"token": "t2"}));
+    refuses(&plain, json!({"delete": "group fallback"}), used);
     // The last users may go in the same change.
     servers()
         .plan(&[
@@ -192,6 +210,7 @@ fn references() {
             json!({"group": "servers-db", "at": "/servers/db", "policies": ["nothing", "spare", "web"]}),
             json!({"policy": "p", "of": "nokind", "document": {}}),
             json!({"token": "t2", "in": "nowhere"}),
+            json!({"token": "t3", "in": "servers", "rules": ["servers-db", "edge"]}),
         ],
         Class::Invalid,
         &[
@@ -199,6 +218,7 @@ fn references() {
             "group \"servers-db\" needs policy \"nothing\", which does not exist",
             "group at /servers/db has two policies of kind firewall: spare and web",
             "token \"t2\" needs group \"nowhere\", which does not exist",
+            "token \"t3\" needs group \"edge\", which does not exist",
         ],
     );
     let other_kind =

@@ -616,6 +616,9 @@ pub struct JoinRequest {
     /// What the join token says of the trust root: the answer's chain begins there. Empty: with the newest.
     #[prost(bytes = "vec", tag = "10")]
     pub trust_root_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Path or name of the group that the agent would like to be in; empty: whichever the token gives it.
+    #[prost(string, tag = "11")]
+    pub group: ::prost::alloc::string::String,
 }
 impl ::prost::Name for JoinRequest {
     const NAME: &'static str = "JoinRequest";
@@ -1137,6 +1140,12 @@ pub enum JoinErrorCode {
     Unavailable = 7,
     /// The agent was revoked or deleted, or never joined with this key: it gets no claims any more.
     Revoked = 8,
+    /// The token does not let into the group that the agent asks for.
+    GroupNotAllowed = 9,
+    /// The agent waits for the approval of an operator: ask again later with the same key.
+    Pending = 10,
+    /// An operator rejected the agent: it is never let in under this id.
+    Rejected = 11,
 }
 impl JoinErrorCode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1154,6 +1163,9 @@ impl JoinErrorCode {
             Self::GroupMissing => "JOIN_ERROR_CODE_GROUP_MISSING",
             Self::Unavailable => "JOIN_ERROR_CODE_UNAVAILABLE",
             Self::Revoked => "JOIN_ERROR_CODE_REVOKED",
+            Self::GroupNotAllowed => "JOIN_ERROR_CODE_GROUP_NOT_ALLOWED",
+            Self::Pending => "JOIN_ERROR_CODE_PENDING",
+            Self::Rejected => "JOIN_ERROR_CODE_REJECTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1168,6 +1180,9 @@ impl JoinErrorCode {
             "JOIN_ERROR_CODE_GROUP_MISSING" => Some(Self::GroupMissing),
             "JOIN_ERROR_CODE_UNAVAILABLE" => Some(Self::Unavailable),
             "JOIN_ERROR_CODE_REVOKED" => Some(Self::Revoked),
+            "JOIN_ERROR_CODE_GROUP_NOT_ALLOWED" => Some(Self::GroupNotAllowed),
+            "JOIN_ERROR_CODE_PENDING" => Some(Self::Pending),
+            "JOIN_ERROR_CODE_REJECTED" => Some(Self::Rejected),
             _ => None,
         }
     }

@@ -3597,12 +3597,12 @@ pub mod content_service_server {
     }
 }
 /// An enrolment token, without its secret.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Token {
     /// Its id. Empty on creation: the server makes one.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Group that agents join: path or name on input, path on output.
+    /// Group that agents join: path or name on input, path on output. Empty on input: the group at /default.
     #[prost(string, tag = "2")]
     pub group: ::prost::alloc::string::String,
     /// How many agents may join with it: 1 to 100,000; 0 means 1.
@@ -3620,6 +3620,12 @@ pub struct Token {
     /// How many agents joined with it. Output only.
     #[prost(uint32, tag = "7")]
     pub used: u32,
+    /// Which agents get another group; the first that matches counts. At most 32.
+    #[prost(message, repeated, tag = "8")]
+    pub rules: ::prost::alloc::vec::Vec<EnrolmentRule>,
+    /// Agents that join with it wait until somebody approves them.
+    #[prost(bool, tag = "9")]
+    pub approval_required: bool,
 }
 impl ::prost::Name for Token {
     const NAME: &'static str = "Token";
@@ -3631,8 +3637,36 @@ impl ::prost::Name for Token {
         "/muster.api.v1.Token".into()
     }
 }
+/// Which agents get which group when they join with a token. What an agent says of itself is not proven: a rule sorts
+/// agents, and keeps nobody out.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EnrolmentRule {
+    /// Labels that the agent must have. At most 8.
+    #[prost(map = "string, string", tag = "1")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// What its host name must look like: "*" stands for any characters, case does not count. Empty: whatever it is. At
+    /// most 128 characters and 4 "*". A rule has labels, a host name, or both.
+    #[prost(string, tag = "2")]
+    pub hostname: ::prost::alloc::string::String,
+    /// The group: path or name on input, path on output.
+    #[prost(string, tag = "3")]
+    pub group: ::prost::alloc::string::String,
+}
+impl ::prost::Name for EnrolmentRule {
+    const NAME: &'static str = "EnrolmentRule";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.EnrolmentRule".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.EnrolmentRule".into()
+    }
+}
 /// A new token and its secret, in one string for agents.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JoinTokenSecret {
     /// What `muster-agent run --join` takes.
     #[prost(string, tag = "1")]
@@ -3652,7 +3686,7 @@ impl ::prost::Name for JoinTokenSecret {
     }
 }
 /// See IdentityService.CreateToken.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateTokenRequest {
     /// What is wanted.
     #[prost(message, optional, tag = "1")]
@@ -3772,6 +3806,10 @@ pub struct Registration {
     /// Counter of its group assignments, from 1.
     #[prost(uint64, tag = "8")]
     pub assignment_revision: u64,
+    /// Why it is in its group: "asked" (by the agent, within what the token allows), "rule N" (the Nth of the token, from
+    /// 1), "token" (the token's group), "default" (the token names none) or "operator" (moved, or approved for it).
+    #[prost(string, tag = "9")]
+    pub placed_by: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Registration {
     const NAME: &'static str = "Registration";
@@ -3878,6 +3916,137 @@ impl ::prost::Name for RevokeAgentResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.api.v1.RevokeAgentResponse".into()
+    }
+}
+/// See IdentityService.ListPendingAgents.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPendingAgentsRequest {
+    /// At most 1,000; 0 means 100.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// From the previous page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListPendingAgentsRequest {
+    const NAME: &'static str = "ListPendingAgentsRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ListPendingAgentsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ListPendingAgentsRequest".into()
+    }
+}
+/// A page of agents that wait for approval.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPendingAgentsResponse {
+    /// In order of id.
+    #[prost(message, repeated, tag = "1")]
+    pub agents: ::prost::alloc::vec::Vec<PendingAgent>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListPendingAgentsResponse {
+    const NAME: &'static str = "ListPendingAgentsResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ListPendingAgentsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ListPendingAgentsResponse".into()
+    }
+}
+/// An agent that waits for approval. What it says of itself is not proven, but for its key.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PendingAgent {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    /// Path of the group that it gets if nobody names another.
+    #[prost(string, tag = "2")]
+    pub group: ::prost::alloc::string::String,
+    /// nkey public key.
+    #[prost(string, tag = "3")]
+    pub public_key: ::prost::alloc::string::String,
+    /// Labels that it gave.
+    #[prost(map = "string, string", tag = "4")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Host name that it gave.
+    #[prost(string, tag = "5")]
+    pub hostname: ::prost::alloc::string::String,
+    /// When it asked first.
+    #[prost(message, optional, tag = "6")]
+    pub request_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Token it joins with.
+    #[prost(string, tag = "7")]
+    pub token: ::prost::alloc::string::String,
+    /// Why it gets that group, as in Registration.
+    #[prost(string, tag = "8")]
+    pub placed_by: ::prost::alloc::string::String,
+}
+impl ::prost::Name for PendingAgent {
+    const NAME: &'static str = "PendingAgent";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.PendingAgent".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.PendingAgent".into()
+    }
+}
+/// See IdentityService.ApproveAgent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApproveAgentRequest {
+    /// Id of the agent.
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    /// Path or name of the group that it gets; empty: the one that was found for it.
+    #[prost(string, tag = "2")]
+    pub group: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ApproveAgentRequest {
+    const NAME: &'static str = "ApproveAgentRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ApproveAgentRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ApproveAgentRequest".into()
+    }
+}
+/// See IdentityService.RejectAgent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RejectAgentRequest {
+    /// Id of the agent.
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RejectAgentRequest {
+    const NAME: &'static str = "RejectAgentRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.RejectAgentRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.RejectAgentRequest".into()
+    }
+}
+/// An agent was turned away.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RejectAgentResponse {}
+impl ::prost::Name for RejectAgentResponse {
+    const NAME: &'static str = "RejectAgentResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.RejectAgentResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.RejectAgentResponse".into()
     }
 }
 /// Generated client implementations.
@@ -4144,6 +4313,82 @@ pub mod identity_service_client {
                 .insert(GrpcMethod::new("muster.api.v1.IdentityService", "RevokeAgent"));
             self.inner.unary(req, path, codec).await
         }
+        /// Agents that wait for approval, in order of id.
+        pub async fn list_pending_agents(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPendingAgentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPendingAgentsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.IdentityService/ListPendingAgents",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("muster.api.v1.IdentityService", "ListPendingAgents"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lets an agent in that waits for approval.
+        pub async fn approve_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ApproveAgentRequest>,
+        ) -> std::result::Result<tonic::Response<super::Registration>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.IdentityService/ApproveAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("muster.api.v1.IdentityService", "ApproveAgent"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Turns away an agent that waits for approval; its id is never used again.
+        pub async fn reject_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RejectAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RejectAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.IdentityService/RejectAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.IdentityService", "RejectAgent"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4205,6 +4450,27 @@ pub mod identity_service_server {
             request: tonic::Request<super::RevokeAgentRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RevokeAgentResponse>,
+            tonic::Status,
+        >;
+        /// Agents that wait for approval, in order of id.
+        async fn list_pending_agents(
+            &self,
+            request: tonic::Request<super::ListPendingAgentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPendingAgentsResponse>,
+            tonic::Status,
+        >;
+        /// Lets an agent in that waits for approval.
+        async fn approve_agent(
+            &self,
+            request: tonic::Request<super::ApproveAgentRequest>,
+        ) -> std::result::Result<tonic::Response<super::Registration>, tonic::Status>;
+        /// Turns away an agent that waits for approval; its id is never used again.
+        async fn reject_agent(
+            &self,
+            request: tonic::Request<super::RejectAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RejectAgentResponse>,
             tonic::Status,
         >;
     }
@@ -4586,6 +4852,142 @@ pub mod identity_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.IdentityService/ListPendingAgents" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPendingAgentsSvc<T: IdentityService>(pub Arc<T>);
+                    impl<
+                        T: IdentityService,
+                    > tonic::server::UnaryService<super::ListPendingAgentsRequest>
+                    for ListPendingAgentsSvc<T> {
+                        type Response = super::ListPendingAgentsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPendingAgentsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as IdentityService>::list_pending_agents(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPendingAgentsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.IdentityService/ApproveAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApproveAgentSvc<T: IdentityService>(pub Arc<T>);
+                    impl<
+                        T: IdentityService,
+                    > tonic::server::UnaryService<super::ApproveAgentRequest>
+                    for ApproveAgentSvc<T> {
+                        type Response = super::Registration;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ApproveAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as IdentityService>::approve_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApproveAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.IdentityService/RejectAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct RejectAgentSvc<T: IdentityService>(pub Arc<T>);
+                    impl<
+                        T: IdentityService,
+                    > tonic::server::UnaryService<super::RejectAgentRequest>
+                    for RejectAgentSvc<T> {
+                        type Response = super::RejectAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RejectAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as IdentityService>::reject_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RejectAgentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

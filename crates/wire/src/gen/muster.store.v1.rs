@@ -212,9 +212,9 @@ impl ::prost::Name for PolicyState {
     }
 }
 /// An enrolment token, without its secret.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TokenState {
-    /// Id of the group that agents join.
+    /// Id of the group that agents join; empty: that at /default.
     #[prost(string, tag = "1")]
     pub group: ::prost::alloc::string::String,
     /// How many agents may join.
@@ -229,6 +229,12 @@ pub struct TokenState {
     /// SHA-256 of the secret.
     #[prost(bytes = "vec", tag = "5")]
     pub secret_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Which agents get another group; the first that matches counts. At most 32.
+    #[prost(message, repeated, tag = "6")]
+    pub rules: ::prost::alloc::vec::Vec<EnrolmentRuleState>,
+    /// Agents that join with it wait until an operator approves them.
+    #[prost(bool, tag = "7")]
+    pub approval_required: bool,
 }
 impl ::prost::Name for TokenState {
     const NAME: &'static str = "TokenState";
@@ -238,6 +244,32 @@ impl ::prost::Name for TokenState {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.store.v1.TokenState".into()
+    }
+}
+/// Which agents get which group when they join.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EnrolmentRuleState {
+    /// Labels that the agent must have. At most 8.
+    #[prost(map = "string, string", tag = "1")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// What its host name must look like; empty: whatever it is.
+    #[prost(string, tag = "2")]
+    pub hostname: ::prost::alloc::string::String,
+    /// Id of the group.
+    #[prost(string, tag = "3")]
+    pub group: ::prost::alloc::string::String,
+}
+impl ::prost::Name for EnrolmentRuleState {
+    const NAME: &'static str = "EnrolmentRuleState";
+    const PACKAGE: &'static str = "muster.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.store.v1.EnrolmentRuleState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.store.v1.EnrolmentRuleState".into()
     }
 }
 /// An API token, without its secret.
@@ -604,6 +636,13 @@ pub struct AgentRecord {
     /// Generation of the registry in which the assignment was made.
     #[prost(uint64, tag = "10")]
     pub assignment_epoch: u64,
+    /// Why it is in its group: "asked", "rule N", "token", "default" or "operator"; empty: "token".
+    #[prost(string, tag = "11")]
+    pub placed_by: ::prost::alloc::string::String,
+    /// It waits for approval and has no assignment; `group` is where it will be and `joined_at_ms` when it asked first. Of
+    /// a deleted one: it was rejected.
+    #[prost(bool, tag = "12")]
+    pub pending: bool,
 }
 impl ::prost::Name for AgentRecord {
     const NAME: &'static str = "AgentRecord";

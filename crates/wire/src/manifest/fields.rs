@@ -5,12 +5,14 @@ use std::fmt::{self, Display};
 use std::marker::PhantomData;
 use std::str::FromStr;
 
-use domain::catalog::Labels;
+use domain::catalog::{GroupRef, GroupRefError, Labels};
 use domain::content::{ChannelName, ContentPointer, ContentRevision, MAX_CHANNELS_PER_GROUP, StageName};
-use domain::{GroupId, GroupPath, IdError, Mode, Span};
+use domain::enrol::{Approval, HostPattern, MAX_RULES, Rule};
+use domain::{IdError, Mode, Span};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
+use super::spec::RuleSpec;
 use super::{duration, size};
 
 /// Longest list of policies or locks in one object. A group has at most one policy of a kind, and a fleet
@@ -226,17 +228,67 @@ pub(super) fn uses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     }
 }
 
+/// What a host name looks like.
+pub(super) fn host_pattern<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<HostPattern>, D::Error> {
+    text(deserializer).map(Some)
+}
+
+/// Whether somebody has to approve.
+pub(super) fn approval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Approval, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Name {
+        None,
+        Required,
+    }
+    Ok(match Name::deserialize(deserializer)? {
+        Name::None => Approval::None,
+        Name::Required => Approval::Required,
+    })
+}
+
+/// The rules of a token, each checked as far as that takes no group.
+pub(super) fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RuleSpec>, D::Error> {
+    deserializer.deserialize_seq(Rules)
+}
+
+struct Rules;
+
+impl<'de> Visitor<'de> for Rules {
+    type Value = Vec<RuleSpec>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+        let mut rules: Vec<RuleSpec> = Vec::new();
+        while let Some(rule) = sequence.next_element::<RuleSpec>()? {
+            if rules.len() == MAX_RULES {
+                return Err(A::Error::custom(format_args!("has more than {MAX_RULES} entries")));
+            }
+            // Any group does to check the rest.
+            let facts = rule.facts.clone();
+            let checked = Rule::new(facts.labels, facts.hostname, domain::catalog::root_id());
+            checked.map_err(|error| A::Error::custom(format_args!("rule {} {error}", rules.len() + 1)))?;
+            rules.push(rule);
+        }
+        Ok(rules)
+    }
+}
+
 struct GroupReference(String);
 
 impl FromStr for GroupReference {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.starts_with('/') {
-            GroupPath::new(text).map_err(|error| error.to_string())?;
-        } else {
-            GroupId::new(text).map_err(|error| format!("{error} (or a path such as /servers/web)"))?;
+        match text.parse() {
+            Ok(GroupRef::Path(_) | GroupRef::Id(_)) => Ok(Self(text.to_owned())),
+            Err(GroupRefError::Id(error)) => Err(format!("{error} (or a path such as /servers/web)")),
+            Err(error @ (GroupRefError::Empty | GroupRefError::Path(_))) => Err(error.to_string()),
         }
-        Ok(Self(text.to_owned()))
     }
 }
 

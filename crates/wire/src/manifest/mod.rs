@@ -30,8 +30,8 @@ use crate::api::v1::Resource;
 pub use crate::size;
 
 pub use self::spec::{
-    ContentReleaseSpec, EnrollmentTokenSpec, GroupMetadata, GroupSpec, KindMetadata, PolicyKindSpec,
-    PolicyMetadata, PolicySpec, ReleaseMetadata, SettingsSpec, TokenMetadata,
+    ContentReleaseSpec, EnrollmentTokenSpec, FactsSpec, GroupMetadata, GroupSpec, KindMetadata,
+    PolicyKindSpec, PolicyMetadata, PolicySpec, ReleaseMetadata, RuleSpec, SettingsSpec, TokenMetadata,
 };
 
 /// Largest stream, in bytes: an apply is one atomic change, and a change holds at most 8 MiB.

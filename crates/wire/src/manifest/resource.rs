@@ -2,17 +2,19 @@
 
 use domain::content::{ChannelName, ContentPointer};
 use domain::document::Document;
+use domain::enrol::{Approval, HostPattern};
 use prost_types::Struct;
 use serde_json::{Map, Value};
 
 use super::spec::{
     ContentReleaseSpec, EnrollmentTokenSpec, GroupMetadata, GroupSpec, KindMetadata, PolicyKindSpec,
-    PolicyMetadata, PolicySpec, ReleaseMetadata, SettingsSpec, TokenMetadata,
+    PolicyMetadata, PolicySpec, ReleaseMetadata, RuleSpec, SettingsSpec, TokenMetadata,
 };
 use super::{Located, Manifest};
 use crate::api::v1::resource::Resource as Any;
 use crate::api::v1::{
-    ContentReference, ContentRelease, Group, Kind, Mode, Policy, Resource, Settings, Token, content_reference,
+    ContentReference, ContentRelease, EnrolmentRule, Group, Kind, Mode, Policy, Resource, Settings, Token,
+    content_reference,
 };
 use crate::document::to_struct;
 use crate::time::to_duration;
@@ -87,8 +89,18 @@ pub(super) fn token(manifest: Manifest<TokenMetadata, EnrollmentTokenSpec>) -> R
         group: spec.group,
         uses: spec.uses.unwrap_or_default(),
         ttl: spec.ttl.map(to_duration),
+        rules: spec.rules.into_iter().map(rule).collect(),
+        approval_required: spec.approval == Approval::Required,
         ..Token::default()
     }))
+}
+
+fn rule(spec: RuleSpec) -> EnrolmentRule {
+    EnrolmentRule {
+        labels: spec.facts.labels.into_iter().collect(),
+        hostname: spec.facts.hostname.as_ref().map(HostPattern::to_string).unwrap_or_default(),
+        group: spec.group,
+    }
 }
 
 pub(super) fn release(manifest: Manifest<ReleaseMetadata, ContentReleaseSpec>) -> Resource {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use domain::catalog::Labels;
 use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::Pointer;
+use domain::enrol::{Approval, HostPattern};
 use domain::{GroupId, GroupPath, KindName, Mode, PolicyName, Span, TokenId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -77,8 +78,8 @@ pub struct PolicySpec {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct EnrollmentTokenSpec {
-    /// Group that agents join: its path or its name.
-    #[serde(deserialize_with = "fields::group_reference")]
+    /// Group that agents join: its path or its name. Absent: the group at /default.
+    #[serde(default, deserialize_with = "fields::group_reference")]
     pub group: String,
     /// How many agents may join with it: 1 to 100,000. Absent: 1.
     #[serde(default, deserialize_with = "fields::uses")]
@@ -86,6 +87,36 @@ pub struct EnrollmentTokenSpec {
     /// How long it is good for, from creation: at most 30 days. Absent: 24h.
     #[serde(default, deserialize_with = "fields::token_ttl")]
     pub ttl: Option<Span>,
+    /// Which agents get another group; the first that matches counts. At most 32.
+    #[serde(default, deserialize_with = "fields::rules")]
+    pub rules: Vec<RuleSpec>,
+    /// `required`: agents that join wait until somebody approves them. Absent, or `none`: they are in at once.
+    #[serde(default, deserialize_with = "fields::approval")]
+    pub approval: Approval,
+}
+
+/// Which agents get which group when they join.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleSpec {
+    /// What an agent must have.
+    #[serde(rename = "match")]
+    pub facts: FactsSpec,
+    /// The group: its path or its name.
+    #[serde(deserialize_with = "fields::group_reference")]
+    pub group: String,
+}
+
+/// What a rule looks for; all of it must be there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FactsSpec {
+    /// Labels, with these values. At most 8.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What the host name looks like, such as `web-*`.
+    #[serde(default, deserialize_with = "fields::host_pattern")]
+    pub hostname: Option<HostPattern>,
 }
 
 /// What a stage of a content channel names.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::api::v1::content_reference::Which;
 use crate::api::v1::resource::Resource as Any;
-use crate::api::v1::{ContentReference, ContentRelease, Group, Mode, Policy, Settings, Token};
+use crate::api::v1::{ContentReference, ContentRelease, EnrolmentRule, Group, Mode, Policy, Settings, Token};
 
 /// A manifest of each kind with one part replaced.
 fn group(spec: &str) -> String {
@@ -251,6 +251,43 @@ fn values_are_checked_where_they_stand() {
     refused_with(&token("{group: /a, uses: 0}"), "spec.uses", "must be between 1 and 100000");
     refused_with(&token("{group: /a, uses: -1}"), "spec.uses", "must be between 1 and 100000");
     refused_with(&token("{group: /a, ttl: 31d}"), "spec.ttl", "must be between 1s and 30d");
+    let rules =
+        "[{match: {labels: {site: north}, hostname: Web-*}, group: /a/b}, {match: {hostname: db}, group: c}]";
+    let Any::Token(read) = one(&token(&format!("{{rules: {rules}, approval: required}}"))) else {
+        panic!("a token")
+    };
+    let rule = |labels: &[(&str, &str)], hostname: &str, group: &str| EnrolmentRule {
+        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        hostname: hostname.into(),
+        group: group.into(),
+    };
+    assert_eq!(read.rules, [rule(&[("site", "north")], "web-*", "/a/b"), rule(&[], "db", "c")]);
+    assert!(read.approval_required && read.group.is_empty());
+    let ruled = |rule: &str| {
+        token(&format!("{{group: /a, rules: [{{match: {{hostname: '*'}}, group: /b}}, {rule}]}}"))
+    };
+    let character = "has the character ' '; only letters, digits, '.', '-', '_' and '*' are allowed";
+    refused_with(&ruled("{match: {hostname: a b}, group: /b}"), "spec.rules[1].match.hostname", character);
+    refused_with(
+        &ruled("{match: {hostname: a}, group: b.c}"),
+        "spec.rules[1].group",
+        "has the character '.' at byte 1; only a-z, 0-9, '_' and '-' are allowed (or a path such as /servers/web)",
+    );
+    refused_with(
+        &ruled("{match: {host: a}, group: /b}"),
+        "spec.rules[1].match.host",
+        "unknown field \"host\"; known here: labels, hostname",
+    );
+    refused_with(&ruled("{group: /b}"), "spec.rules[1]", "field match is missing");
+    let empty = "rule 2 must have labels or a host name; agents that no rule matches get the token's group";
+    refused_with(&ruled("{match: {}, group: /b}"), "spec.rules", empty);
+    refused_with(
+        &token("{group: /a, approval: yes}"),
+        "spec.approval",
+        "unknown value \"yes\"; allowed: none, required",
+    );
+    let many = vec!["{match: {hostname: a}, group: /b}"; 33].join(", ");
+    refused_with(&token(&format!("{{rules: [{many}]}}")), "spec.rules", "has more than 32 entries");
     refused_with(&token("{group: [a]}"), "spec.group", "must be a single value");
     refused_with(&group("{path: /a, policies: x}"), "spec.policies", "must be a list");
     refused_with(&token("{group: /a/, ttl: 1d}"), "spec.group", "segment 2 must not be empty");

@@ -21,10 +21,10 @@ use crate::{Shared, status};
 
 /// Tries to write a record while others write it. One operator moves one agent; more lost races than this are
 /// a script that fights another.
-const MAX_TRIES: u32 = 8;
+pub(super) const MAX_TRIES: u32 = 8;
 
 /// Pause before another try: full jitter below this, the time of a write.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) async fn get(
     shared: &Shared,
@@ -121,15 +121,15 @@ async fn gone(shared: &Shared, agent: &AgentId) -> Result<Option<Gone>, Status> 
     let stored = registry::read(&shared.nats, agent).await.map_err(|error| status::unavailable(&error))?;
     Ok(stored.and_then(|stored| match stored.record.registered {
         Registered::Deleted(gone) => Some(gone),
-        Registered::Agent(_) => None,
+        Registered::Agent(_) | Registered::Pending(_) => None,
     }))
 }
 
-fn read_id(text: &str) -> Result<AgentId, Status> {
+pub(super) fn read_id(text: &str) -> Result<AgentId, Status> {
     AgentId::new(text).map_err(|error| status::invalid("agent", error))
 }
 
-async fn catch_up(shared: &Shared) -> Result<(), Status> {
+pub(super) async fn catch_up(shared: &Shared) -> Result<(), Status> {
     shared.catalogue.catch_up().await.map_err(|error| status::unavailable(&error))
 }
 
@@ -148,17 +148,17 @@ async fn read(shared: &Shared, caller: &Caller, agent: &AgentId) -> Result<(Stor
 
 /// Publishes what the registry says now. It is decided already: if this fails, the agent learns of it by its
 /// next heartbeat.
-async fn tell(shared: &Shared, agent: &AgentId, head: &Head<'_>) {
+pub(super) async fn tell(shared: &Shared, agent: &AgentId, head: &Head<'_>) {
     if let Err(error) = assign::publish(shared, agent, head).await {
         tracing::warn!(%agent, error = %runtime::log::chain(&error), "not published yet; a heartbeat will bring it");
     }
 }
 
-fn contended() -> Status {
+pub(super) fn contended() -> Status {
     status::contended(&"the agent's record is being changed by others all the time: try again")
 }
 
-fn message(shared: &Shared, agent: &AgentId, registration: &Registration) -> v1::Registration {
+pub(super) fn message(shared: &Shared, agent: &AgentId, registration: &Registration) -> v1::Registration {
     v1::Registration {
         agent: agent.to_string(),
         group: shared.catalogue.look(|catalog| path_of(catalog, &registration.group)),
@@ -168,5 +168,6 @@ fn message(shared: &Shared, agent: &AgentId, registration: &Registration) -> v1:
         join_time: Some(to_timestamp(registration.joined_at)),
         token: registration.token.to_string(),
         assignment_revision: registration.assignment.revision.0,
+        placed_by: registration.reason.to_string(),
     }
 }

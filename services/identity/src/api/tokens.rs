@@ -1,9 +1,10 @@
 //! Tokens: made, listed, revoked.
 
-use domain::TokenId;
-use domain::access::Caller;
-use domain::catalog::{Catalog, Token};
+use domain::access::{Caller, Reach};
+use domain::catalog::{Catalog, GroupRef, Token};
+use domain::enrol::Approval;
 use domain::token::{self, CreateError, Terms, TermsError};
+use domain::{GroupId, TokenId};
 use runtime::clock;
 use runtime::store::{ChangeError, CommitError};
 use tonic::Status;
@@ -11,15 +12,17 @@ use wire::api::v1::{
     self, CreateTokenRequest, JoinTokenSecret, ListTokensRequest, ListTokensResponse, RevokeTokenRequest,
     RevokeTokenResponse,
 };
+use wire::enrol::{Wrong, read_scope};
 use wire::time::{read_duration, to_duration, to_timestamp};
 
-use super::{GroupRef, page, path_of};
+use super::{page, path_of};
 use crate::catalogue::author;
 use crate::{Shared, status};
 
 /// Why a token is not made.
 enum CreateRefused {
-    Group(GroupRef),
+    Group(super::GroupRef),
+    Scope(Vec<Wrong>),
     Rule(CreateError),
 }
 
@@ -33,14 +36,20 @@ pub(super) async fn create(
         "" => None,
         name => Some(TokenId::new(name).map_err(|error| status::invalid("details.name", error))?),
     };
-    let group = GroupRef::read("details.group", &details.group)?;
+    let group = match details.group.as_str() {
+        "" => None,
+        text => Some(super::GroupRef::read("details.group", text)?),
+    };
     let terms = read_terms(&details)?;
     let issuer = shared.trust.issuer().map_err(|error| status::precondition("NO_TRUST_ROOT", &error))?;
     let mut issued = None;
     let author = author(caller, "token create");
     let change = shared.catalogue.change(&author, |catalog| {
-        let group = group.find(catalog, &caller.reach).ok_or_else(|| CreateRefused::Group(group.clone()))?;
-        let new = issuer.issue(id.clone(), group, terms, clock::now());
+        if let Some(missing) = group.as_ref().filter(|group| group.find(catalog, &caller.reach).is_none()) {
+            return Err(CreateRefused::Group(missing.clone()));
+        }
+        let scope = read_scope(&details, &|text| find(catalog, &caller.reach, text));
+        let new = issuer.issue(id.clone(), scope.map_err(CreateRefused::Scope)?, terms, clock::now());
         let entry = token::create(catalog, new.token.clone()).map_err(CreateRefused::Rule)?;
         issued = Some(new);
         Ok(vec![entry])
@@ -50,6 +59,13 @@ pub(super) async fn create(
     let details = shared.catalogue.look(|catalog| message(shared, catalog, &issued.token));
     tracing::info!(token = details.name, group = details.group, uses = details.uses, "a token was made");
     Ok(JoinTokenSecret { token: issued.join_token, details: Some(details) })
+}
+
+/// A group within reach, by path or name.
+fn find(catalog: &Catalog, reach: &Reach, text: &str) -> Result<GroupId, String> {
+    let name = text.parse::<GroupRef>().map_err(|error| error.to_string())?;
+    let found = catalog.named(&name).filter(|group| reach.holds(catalog, &group.value.path));
+    found.map(|group| group.value.id.clone()).ok_or_else(|| format!("there is no group {text:?}"))
 }
 
 fn read_terms(details: &v1::Token) -> Result<Terms, Status> {
@@ -70,6 +86,11 @@ fn read_terms(details: &v1::Token) -> Result<Terms, Status> {
 fn create_refused(refused: CreateRefused) -> Status {
     match refused {
         CreateRefused::Group(group) => group.not_found(),
+        CreateRefused::Scope(wrong) => {
+            let wrong = wrong.into_iter().map(|(field, why)| (format!("details.{field}"), why));
+            status::all_invalid(wrong.collect())
+        }
+        CreateRefused::Rule(error @ CreateError::NoDefault) => status::invalid("details.group", error),
         CreateRefused::Rule(CreateError::Exists(id)) => status::exists("token", id.as_str()),
         CreateRefused::Rule(CreateError::GroupMissing(id)) => status::not_found("group", id.as_str()),
         CreateRefused::Rule(error @ CreateError::TooMany) => status::exhausted("tokens", &error),
@@ -95,12 +116,14 @@ pub(super) fn change_status<E>(error: ChangeError<E>, refused: impl FnOnce(E) ->
 fn message(shared: &Shared, catalog: &Catalog, token: &Token) -> v1::Token {
     v1::Token {
         name: token.id.to_string(),
-        group: path_of(catalog, &token.group),
+        group: wire::enrol::group(&token.scope, |group| path_of(catalog, group)),
         uses: token.uses,
         ttl: Some(to_duration(token.expires_at.since(token.created_at))),
         create_time: Some(to_timestamp(token.created_at)),
         expire_time: Some(to_timestamp(token.expires_at)),
         used: shared.use_counts.of(token),
+        rules: wire::enrol::rules(&token.scope, |group| path_of(catalog, group)),
+        approval_required: token.scope.approval() == Approval::Required,
     }
 }
 
@@ -121,7 +144,7 @@ pub(super) async fn list(
     Ok(shared.catalogue.look(|catalog| {
         let rest =
             catalog.tokens().filter(|token| after.as_ref().is_none_or(|after| token.value.id > *after));
-        let rest = rest.filter(|token| caller.reach.holds_group(catalog, &token.value.group));
+        let rest = rest.filter(|token| token.value.scope.is_within(catalog, &caller.reach));
         let mut tokens: Vec<_> =
             rest.take(size + 1).map(|token| message(shared, catalog, &token.value)).collect();
         let more = tokens.len() > size;
@@ -139,7 +162,7 @@ pub(super) async fn revoke(
     let id = TokenId::new(&request.name).map_err(|error| status::invalid("name", error))?;
     let author = author(caller, "token revoke");
     let decide = |catalog: &Catalog| {
-        let token = catalog.token(&id).filter(|it| caller.reach.holds_group(catalog, &it.value.group));
+        let token = catalog.token(&id).filter(|it| it.value.scope.is_within(catalog, &caller.reach));
         Ok(vec![token.and_then(|_| token::revoke(catalog, &id)).ok_or(())?])
     };
     let change = shared.catalogue.change(&author, decide);

@@ -206,11 +206,13 @@ impl Replica {
 pub(crate) struct Machine {
     pub(crate) id: String,
     pub(crate) key: KeyPair,
+    /// The group that it asks for.
+    pub(crate) group: String,
 }
 
 impl Machine {
     pub(crate) fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), key: KeyPair::new_user() }
+        Self { id: id.into(), key: KeyPair::new_user(), group: String::new() }
     }
 
     /// The signed request to join with a token.
@@ -228,6 +230,7 @@ impl Machine {
             // 1970: a machine whose clock is not set may join.
             requested_at_ms: 0,
             trust_root_sha256: Vec::new(),
+            group: self.group.clone(),
         };
         wire::encode(&wire::join::seal_request(&request, &self.key).unwrap()).to_vec()
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use domain::access::Reach;
 use domain::catalog::{Catalog, Group, ObjectKey, Token, Versioned};
 use domain::change::{MAX_ENTRIES, Operation, Wanted};
+use domain::enrol::{Approval, Scope};
 use domain::token::Terms;
 use domain::{GroupId, GroupPath, TokenId};
 use runtime::trust::IssuedToken;
@@ -154,9 +155,9 @@ fn draft(replica: &Replica, (view, reach): (&View, &Reach), prepared: &Prepared)
         let Some(asked) = token(&known, (&mut wrong, field), message) else { continue };
         let wanted = match asked {
             Asked::Known(token) => token,
-            Asked::New { id, group, terms } => {
+            Asked::New { id, scope, terms } => {
                 let issuer = replica.trust.issuer().map_err(refuse::no_root)?;
-                let issued = issuer.issue(id, group, terms, runtime::clock::now());
+                let issued = issuer.issue(id, scope, terms, runtime::clock::now());
                 let token = issued.token.clone();
                 draft.issued.push(issued);
                 token
@@ -180,7 +181,7 @@ enum Asked {
     /// One that is there already, on the same terms: its secret is not shown again.
     Known(Token),
     /// A new one.
-    New { id: Option<TokenId>, group: GroupId, terms: Terms },
+    New { id: Option<TokenId>, scope: Scope, terms: Terms },
 }
 
 /// Groups that a token may name: those of the catalogue that the caller sees, and those of the same request.
@@ -196,7 +197,8 @@ fn token(groups: &Groups<'_>, (wrong, field): (&mut Fields, &str), message: &v1:
         "" => Some(None),
         text => wrong.take(&at("name"), TokenId::new(text)).map(Some),
     };
-    let group = wrong.take(&at("group"), groups.find(&message.group));
+    let scope = wire::enrol::read_scope(message, &|text| groups.find(text));
+    let scope = scope.map_err(|all| all.into_iter().for_each(|(field, why)| wrong.wrong(at(&field), why)));
     let ttl = match &message.ttl {
         None => Some(None),
         Some(ttl) => match wire::time::read_duration(ttl) {
@@ -211,11 +213,11 @@ fn token(groups: &Groups<'_>, (wrong, field): (&mut Fields, &str), message: &v1:
     let terms = Terms::new(uses, ttl?);
     let blamed = if matches!(terms, Err(domain::token::TermsError::Uses)) { "uses" } else { "ttl" };
     let terms = wrong.take(&at(blamed), terms)?;
-    let (id, group) = (id?, group?);
+    let (id, scope) = (id?, scope.ok()?);
     let known = id.as_ref().and_then(|id| groups.catalog.token(id));
-    let Some(known) = known else { return Some(Asked::New { id, group, terms }) };
+    let Some(known) = known else { return Some(Asked::New { id, scope, terms }) };
     let known = &*known.value;
-    let same = terms.token(known.id.clone(), group, known.secret_digest, known.created_at);
+    let same = terms.token(known.id.clone(), scope, known.secret_digest, known.created_at);
     if same == *known {
         return Some(Asked::Known(same));
     }
@@ -244,12 +246,14 @@ fn secret(issued: IssuedToken) -> v1::JoinTokenSecret {
     let IssuedToken { token, join_token } = issued;
     let details = v1::Token {
         name: token.id.to_string(),
-        group: token.group.to_string(),
+        group: wire::enrol::group(&token.scope, GroupId::to_string),
         uses: token.uses,
         ttl: Some(wire::time::to_duration(token.expires_at.since(token.created_at))),
         create_time: Some(wire::time::to_timestamp(token.created_at)),
         expire_time: Some(wire::time::to_timestamp(token.expires_at)),
         used: 0,
+        rules: wire::enrol::rules(&token.scope, GroupId::to_string),
+        approval_required: token.scope.approval() == Approval::Required,
     };
     v1::JoinTokenSecret { token: join_token, details: Some(details) }
 }
@@ -267,7 +271,7 @@ mod tests {
         let web = Group::new(GroupId::new("web").unwrap(), GroupPath::new("/web").unwrap());
         let terms = Terms::new(Some(3), Some(Span::from_secs(60))).unwrap();
         let id = TokenId::new("known").unwrap();
-        let token = terms.token(id, web.id.clone(), Digest::of(b"s"), Timestamp(7));
+        let token = terms.token(id, web.id.clone().into(), Digest::of(b"s"), Timestamp(7));
         catalog.fold([Entry::Group(web.into()), Entry::Token(token.into())], Revision(2));
         catalog
     }
@@ -297,14 +301,26 @@ mod tests {
         };
         assert!(matches!(ask(&message("known", "/web", 3, 60)), Ok(Asked::Known(_))));
         for (name, group, expected) in [("", "web", "web"), ("t", "/new", "new"), ("t", "new", "new")] {
-            let Ok(Asked::New { id, group, .. }) = ask(&message(name, group, 1, 60)) else {
+            let Ok(Asked::New { id, scope, .. }) = ask(&message(name, group, 1, 60)) else {
                 panic!("{name}")
             };
-            assert_eq!((id.is_some(), group.as_str()), (!name.is_empty(), expected));
+            let group = scope.group().map(GroupId::as_str);
+            assert_eq!((id.is_some(), group), (!name.is_empty(), Some(expected)));
         }
+        let ruled = |group: &str| v1::Token {
+            rules: vec![v1::EnrolmentRule {
+                hostname: "web-*".into(),
+                group: group.into(),
+                ..v1::EnrolmentRule::default()
+            }],
+            ..message("t", "web", 1, 60)
+        };
+        assert!(matches!(ask(&ruled("/new")), Ok(Asked::New { scope, .. }) if scope.rules().len() == 1));
         for (message, field, why) in [
             (message("known", "/web", 4, 60), "token.name", "names a token that exists on other terms"),
             (message("t", "/nowhere", 1, 60), "token.group", "there is no group \"/nowhere\""),
+            (message("t", "", 1, 60), "token.group", "must be given: there is no group \"/default\""),
+            (ruled("/nowhere"), "token.rules[0].group", "there is no group \"/nowhere\""),
             (message("t", "web", 200_000, 60), "token.uses", "must be between 1 and 100000"),
             (message("t", "web", 1, 9_000_000), "token.ttl", "must be between 1s and 30d"),
             (message("t", "web", 1, -1), "token.ttl", "must be a duration, not negative"),

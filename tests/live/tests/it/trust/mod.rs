@@ -9,6 +9,7 @@ use runtime::nats::Nats;
 use runtime::tls::BrokerTls;
 use wire::join::JoinToken;
 
+mod approval;
 mod attacks;
 mod ceremony;
 mod enrolment;
@@ -17,6 +18,7 @@ mod freshness;
 mod matrix;
 mod revocation;
 mod rotation;
+mod rules;
 
 /// An agent that joined, as the broker knows it.
 #[derive(Clone)]
