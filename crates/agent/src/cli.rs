@@ -21,7 +21,7 @@ use crate::content::{self, ContentOptions};
 use crate::disk::{DiskStorage, Shown};
 use crate::identity::{IdentityError, StateDir, save_claims};
 use crate::transport::NatsTransport;
-use crate::{join, renew};
+use crate::{join, offline, renew};
 
 /// Tables of the configuration file that flags cannot express.
 pub const TABLES: &[&str] = &["handlers", "content"];
@@ -44,6 +44,9 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Join the fleet of a join token, and end. What `run` would do the first time, and nothing else.
     Join(Box<JoinArgs>),
+    /// Write a request to join, for a machine that cannot reach its fleet yet. Somebody carries it to where `muster agent
+    /// enrol` makes a bundle of it for `muster-agent join --bundle`. The private key stays here.
+    Request(Box<RequestArgs>),
     /// Show how the agent on this machine fares, from its state directory.
     Status(StatusArgs),
 }
@@ -76,10 +79,6 @@ pub struct JoinOptions {
     #[arg(long, env = "MUSTER_AGENT_GROUP", value_name = "GROUP")]
     pub group: Option<GroupRef>,
 
-    /// TLS towards NATS servers, where it is to be another than learnt when joining.
-    #[command(flatten)]
-    pub nats_tls: BrokerTlsArgs,
-
     /// How to log.
     #[command(flatten)]
     pub log: LogConfig,
@@ -91,6 +90,27 @@ pub struct JoinArgs {
     /// How to join.
     #[command(flatten)]
     pub joining: JoinOptions,
+
+    /// Join with this bundle from `muster agent enrol`, without asking anybody. It is held against what the request was
+    /// made with.
+    #[arg(long, env = "MUSTER_JOIN_BUNDLE", value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+
+    /// TLS towards NATS servers, where it is to be another than the join token says.
+    #[command(flatten)]
+    pub nats_tls: BrokerTlsArgs,
+}
+
+/// Options of `request`.
+#[derive(Debug, Args)]
+pub struct RequestArgs {
+    /// How to join. Of the join token, the request carries the id and not the secret.
+    #[command(flatten)]
+    pub joining: JoinOptions,
+
+    /// File for the request; `-` is standard output.
+    #[arg(long, short, value_name = "FILE", default_value = "-")]
+    pub out: PathBuf,
 }
 
 /// Options of `run`.
@@ -103,6 +123,10 @@ pub struct RunArgs {
     /// NATS servers to use instead of those learnt when joining, separated by commas.
     #[arg(long, env = "MUSTER_AGENT_NATS_URL", value_name = "URL", value_delimiter = ',')]
     pub nats_url: Vec<String>,
+
+    /// TLS towards NATS servers, where it is to be another than learnt when joining.
+    #[command(flatten)]
+    pub nats_tls: BrokerTlsArgs,
 
     /// Longest random wait before the first connection, against a fleet that starts at one moment.
     #[arg(long, env = "MUSTER_START_SPREAD", value_name = "TIME", default_value = "2s", value_parser = runtime::config::duration)]
@@ -174,7 +198,11 @@ pub fn main(cli: Cli, tables: &toml::Table) -> anyhow::Result<()> {
         }
         Command::Join(args) => {
             runtime::log::init(&args.joining.log)?;
-            print(&block_on(join_only(&args.joining))?)
+            print(&block_on(join_only(&args))?)
+        }
+        Command::Request(args) => {
+            runtime::log::init(&args.joining.log)?;
+            request(&args)
         }
         Command::Status(args) => print(&status(&args)?),
     }
@@ -190,13 +218,64 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Joins and ends.
-async fn join_only(args: &JoinOptions) -> anyhow::Result<String> {
+async fn join_only(args: &JoinArgs) -> anyhow::Result<String> {
     let tasks = runtime::Tasks::new(Shutdown::new());
     tasks.stop_on_signals().context("cannot listen to signals")?;
-    let dir = StateDir::lock(&args.state_dir)?;
-    let enrolment = enrol(args, &dir, &hostname(), tasks.shutdown()).await?;
+    let dir = StateDir::lock(&args.joining.state_dir)?;
+    let enrolment = match (&args.bundle, dir.enrolment()?) {
+        (Some(bundle), None) => accept(args, &dir, bundle)?,
+        _ => enrol((&args.joining, &args.nats_tls), &dir, tasks.shutdown()).await?,
+    };
     let (agent, fleet) = (&enrolment.agent, enrolment.trust.fleet());
     Ok(format!("agent {agent} is in the fleet {fleet}; `muster-agent run` starts it\n"))
+}
+
+/// Joins with a bundle.
+fn accept(args: &JoinArgs, dir: &StateDir, bundle: &Path) -> anyhow::Result<Enrolment> {
+    let token = read_token(&args.joining)?;
+    let pinned = match &token {
+        Some(token) => Some(join::Pinned::from(token)),
+        None => dir.requested()?,
+    };
+    let Some(pinned) = pinned else {
+        bail!("this machine has written no request: `muster-agent request` does, with a join token");
+    };
+    let text = read_text(bundle, wire::offline::MAX_BUNDLE_CHARS)
+        .with_context(|| format!("cannot read the bundle from {}", bundle.display()))?;
+    let mut joined = offline::accept(&text, &pinned, &dir.key()?, runtime::clock::now())?;
+    joined.enrolment.tls = dir.keep_broker(&joined.broker)?;
+    dir.save(&joined.enrolment)?;
+    tracing::info!(agent = %joined.enrolment.agent, fleet = %joined.enrolment.trust.fleet(), "joined with a bundle");
+    Ok(joined.enrolment)
+}
+
+/// Writes a request to join.
+fn request(args: &RequestArgs) -> anyhow::Result<()> {
+    let dir = StateDir::lock(&args.joining.state_dir)?;
+    if let Some(known) = dir.enrolment()? {
+        bail!("this machine is in already, as agent {} of the fleet {}", known.agent, known.trust.fleet());
+    }
+    let Some(token) = read_token(&args.joining)? else {
+        bail!("a request is made with a join token: give --join, --join-file or MUSTER_JOIN");
+    };
+    let text = offline::request(&token, &dir.key()?, &about(&args.joining, None))?;
+    // Before the request leaves: its bundle is held against this.
+    dir.keep_requested(&join::Pinned::from(&token))?;
+    if args.out.as_os_str() == "-" {
+        return print(&format!("{text}\n"));
+    }
+    std::fs::write(&args.out, format!("{text}\n"))
+        .with_context(|| format!("cannot write the request to {}", args.out.display()))
+}
+
+/// What this machine says of itself; with the id that it has, if it has one.
+fn about(args: &JoinOptions, known: Option<&AgentId>) -> join::About {
+    join::About {
+        id: known.or(args.id.as_ref()).cloned(),
+        hostname: hostname(),
+        labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
+        group: args.group.clone(),
+    }
 }
 
 fn hostname() -> String {
@@ -211,7 +290,7 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     let handler = CommandHandler::from_table(tables.get("handlers"), dir.root().to_owned())?
         .with_content(tables.get("content"))?;
     let hostname = hostname();
-    let enrolment = match enrol(&args.joining, &dir, &hostname, tasks.shutdown()).await {
+    let enrolment = match enrol((&args.joining, &args.nats_tls), &dir, tasks.shutdown()).await {
         Err(error) if tasks.shutdown().is_requested() => {
             tracing::info!(error = %format!("{error:#}"), "stopped");
             return Ok(());
@@ -277,7 +356,7 @@ fn over(args: &RunArgs, mut enrolment: Enrolment) -> Enrolment {
     if !args.nats_url.is_empty() {
         enrolment.servers.clone_from(&args.nats_url);
     }
-    enrolment.tls = args.joining.nats_tls.over(enrolment.tls);
+    enrolment.tls = args.nats_tls.over(enrolment.tls);
     enrolment
 }
 
@@ -291,9 +370,8 @@ fn spawn(tasks: &runtime::Tasks, name: &'static str, part: impl Future<Output = 
 
 /// The identity from an earlier join, or a new one.
 async fn enrol(
-    args: &JoinOptions,
+    (args, nats_tls): (&JoinOptions, &BrokerTlsArgs),
     dir: &StateDir,
-    hostname: &str,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Enrolment> {
     let token = read_token(args)?;
@@ -323,13 +401,8 @@ async fn enrol(
             "this agent has not joined a fleet: give it a join token with --join, --join-file or MUSTER_JOIN (an operator makes one with `muster token create --group PATH`)"
         );
     };
-    let about = join::About {
-        id: known.as_ref().map(|known| known.agent.clone()).or_else(|| args.id.clone()),
-        hostname: hostname.to_owned(),
-        labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
-        group: args.group.clone(),
-    };
-    let tls = args.nats_tls.over(dir.keep_broker(&token.broker)?);
+    let about = about(args, known.as_ref().map(|known| &known.agent));
+    let tls = nats_tls.over(dir.keep_broker(&token.broker)?);
     let mut joined = join::join((&token, &tls), &dir.key()?, &about, shutdown).await?;
     joined.enrolment.tls = dir.keep_broker(&joined.broker)?;
     if let Some(known) = known {
@@ -351,11 +424,14 @@ fn read_token(args: &JoinOptions) -> anyhow::Result<Option<JoinToken>> {
 }
 
 fn read_token_file(path: &Path) -> anyhow::Result<String> {
+    read_text(path, MAX_TOKEN_FILE_BYTES)
+        .with_context(|| format!("cannot read the join token from {}", path.display()))
+}
+
+fn read_text(path: &Path, limit: usize) -> std::io::Result<String> {
     use std::io::Read as _;
     let mut text = String::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_TOKEN_FILE_BYTES as u64).read_to_string(&mut text));
-    read.with_context(|| format!("cannot read the join token from {}", path.display()))?;
+    let _read = std::fs::File::open(path)?.take(limit as u64 + 1024).read_to_string(&mut text)?;
     Ok(text)
 }
 

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use domain::{AgentId, FleetId};
+use domain::{AgentId, Digest, FleetId};
 use nkeys::{KeyPair, KeyPairType};
 use runtime::tls::BrokerTls;
 use rustix::fs::{FlockOperation, flock};
@@ -17,6 +17,7 @@ use wire::root::{Chain, MAX_CHAIN_BYTES};
 use crate::access::{Access, Claims};
 use crate::agent::Enrolment;
 use crate::disk::{DiskError, TRUST_ROOT, files};
+use crate::join::Pinned;
 use crate::trust::LiveTrust;
 
 /// Held by the running agent.
@@ -29,6 +30,8 @@ const IDENTITY: &str = "identity.json";
 const BROKER_CA: &str = "broker-ca.pem";
 /// What it shows the broker.
 const CLAIMS: &str = "claims.json";
+/// What it pinned when it wrote a request that is carried by hand.
+const REQUESTED: &str = "requested.json";
 /// Its group.
 const ASSIGNMENT: &str = "assignment.envelope";
 /// Largest identity file: an id and eight URLs.
@@ -83,6 +86,14 @@ struct IdentityFile {
     trust_root_sha256: String,
     #[serde(default)]
     tls_first: bool,
+}
+
+/// What a request was made with.
+#[derive(Serialize, Deserialize)]
+struct RequestedFile {
+    fleet: String,
+    servers: Vec<String>,
+    trust_root_sha256: String,
 }
 
 /// A state directory that this process has locked.
@@ -214,6 +225,40 @@ impl StateDir {
         BrokerTls { ca, identity: None, first }
     }
 
+    /// Keeps what a request to join was made with, for the bundle that comes back.
+    ///
+    /// # Errors
+    /// [`IdentityError::Disk`] if it cannot be written.
+    pub fn keep_requested(&self, pinned: &Pinned) -> Result<(), IdentityError> {
+        let file = RequestedFile {
+            fleet: pinned.fleet.to_string(),
+            servers: pinned.servers.clone(),
+            trust_root_sha256: pinned.trust_root.to_string(),
+        };
+        let json = serde_json::to_vec_pretty(&file).expect("invariant: texts have a JSON form");
+        let path = self.root.join(REQUESTED);
+        let written = files::replace(&path, &files::seal(&json), files::PUBLIC, || {});
+        Ok(written.map_err(DiskError::io("write", &path))?)
+    }
+
+    /// What the last request was made with; `None` if there was none.
+    ///
+    /// # Errors
+    /// [`IdentityError::Damaged`] if it cannot be read any more.
+    pub fn requested(&self) -> Result<Option<Pinned>, IdentityError> {
+        let path = self.root.join(REQUESTED);
+        let bytes = files::read(&path, MAX_IDENTITY_BYTES).map_err(DiskError::io("read", &path))?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let read = || {
+            let file: RequestedFile = serde_json::from_slice(files::unseal(&bytes)?).ok()?;
+            let mut trust_root = Digest::default();
+            hex::decode_to_slice(file.trust_root_sha256, &mut trust_root.0).ok()?;
+            Some(Pinned { fleet: FleetId::new(file.fleet).ok()?, trust_root, servers: file.servers })
+        };
+        let problem = || format!("{} cannot be used", path.display());
+        read().map(Some).ok_or_else(|| IdentityError::Damaged { path: self.root.clone(), problem: problem() })
+    }
+
     fn access(&self, bytes: &[u8]) -> Option<Access> {
         let file: ClaimsFile = serde_json::from_slice(files::unseal(bytes)?).ok()?;
         Access::new(self.key().ok()?, &Claims { user: file.user, door: file.door }).ok()
@@ -321,6 +366,13 @@ mod tests {
         let kept = runtime::tls::certificates(&tls.ca.unwrap()).unwrap();
         assert_eq!(kept.iter().map(|ca| ca.to_vec()).collect::<Vec<_>>(), broker.cas);
         assert_eq!(state.keep_broker(&BrokerTrust::default()).unwrap(), BrokerTls::default());
+        assert_eq!(state.requested().unwrap(), None);
+        let fleet = FleetId::new("f").unwrap();
+        let pinned = Pinned { fleet, trust_root: Digest([7; 32]), servers: vec!["tls://a:1".into()] };
+        state.keep_requested(&pinned).unwrap();
+        assert_eq!(state.requested().unwrap(), Some(pinned));
+        fs::write(dir.path().join(REQUESTED), b"other").unwrap();
+        assert!(matches!(state.requested(), Err(IdentityError::Damaged { .. })));
         let path = dir.path().join(IDENTITY);
         let good = fs::read(&path).unwrap();
         for at in 0..good.len() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::agent::backoff;
 use domain::catalog::GroupRef;
 use domain::registry::AgentKey;
-use domain::{AgentId, Digest, Span};
+use domain::{AgentId, Digest, FleetId, Span};
 use nkeys::{KeyPair, KeyPairType};
 use prost::Message as _;
 use runtime::Shutdown;
@@ -95,6 +95,24 @@ pub enum JoinError {
     /// The key cannot sign.
     #[error("the agent's key cannot sign")]
     Key(#[from] nkeys::error::Error),
+}
+
+/// What an agent knows of its fleet before it is in, from its join token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pinned {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Fingerprint of the trust root from which it starts.
+    pub trust_root: Digest,
+    /// NATS URLs.
+    pub servers: Vec<String>,
+}
+
+impl From<&JoinToken> for Pinned {
+    fn from(token: &JoinToken) -> Self {
+        let JoinToken { fleet, trust_root, servers, .. } = token.clone();
+        Self { fleet, trust_root, servers }
+    }
 }
 
 /// An agent that is in.
@@ -218,32 +236,35 @@ pub async fn request(
     key: &KeyPair,
     about: &About,
 ) -> Result<Joined, JoinError> {
-    let public_key = key.public_key();
-    let wanted = about.wanted(&public_key);
-    let request = v1::JoinRequest {
-        fleet: token.fleet.to_string(),
-        token: token.token.to_string(),
-        secret: token.secret.to_vec(),
-        agent: wanted.to_string(),
-        public_key,
-        hostname: about.hostname.clone(),
-        labels: about.labels.clone().into_iter().collect(),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        requested_at_ms: runtime::clock::now().0,
-        trust_root_sha256: token.trust_root.0.to_vec(),
-        group: about.group.as_ref().map(GroupRef::to_string).unwrap_or_default(),
-    };
+    let request = request_of(token, &key.public_key(), about);
     let payload = wire::join::seal_request(&request, key)?.encode_to_vec();
     let enrol = wire::subject::enrol();
     let reply =
         nats.request(&enrol, Headers::new(), payload.into(), ANSWER_WITHIN).await.map_err(unanswered)?;
     let reply: v1::JoinReply = wire::decode(&reply.payload, wire::join::MAX_REPLY_BYTES)?;
     match reply.outcome {
-        Some(v1::join_reply::Outcome::Bundle(bundle)) => check(token, key, bundle),
+        Some(v1::join_reply::Outcome::Bundle(bundle)) => check(&token.into(), key, bundle),
         Some(v1::join_reply::Outcome::Error(error)) => {
             Err(JoinError::Refused { code: error.code(), message: error.message })
         }
         None => Err(JoinError::Contradiction("says neither yes nor no")),
+    }
+}
+
+/// What the holder of a key asks for with a token.
+pub(crate) fn request_of(token: &JoinToken, public_key: &str, about: &About) -> v1::JoinRequest {
+    v1::JoinRequest {
+        fleet: token.fleet.to_string(),
+        token: token.token.to_string(),
+        secret: token.secret.to_vec(),
+        agent: about.wanted(public_key).to_string(),
+        public_key: public_key.to_owned(),
+        hostname: about.hostname.clone(),
+        labels: about.labels.clone().into_iter().collect(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        requested_at_ms: runtime::clock::now().0,
+        trust_root_sha256: token.trust_root.0.to_vec(),
+        group: about.group.as_ref().map(GroupRef::to_string).unwrap_or_default(),
     }
 }
 
@@ -253,16 +274,16 @@ fn unanswered(error: RequestError) -> JoinError {
 }
 
 /// Believes nothing that does not lead back to the fingerprint in the token.
-fn check(token: &JoinToken, key: &KeyPair, bundle: v1::JoinBundle) -> Result<Joined, JoinError> {
-    let chain = match Chain::read_pinned(&bundle.trust_root, &token.trust_root) {
+pub(crate) fn check(pinned: &Pinned, key: &KeyPair, bundle: v1::JoinBundle) -> Result<Joined, JoinError> {
+    let chain = match Chain::read_pinned(&bundle.trust_root, &pinned.trust_root) {
         Err(RootError::Fingerprint { .. }) => {
-            return Err(JoinError::Fingerprint { servers: runtime::nats::shown(&token.servers) });
+            return Err(JoinError::Fingerprint { servers: runtime::nats::shown(&pinned.servers) });
         }
         read => read?,
     };
     let live = LiveTrust::new(chain);
     let trust = live.now();
-    if trust.fleet != token.fleet {
+    if trust.fleet != pinned.fleet {
         return Err(JoinError::Contradiction("names another fleet than the token"));
     }
     let envelope = bundle.assignment.ok_or(JoinError::Contradiction("has no assignment"))?;
@@ -271,7 +292,7 @@ fn check(token: &JoinToken, key: &KeyPair, bundle: v1::JoinBundle) -> Result<Joi
         return Err(JoinError::Contradiction("assigns another agent"));
     }
     let broker = BrokerTrust::read(bundle.broker_cas, bundle.tls_first)?;
-    let servers = if bundle.servers.is_empty() { token.servers.clone() } else { bundle.servers };
+    let servers = if bundle.servers.is_empty() { pinned.servers.clone() } else { bundle.servers };
     let access = match bundle.user_jwt.is_empty() {
         true => None,
         false => {
@@ -292,7 +313,7 @@ fn check(token: &JoinToken, key: &KeyPair, bundle: v1::JoinBundle) -> Result<Joi
 
 #[cfg(test)]
 mod tests {
-    use domain::{Assignment, Cursor, FleetId, GroupId, Timestamp, TokenId};
+    use domain::{Assignment, Cursor, GroupId, Timestamp, TokenId};
     use ed25519_dalek::SigningKey;
 
     use super::*;
@@ -352,10 +373,11 @@ mod tests {
             door: None,
         };
         let own = KeyPair::new_user();
-        let joined = check(&token, &own, good.clone()).unwrap();
+        let pinned = Pinned::from(&token);
+        let joined = check(&pinned, &own, good.clone()).unwrap();
         assert_eq!((joined.enrolment.agent.as_str(), &joined.enrolment.servers), ("a", &token.servers));
         assert_eq!(joined.broker, BrokerTrust { cas: vec![vec![4]], tls_first: true });
-        let refused = |bundle| check(&token, &own, bundle).unwrap_err().to_string();
+        let refused = |bundle| check(&pinned, &own, bundle).unwrap_err().to_string();
         assert!(refused(bundle(&other, "a")).contains("another fingerprint"));
         let forged = v1::JoinBundle { assignment: bundle(&other, "a").assignment, ..good.clone() };
         assert_eq!(refused(forged), "the assignment in the answer does not hold");

@@ -40,6 +40,7 @@ mod handler;
 mod identity;
 pub mod join;
 mod note;
+pub mod offline;
 pub mod renew;
 mod storage;
 mod table;

@@ -26,6 +26,10 @@ pub const TRUST_ROOT: &str = "muster.agent.v1.TrustRoot";
 pub const JOIN_REQUEST: &str = "muster.agent.v1.JoinRequest";
 /// Payload type of requests for new claims.
 pub const RENEW_REQUEST: &str = "muster.agent.v1.RenewRequest";
+/// Type of the payload of a join request that is carried by hand.
+pub const OFFLINE_REQUEST: &str = "muster.agent.v1.OfflineRequest";
+/// Type of the payload of what is carried back.
+pub const OFFLINE_BUNDLE: &str = "muster.agent.v1.OfflineBundle";
 
 /// Most signatures that are looked at, but for roots.
 pub const MAX_SIGNATURES: usize = 8;

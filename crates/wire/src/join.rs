@@ -1,7 +1,5 @@
 //! Joining: the token that an operator hands over as one string, and the signed request.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use domain::catalog::GroupRef;
 use domain::registry::AgentKey;
 use domain::{AgentId, Digest, FleetId, TokenId};
@@ -9,6 +7,7 @@ use nkeys::{KeyPair, KeyPairType};
 use prost::Message as _;
 
 use crate::agent::v1::{self, Envelope};
+use crate::armour::{self, Broken};
 use crate::envelope::{self, EnvelopeError};
 use crate::{DecodeError, decode};
 
@@ -118,7 +117,7 @@ impl JoinToken {
     /// The token as one string.
     #[must_use]
     pub fn encode(&self) -> String {
-        let mut bytes = v1::JoinToken {
+        let bytes = v1::JoinToken {
             servers: self.servers.clone(),
             fleet: self.fleet.to_string(),
             trust_root_sha256: self.trust_root.0.to_vec(),
@@ -130,9 +129,7 @@ impl JoinToken {
             tls_first: self.broker.tls_first,
         }
         .encode_to_vec();
-        let sum = Digest::of(&bytes);
-        bytes.extend_from_slice(&sum.0[..4]);
-        format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+        armour::encode(PREFIX, bytes)
     }
 
     /// Reads a token.
@@ -140,16 +137,11 @@ impl JoinToken {
     /// # Errors
     /// [`TokenError`] says what is wrong without repeating the secret.
     pub fn decode(text: &str) -> Result<Self, TokenError> {
-        let body = text.trim().strip_prefix(PREFIX).ok_or(TokenError::Prefix)?;
-        if body.len() > MAX_TOKEN_CHARS {
-            return Err(TokenError::Damaged);
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Damaged)?;
-        let (message, sum) = bytes.split_last_chunk::<4>().ok_or(TokenError::Damaged)?;
-        if Digest::of(message).0[..4] != *sum {
-            return Err(TokenError::Damaged);
-        }
-        Self::read(message).map_err(TokenError::Content)
+        let message = armour::decode(PREFIX, text, MAX_TOKEN_CHARS).map_err(|broken| match broken {
+            Broken::Prefix => TokenError::Prefix,
+            Broken::Damaged => TokenError::Damaged,
+        })?;
+        Self::read(&message).map_err(TokenError::Content)
     }
 
     fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
@@ -201,7 +193,7 @@ pub fn seal_renewal(request: &v1::RenewRequest, key: &KeyPair) -> Result<Envelop
     seal(envelope::RENEW_REQUEST, request, key)
 }
 
-fn seal(
+pub(crate) fn seal(
     payload_type: &str,
     request: &impl prost::Message,
     key: &KeyPair,
@@ -265,9 +257,18 @@ pub fn open(bytes: &[u8]) -> Result<Asked, EnvelopeError> {
 }
 
 fn open_join(envelope: &Envelope) -> Result<VerifiedRequest, EnvelopeError> {
-    let request: v1::JoinRequest = of_type(envelope, envelope::JOIN_REQUEST)?;
+    open_as(envelope, envelope::JOIN_REQUEST, SECRET_BYTES)
+}
+
+/// Reads a request to join of a type that has a secret of so many bytes.
+pub(crate) fn open_as(
+    envelope: &Envelope,
+    wanted: &'static str,
+    secret_bytes: usize,
+) -> Result<VerifiedRequest, EnvelopeError> {
+    let request: v1::JoinRequest = of_type(envelope, wanted)?;
     prove(envelope, &request.public_key)?;
-    check_request(request).map_err(EnvelopeError::Payload)
+    check_request(request, secret_bytes).map_err(EnvelopeError::Payload)
 }
 
 fn open_renewal(envelope: &Envelope) -> Result<VerifiedRenewal, EnvelopeError> {
@@ -304,7 +305,7 @@ fn prove(envelope: &Envelope, public_key: &str) -> Result<(), EnvelopeError> {
     if holds { Ok(()) } else { Err(EnvelopeError::Untrusted) }
 }
 
-fn check_request(request: v1::JoinRequest) -> Result<VerifiedRequest, DecodeError> {
+fn check_request(request: v1::JoinRequest, secret_bytes: usize) -> Result<VerifiedRequest, DecodeError> {
     let text = crate::heartbeat::MAX_TEXT_BYTES;
     if request.hostname.len() > text || request.agent_version.len() > text {
         return Err(DecodeError::field("hostname", format!("or agent_version is longer than {text} bytes")));
@@ -319,8 +320,8 @@ fn check_request(request: v1::JoinRequest) -> Result<VerifiedRequest, DecodeErro
     {
         return Err(DecodeError::field("labels", format!("has a key or value over {MAX_LABEL_BYTES} bytes")));
     }
-    if request.secret.len() != SECRET_BYTES {
-        return Err(DecodeError::field("secret", "is not 32 bytes long"));
+    if request.secret.len() != secret_bytes {
+        return Err(DecodeError::field("secret", format!("is not {secret_bytes} bytes long")));
     }
     let trust_root = match &request.trust_root_sha256[..] {
         [] => None,

@@ -56,6 +56,7 @@ pub mod api {
 
 pub mod access;
 pub mod api_token;
+mod armour;
 pub mod audit;
 pub mod catalog;
 pub mod content;
@@ -70,6 +71,7 @@ pub mod json;
 pub mod jwt;
 #[cfg(feature = "api")]
 pub mod manifest;
+pub mod offline;
 pub mod piece;
 pub mod registry;
 pub mod root;

@@ -3,6 +3,7 @@
 mod access;
 mod agents;
 mod audit;
+mod offline;
 mod page;
 mod pending;
 mod tokens;
@@ -18,11 +19,11 @@ use tonic::{Request, Response, Status};
 use wire::api::v1::identity_service_server::IdentityService;
 use wire::api::v1::trust_service_server::TrustService;
 use wire::api::v1::{
-    ApproveAgentRequest, CreateTokenRequest, DeleteAgentRequest, DeleteAgentResponse, GetRegistrationRequest,
-    GetRootsRequest, JoinTokenSecret, ListPendingAgentsRequest, ListPendingAgentsResponse, ListTokensRequest,
-    ListTokensResponse, MoveAgentRequest, PublishRootRequest, Registration, RejectAgentRequest,
-    RejectAgentResponse, RevokeAgentRequest, RevokeAgentResponse, RevokeTokenRequest, RevokeTokenResponse,
-    Roots,
+    ApproveAgentRequest, CreateTokenRequest, DeleteAgentRequest, DeleteAgentResponse, EnrolOfflineRequest,
+    EnrolOfflineResponse, GetRegistrationRequest, GetRootsRequest, JoinTokenSecret, ListPendingAgentsRequest,
+    ListPendingAgentsResponse, ListTokensRequest, ListTokensResponse, MoveAgentRequest, PublishRootRequest,
+    Registration, RejectAgentRequest, RejectAgentResponse, RevokeAgentRequest, RevokeAgentResponse,
+    RevokeTokenRequest, RevokeTokenResponse, Roots,
 };
 
 use crate::{Shared, status};
@@ -112,6 +113,14 @@ impl IdentityService for Api {
     ) -> Result<Response<RejectAgentResponse>, Status> {
         let caller = caller(request.extensions())?;
         pending::reject(&self.0, &caller, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn enrol_offline(
+        &self,
+        request: Request<EnrolOfflineRequest>,
+    ) -> Result<Response<EnrolOfflineResponse>, Status> {
+        let caller = caller(request.extensions())?;
+        offline::enrol(&self.0, &caller, &request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) enum IntakeError {
 
 /// Why an agent is not let in.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+pub(crate) enum Refused {
     #[error("the request to join cannot be read")]
     Malformed(#[from] EnvelopeError),
     #[error("the request is for fleet {asked:?}, but this is fleet {here:?}")]
@@ -157,6 +157,20 @@ async fn renew(shared: &Shared, renewal: &VerifiedRenewal) -> Result<JoinBundle,
 }
 
 async fn enrol(shared: &Shared, request: &VerifiedRequest) -> Result<JoinBundle, Refused> {
+    let presented = Digest::of(&request.request.secret);
+    let (roots, registration, assignment) = enter(shared, request, &presented).await?;
+    Ok(bundle(shared, &request.agent, roots, (&registration, assignment)))
+}
+
+/// An agent that was let in: the chain of roots from the one that it pins, its registration, its signed assignment.
+pub(crate) type Entered = (Vec<u8>, Registration, Option<Envelope>);
+
+/// Lets an agent in that shows a secret of this digest, or is in already.
+pub(crate) async fn enter(
+    shared: &Shared,
+    request: &VerifiedRequest,
+    presented: &Digest,
+) -> Result<Entered, Refused> {
     check_fleet(shared, &request.fleet)?;
     let key = AgentKey::new(&request.request.public_key).map_err(|error| {
         let problem = error.to_string();
@@ -167,16 +181,16 @@ async fn enrol(shared: &Shared, request: &VerifiedRequest) -> Result<JoinBundle,
     if roots.len() > wire::join::MAX_CHAIN_BYTES {
         return Err(Refused::OtherRoot);
     }
-    let joined = match try_enrol(shared, request, &key).await {
+    let joined = match try_enrol(shared, request, &key, presented).await {
         // The record was made, or the token spent, a moment ago, perhaps by this very agent in a request that
         // another replica serves: then its record is there now.
         Err(
             Refused::Record(RecordError::Conflict) | Refused::Consume(ConsumeError::Refused(Refusal::Spent)),
-        ) => try_enrol(shared, request, &key).await,
+        ) => try_enrol(shared, request, &key, presented).await,
         settled => settled,
     };
     let (registration, assignment) = joined?;
-    Ok(bundle(shared, &request.agent, roots, (&registration, assignment)))
+    Ok((roots, registration, assignment))
 }
 
 /// The registration of an agent that is in, and its signed assignment.
@@ -184,6 +198,7 @@ async fn try_enrol(
     shared: &Shared,
     request: &VerifiedRequest,
     key: &AgentKey,
+    presented: &Digest,
 ) -> Result<(Registration, Option<Envelope>), Refused> {
     let stored = registry::read(&shared.nats, &request.agent).await?;
     let record = stored.as_ref().map(|stored| &stored.record);
@@ -193,7 +208,7 @@ async fn try_enrol(
             tracing::debug!(agent = %request.agent, group = %registration.group, "joined before: the same answer again");
             Ok((registration.clone(), record.and_then(|record| record.assignment.clone())))
         }
-        Join::Free => admit(shared, request, key).await,
+        Join::Free => admit(shared, request, key, presented).await,
     }
 }
 
@@ -201,6 +216,7 @@ async fn admit(
     shared: &Shared,
     request: &VerifiedRequest,
     key: &AgentKey,
+    presented: &Digest,
 ) -> Result<(Registration, Option<Envelope>), Refused> {
     if !assign::may_sign(shared) {
         // Before a use is consumed for nothing.
@@ -216,7 +232,7 @@ async fn admit(
         token: request.token.clone(),
     };
     let asking = Asking {
-        presented: Digest::of(&request.request.secret),
+        presented: *presented,
         claim: Claim { agent: request.agent.clone(), key: key.clone() },
         group: request.group.as_ref(),
         facts: Facts { labels: &newcomer.labels, hostname: &newcomer.hostname },
@@ -224,7 +240,7 @@ async fn admit(
     let (placed, approval) = uses::consume(shared, &request.token, &asking).await?;
     let place = (placed.group, placed.reason);
     match approval {
-        Approval::None => enter(shared, request, newcomer, place).await,
+        Approval::None => register(shared, request, newcomer, place).await,
         Approval::Required => Err(wait(shared, request, newcomer, place).await),
     }
 }
@@ -247,7 +263,7 @@ async fn wait(
 }
 
 /// Enters a new agent.
-async fn enter(
+async fn register(
     shared: &Shared,
     request: &VerifiedRequest,
     newcomer: Newcomer,
@@ -274,7 +290,7 @@ async fn tell(shared: &Shared, agent: &AgentId, registration: &Registration, ass
 
 /// What an agent is answered. `roots` is the chain from the root that it pins; empty for one that has joined before
 /// and follows the chain by itself.
-fn bundle(
+pub(crate) fn bundle(
     shared: &Shared,
     agent: &AgentId,
     roots: Vec<u8>,
@@ -295,7 +311,7 @@ fn bundle(
 }
 
 /// What the agent is told: the cause and the way out, for the person who reads its log.
-fn explain(shared: &Shared, refused: &Refused) -> JoinError {
+pub(crate) fn explain(shared: &Shared, refused: &Refused) -> JoinError {
     let chain = runtime::log::chain(refused);
     let (code, way_out) = match refused {
         Refused::Malformed(_) => (JoinErrorCode::Malformed, "is the agent of another version?"),

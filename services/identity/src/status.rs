@@ -72,7 +72,7 @@ pub(crate) fn precondition(reason: &str, error: &dyn std::fmt::Display) -> Statu
     Status::with_error_details(Code::FailedPrecondition, error.to_string(), details)
 }
 
-fn passing(code: Code, reason: &str, message: String) -> Status {
+pub(crate) fn passing(code: Code, reason: &str, message: String) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
     details.set_retry_info(Some(RETRY_DELAY));
     Status::with_error_details(code, message, details)

@@ -14,7 +14,9 @@ use wire::join::{self, JoinToken};
 use wire::root::{self, Chain};
 use wire::sign::KeySet;
 use wire::subject::{self, StoreKey};
-use wire::{catalog, content as contents, heartbeat as beats, jwt, piece, registry, snapshot as snapshots};
+use wire::{
+    catalog, content as contents, heartbeat as beats, jwt, offline, piece, registry, snapshot as snapshots,
+};
 
 /// Largest result that a frame may promise here, in bytes.
 const MAX_RAW_BYTES: usize = 1 << 20;
@@ -141,8 +143,14 @@ pub(crate) fn join(data: &[u8]) {
             again(&token, JoinToken::decode(&token.encode()));
         }
     }
+    let pinned = Digest::of(b"a root");
+    for prefix in ["", offline::REQUEST_PREFIX, offline::BUNDLE_PREFIX] {
+        let text = format!("{prefix}{}", base64_url(&whole));
+        assert!(offline::open_request(&text).is_err(), "nobody signed it");
+        assert!(offline::open_bundle(&text, &pinned).is_err(), "no root leads to it");
+    }
     drop((join::open(data), join::read_reply(data)));
-    for payload_type in [envelope::JOIN_REQUEST, envelope::RENEW_REQUEST] {
+    for payload_type in [envelope::JOIN_REQUEST, envelope::RENEW_REQUEST, envelope::OFFLINE_REQUEST] {
         let payload = Bytes::copy_from_slice(data);
         let unsigned = Envelope { payload_type: payload_type.to_owned(), payload, signatures: Vec::new() };
         assert!(join::open(&unsigned.encode_to_vec()).is_err(), "nobody signed it");

@@ -1,19 +1,26 @@
 //! `muster agent`.
 
 use std::cell::Cell;
+use std::error::Error as _;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use domain::Span;
 use tonic::Code;
 use wire::api::v1::{
-    AgentFilter, ApproveAgentRequest, DeleteAgentRequest, GetAgentRequest, GetRegistrationRequest,
-    ListAgentsRequest, ListAgentsResponse, ListPendingAgentsRequest, ListPendingAgentsResponse, Mode,
-    MoveAgentRequest, PresenceState, Progress, RejectAgentRequest, RevokeAgentRequest,
+    AgentFilter, ApproveAgentRequest, DeleteAgentRequest, EnrolOfflineRequest, GetAgentRequest,
+    GetRegistrationRequest, ListAgentsRequest, ListAgentsResponse, ListPendingAgentsRequest,
+    ListPendingAgentsResponse, Mode, MoveAgentRequest, PresenceState, Progress, RejectAgentRequest,
+    RevokeAgentRequest,
 };
+use wire::offline::{MAX_REQUEST_CHARS, open_request};
+use wire::time::to_duration;
 
-use super::ModeName;
+use super::{ModeName, parse_duration};
 use crate::args::{Consent, Format, Limit, MODES};
 use crate::client::{Client, Pages};
 use crate::failure::{Failure, counted};
+use crate::manifests::read_bounded;
 use crate::session::Session;
 use crate::view;
 
@@ -25,6 +32,7 @@ pub(crate) enum Agent {
     Move(Move),
     Approve(Approve),
     Reject(Reject),
+    Enrol(Enrol),
     Delete(Delete),
     Revoke(Revoke),
 }
@@ -138,6 +146,24 @@ pub(crate) struct Reject {
     consent: Consent,
 }
 
+/// Let in a machine that cannot reach its fleet yet, by a request that was carried here
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Let in a machine that cannot reach its fleet yet.\n\n`muster-agent request` writes the request there, with a join token. What the token allows and consumes is the same as if the machine had asked itself. The bundle is carried back, where `muster-agent join --bundle` takes it; it is of use to that machine only.",
+    after_long_help = "Examples:\n  muster agent enrol --request web-9.request --bundle web-9.bundle\n  muster agent enrol --request web-9.request --bundle web-9.bundle --ttl 7d"
+)]
+pub(crate) struct Enrol {
+    /// What `muster-agent request` wrote
+    #[arg(long, value_name = "FILE")]
+    request: PathBuf,
+    /// File for the bundle
+    #[arg(long, value_name = "FILE")]
+    bundle: PathBuf,
+    /// How long the bundle is good for, at most 30d
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    ttl: Span,
+}
+
 /// Delete an agent; its id is never used again
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  muster agent delete web-1-0a1b2c3d --yes")]
@@ -169,6 +195,7 @@ impl Agent {
             Self::Move(it) => it.run(session).await,
             Self::Approve(it) => it.run(session).await,
             Self::Reject(it) => it.run(session).await,
+            Self::Enrol(it) => it.run(session).await,
             Self::Delete(it) => it.run(session).await,
             Self::Revoke(it) => it.run(session).await,
         }
@@ -308,6 +335,28 @@ impl Reject {
         let response = session.client.identity().reject_agent(request).await;
         let response = response.map_err(|status| session.client.refusal(status))?.into_inner();
         session.show(&response, |_, _| format!("rejected   Agent  {}\n", self.agent))
+    }
+}
+
+impl Enrol {
+    async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
+        let text = read_bounded(&self.request, MAX_REQUEST_CHARS as u64)?;
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        let asked = open_request(&text).map_err(|error| {
+            let why = match error.source() {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            Failure::Input(format!("{}: {why}", self.request.display()))
+        })?;
+        let ttl = Some(to_duration(self.ttl));
+        let request = EnrolOfflineRequest { agent: asked.agent.to_string(), request: text, ttl };
+        let response = session.client.identity().enrol_offline(request).await;
+        let made = response.map_err(|status| session.client.refusal(status))?.into_inner();
+        let written = std::fs::write(&self.bundle, format!("{}\n", made.bundle));
+        written
+            .map_err(|error| Failure::Input(format!("cannot write {}: {error}", self.bundle.display())))?;
+        session.show(&made, view::agent::enrolled)
     }
 }
 

@@ -1,7 +1,9 @@
 //! Agents.
 
 use domain::enrol::Reason;
-use wire::api::v1::{Agent, ListAgentsResponse, ListPendingAgentsResponse, Registration};
+use wire::api::v1::{
+    Agent, EnrolOfflineResponse, ListAgentsResponse, ListPendingAgentsResponse, Registration,
+};
 
 use super::style::{Style, Tone, safe};
 use super::table::{Cell, Table};
@@ -148,6 +150,18 @@ pub(crate) fn pending(response: &ListPendingAgentsResponse, style: Style) -> Str
 pub(crate) fn approved(registration: &Registration, _style: Style) -> String {
     let why = placed(&registration.placed_by, &registration.token);
     format!("approved   Agent  {}  in {}, {why}\n", safe(&registration.agent), safe(&registration.group))
+}
+
+/// A machine that was let in by its request.
+pub(crate) fn enrolled(made: &EnrolOfflineResponse, _style: Style) -> String {
+    let registration = made.registration.clone().unwrap_or_default();
+    let why = placed(&registration.placed_by, &registration.token);
+    format!(
+        "enrolled   Agent  {}  in {}, {why}\n\nThe bundle is good until {}. On the machine:\n  muster-agent join --bundle FILE --state-dir DIR\n",
+        safe(&registration.agent),
+        safe(&registration.group),
+        text::time(made.expire_time.as_ref()),
+    )
 }
 
 /// An agent in its new place.

@@ -44,7 +44,7 @@ use Effect::{Reads, Uploads, Writes};
 use Right::{Administer, Change, Enrol, Known, Read};
 
 /// All methods of the API, in order of name.
-pub const METHODS: [Method; 54] = [
+pub const METHODS: [Method; 55] = [
     row("muster.api.v1.AccessService/CreateApiToken", Administer, Writes, Part),
     row("muster.api.v1.AccessService/ListApiTokens", Administer, Reads, Part),
     row("muster.api.v1.AccessService/RevokeApiToken", Administer, Writes, Part),
@@ -68,6 +68,7 @@ pub const METHODS: [Method; 54] = [
     row("muster.api.v1.IdentityService/ApproveAgent", Enrol, Writes, Part),
     row("muster.api.v1.IdentityService/CreateToken", Enrol, Writes, Part),
     row("muster.api.v1.IdentityService/DeleteAgent", Change, Writes, Part),
+    row("muster.api.v1.IdentityService/EnrolOffline", Enrol, Writes, Part),
     row("muster.api.v1.IdentityService/GetRegistration", Enrol, Reads, Part),
     row("muster.api.v1.IdentityService/ListPendingAgents", Enrol, Reads, Part),
     row("muster.api.v1.IdentityService/ListTokens", Enrol, Reads, Part),

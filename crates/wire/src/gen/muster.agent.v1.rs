@@ -630,6 +630,52 @@ impl ::prost::Name for JoinRequest {
         "/muster.agent.v1.JoinRequest".into()
     }
 }
+/// What a machine gets whose request to join was carried to the control plane by hand. Payload type
+/// "muster.agent.v1.OfflineBundle", signed by director keys. The request is a JoinRequest without the secret of the
+/// token, of payload type "muster.agent.v1.OfflineRequest": "mjr1\_" and base64url of its envelope, followed by the first 4
+/// bytes of the SHA-256 of that.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OfflineBundle {
+    /// The agent's nkey public key: of use to nobody else.
+    #[prost(string, tag = "1")]
+    pub public_key: ::prost::alloc::string::String,
+    /// From when on it counts no more, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "2")]
+    pub expires_at_ms: u64,
+    /// What a join is answered; its `trust_root` is empty.
+    #[prost(message, optional, tag = "3")]
+    pub bundle: ::core::option::Option<JoinBundle>,
+}
+impl ::prost::Name for OfflineBundle {
+    const NAME: &'static str = "OfflineBundle";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.OfflineBundle".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.OfflineBundle".into()
+    }
+}
+/// What is carried back: "mjb1\_" and base64url of these bytes, followed by the first 4 bytes of their SHA-256.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OfflineFile {
+    /// Bytes of a RootChain from the root whose fingerprint the request carries to the newest.
+    #[prost(bytes = "vec", tag = "1")]
+    pub trust_root: ::prost::alloc::vec::Vec<u8>,
+    /// Envelope(OfflineBundle).
+    #[prost(message, optional, tag = "2")]
+    pub bundle: ::core::option::Option<Envelope>,
+}
+impl ::prost::Name for OfflineFile {
+    const NAME: &'static str = "OfflineFile";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.OfflineFile".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.OfflineFile".into()
+    }
+}
 /// Asks for new claims for the broker, of an agent that has joined: before the old ones expire, after they have, and
 /// when its group is another. Payload type "muster.agent.v1.RenewRequest", signed by the agent's own nkey.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -4049,6 +4049,52 @@ impl ::prost::Name for RejectAgentResponse {
         "/muster.api.v1.RejectAgentResponse".into()
     }
 }
+/// See IdentityService.EnrolOffline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrolOfflineRequest {
+    /// The id that the machine asks for, as its request says: for the audit.
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    /// What `muster-agent request` wrote.
+    #[prost(string, tag = "2")]
+    pub request: ::prost::alloc::string::String,
+    /// How long the bundle is good for, at most 30 days; absent means 24 h.
+    #[prost(message, optional, tag = "3")]
+    pub ttl: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for EnrolOfflineRequest {
+    const NAME: &'static str = "EnrolOfflineRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.EnrolOfflineRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.EnrolOfflineRequest".into()
+    }
+}
+/// A machine was let in.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EnrolOfflineResponse {
+    /// What `muster-agent join --bundle` takes.
+    #[prost(string, tag = "1")]
+    pub bundle: ::prost::alloc::string::String,
+    /// The agent.
+    #[prost(message, optional, tag = "2")]
+    pub registration: ::core::option::Option<Registration>,
+    /// When the bundle ends.
+    #[prost(message, optional, tag = "3")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for EnrolOfflineResponse {
+    const NAME: &'static str = "EnrolOfflineResponse";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.EnrolOfflineResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.EnrolOfflineResponse".into()
+    }
+}
 /// Generated client implementations.
 pub mod identity_service_client {
     #![allow(
@@ -4389,6 +4435,34 @@ pub mod identity_service_client {
                 .insert(GrpcMethod::new("muster.api.v1.IdentityService", "RejectAgent"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lets in a machine whose request was carried here by hand, as if it had asked itself with its token. The caller
+        /// reaches all groups of the token.
+        pub async fn enrol_offline(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EnrolOfflineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnrolOfflineResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.IdentityService/EnrolOffline",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("muster.api.v1.IdentityService", "EnrolOffline"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4471,6 +4545,15 @@ pub mod identity_service_server {
             request: tonic::Request<super::RejectAgentRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RejectAgentResponse>,
+            tonic::Status,
+        >;
+        /// Lets in a machine whose request was carried here by hand, as if it had asked itself with its token. The caller
+        /// reaches all groups of the token.
+        async fn enrol_offline(
+            &self,
+            request: tonic::Request<super::EnrolOfflineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnrolOfflineResponse>,
             tonic::Status,
         >;
     }
@@ -4988,6 +5071,51 @@ pub mod identity_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RejectAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.IdentityService/EnrolOffline" => {
+                    #[allow(non_camel_case_types)]
+                    struct EnrolOfflineSvc<T: IdentityService>(pub Arc<T>);
+                    impl<
+                        T: IdentityService,
+                    > tonic::server::UnaryService<super::EnrolOfflineRequest>
+                    for EnrolOfflineSvc<T> {
+                        type Response = super::EnrolOfflineResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EnrolOfflineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as IdentityService>::enrol_offline(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EnrolOfflineSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -16,6 +16,7 @@ mod enrolment;
 mod floods;
 mod freshness;
 mod matrix;
+mod offline;
 mod revocation;
 mod rotation;
 mod rules;
