@@ -6,7 +6,7 @@ use async_nats::{Client, ConnectOptions};
 use domain::FleetId;
 use runtime::broker;
 use runtime::nats_server::{self, NatsServer, Setup};
-use runtime::tls::{self, LocalCa, TlsFiles};
+use runtime::tls::{self, LocalCa, ServerTls, TlsFiles};
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -70,6 +70,12 @@ impl Fleet {
         Self::of(1, &["all"], options).await
     }
 
+    /// All services in one process, with further options in pairs, beside a broker with TLS that wants a certificate of
+    /// everyone.
+    pub async fn with_client_certificates(options: &[&str]) -> Self {
+        Self::beside(1, &["all"], options, true).await
+    }
+
     /// So many replicas of each service, each in a process of its own.
     pub async fn with_replicas(replicas: usize) -> Self {
         Self::of(replicas, &["policy", "identity", "presence"], &[]).await
@@ -90,6 +96,16 @@ impl Fleet {
     /// # Panics
     /// If something does not start.
     async fn of(replicas: usize, services: &[&'static str], options: &[&str]) -> Self {
+        Self::beside(replicas, services, options, false).await
+    }
+
+    /// The same beside a broker that wants certificates, or none.
+    async fn beside(
+        replicas: usize,
+        services: &[&'static str],
+        options: &[&str],
+        certificates: bool,
+    ) -> Self {
         let mut dir = tempfile::tempdir().expect("a temporary directory can be made");
         // For people who look for the cause of a failure: logs and states of all processes stay.
         dir.disable_cleanup(std::env::var_os("MUSTER_TEST_KEEP").is_some());
@@ -97,15 +113,25 @@ impl Fleet {
         let broker = dir.path().join("broker");
         let _made = broker::init(&broker, &fleet_id()).expect("an operator can be made");
         let setup = Setup::new(binary, dir.path().join("nats")).with_operator(&broker);
-        let nats = NatsServer::start(setup.expect("the operator is there")).await.expect("it starts");
+        let mut setup = setup.expect("the operator is there");
+        let (ca, clients) = (local_ca(dir.path(), "tls"), local_ca(dir.path(), CLIENTS));
+        let TlsFiles { cert, key, .. } = ca.files();
+        let tls = ServerTls { cert, key, ca: ca.ca(), client_ca: Some(clients.ca()), first: false };
+        setup.tls = certificates.then_some(tls);
+        let nats = NatsServer::start(setup).await.expect("it starts");
         let keys = ["director.key", "content.key", "root.key"].map(|name| dir.path().join(name));
         let [key, content_key, root_key] = keys;
         for key in [&key, &content_key, &root_key] {
             drop(runtime::keys::load_or_create(key).expect("a key can be made"));
         }
-        let ca = LocalCa::open(dir.path().join("tls"), &[]).expect("a CA can be made");
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let mut fleet = Self { nats, services: Vec::new(), dir, key, content_key, root_key, ca, options };
+        if certificates {
+            let (TlsFiles { cert, key, .. }, ca) = (clients.files(), fleet.broker_ca());
+            for (name, path) in [("--nats-ca-file", ca), ("--nats-cert", cert), ("--nats-key", key)] {
+                fleet.options.extend([name.to_owned(), path.to_string_lossy().into_owned()]);
+            }
+        }
         for number in 0..replicas {
             for service in services {
                 fleet.add(service, number, &[]);
@@ -122,8 +148,11 @@ impl Fleet {
     async fn make_admin(&self) {
         let (url, out) = (self.nats.url(), self.dir.path().join(ADMIN_TOKEN).to_string_lossy().into_owned());
         let creds = self.creds().to_string_lossy().into_owned();
-        let args =
-            ["admin-token", "--out", &out, "--name", "test", "--nats-url", &url, "--nats-creds", &creds];
+        let mut args =
+            vec!["admin-token", "--out", &out, "--name", "test", "--nats-url", &url, "--nats-creds", &creds];
+        // Of the further options, those that say how to reach the broker.
+        let towards = self.options.chunks_exact(2).filter(|pair| pair[0].starts_with("--nats-"));
+        args.extend(towards.flatten().map(String::as_str));
         let mut made = Process::start(self.dir.path(), "admin-token", "musterd", &args, &[]);
         assert!(made.wait().await.success(), "{}", made.log());
     }
@@ -234,6 +263,24 @@ impl Fleet {
         Cli::new(address, &self.ca.ca(), self.dir.path().to_owned())
     }
 
+    /// The CA that vouches for the broker, where it has TLS.
+    #[must_use]
+    pub fn broker_ca(&self) -> PathBuf {
+        self.ca.ca()
+    }
+
+    /// The certificate of that broker, and of the API.
+    #[must_use]
+    pub fn server_files(&self) -> TlsFiles {
+        self.ca.files()
+    }
+
+    /// The CA of clients of a broker that wants certificates, and the one that services show.
+    #[must_use]
+    pub fn clients(&self) -> LocalCa {
+        local_ca(self.dir.path(), CLIENTS)
+    }
+
     /// Credentials of all services.
     #[must_use]
     pub fn creds(&self) -> PathBuf {
@@ -307,6 +354,13 @@ impl Fleet {
         })
         .await
     }
+}
+
+/// Folder of the CA of clients.
+const CLIENTS: &str = "clients";
+
+fn local_ca(dir: &Path, name: &str) -> LocalCa {
+    LocalCa::open(dir.join(name), &[]).expect("a CA can be made")
 }
 
 /// The fleet that all processes serve.

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use tokio_rustls::rustls::{self, CertificateError, InvalidMessage};
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError, InvalidMessage};
 
 /// What is wrong with a connection and what to do about it, if the cause is TLS.
 pub(crate) fn tls_problem(error: &(dyn Error + 'static)) -> Option<&'static str> {
@@ -38,6 +38,19 @@ fn explain(error: &rustls::Error) -> &'static str {
             "it does not speak TLS, or not from the first byte on"
         }
         rustls::Error::PeerIncompatible(_) => "it speaks no version of TLS that is safe",
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "it wants a client certificate: give one with --nats-cert and --nats-key"
+        }
+        rustls::Error::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA,
+        ) => {
+            "it does not accept our client certificate (--nats-cert): is it of another CA, or has it expired?"
+        }
         rustls::Error::AlertReceived(_) => "it refused the TLS handshake; does it want a client certificate?",
         _ => "the TLS handshake failed",
     }

@@ -275,7 +275,10 @@ async fn t31_a_broker_that_is_not_what_it_should_be_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let files = TlsFiles { client_ca: Some(ca.ca()), ..ca.issue("127.0.0.1", 30) };
     let server = broker(dir.path(), &files, (&ca.ca(), false)).await;
-    assert!(connect(&server.url(), trusting(&ca, false)).await.is_err(), "it wants a certificate");
+    refused(connect(&server.url(), trusting(&ca, false)).await, "it wants a client certificate: give one");
+    let TlsFiles { cert, key, .. } = other.issue("client", 30);
+    let with = BrokerTls { identity: Some((cert, key)), ..trusting(&ca, false) };
+    refused(connect(&server.url(), with).await, "it does not accept our client certificate");
     let TlsFiles { cert, key, .. } = ca.issue("client", 30);
     let with = BrokerTls { identity: Some((cert, key)), ..trusting(&ca, false) };
     drop(connect(&server.url(), with).await.unwrap());

@@ -16,6 +16,7 @@ mod enrolment;
 mod floods;
 mod freshness;
 mod matrix;
+mod mutual;
 mod offline;
 mod revocation;
 mod rotation;
