@@ -243,10 +243,17 @@ fn accept(args: &JoinArgs, dir: &StateDir, bundle: &Path) -> anyhow::Result<Enro
     let text = read_text(bundle, wire::offline::MAX_BUNDLE_CHARS)
         .with_context(|| format!("cannot read the bundle from {}", bundle.display()))?;
     let mut joined = offline::accept(&text, &pinned, &dir.key()?, runtime::clock::now())?;
-    joined.enrolment.tls = dir.keep_broker(&joined.broker)?;
-    dir.save(&joined.enrolment)?;
+    keep(dir, &mut joined)?;
     tracing::info!(agent = %joined.enrolment.agent, fleet = %joined.enrolment.trust.fleet(), "joined with a bundle");
     Ok(joined.enrolment)
+}
+
+/// Keeps what came of a join.
+fn keep(dir: &StateDir, joined: &mut join::Joined) -> anyhow::Result<()> {
+    joined.enrolment.tls = dir.keep_broker(&joined.broker.trust)?;
+    dir.save(&joined.enrolment)?;
+    let _new = dir.keep_learnt(&joined.broker)?;
+    Ok(())
 }
 
 /// Writes a request to join.
@@ -339,7 +346,12 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     let kept = Arc::clone(&dir);
     let keep: renew::Keep = Box::new(move |claims, broker| {
         save_claims(kept.root(), claims)?;
-        kept.keep_broker(broker)?;
+        if let Some(broker) = broker
+            && kept.keep_learnt(broker)?
+        {
+            let (servers, cas) = (runtime::nats::shown(&broker.servers), broker.trust.cas.len());
+            tracing::info!(servers, cas, "learnt anew where the NATS servers are, and who vouches for them");
+        }
         Ok(())
     });
     spawn(&tasks, "claims", renew::run(enrolment.clone(), keep, tasks.shutdown().clone()));
@@ -404,12 +416,11 @@ async fn enrol(
     let about = about(args, known.as_ref().map(|known| &known.agent));
     let tls = nats_tls.over(dir.keep_broker(&token.broker)?);
     let mut joined = join::join((&token, &tls), &dir.key()?, &about, shutdown).await?;
-    joined.enrolment.tls = dir.keep_broker(&joined.broker)?;
     if let Some(known) = known {
         // The root that it pinned when it joined first gives way to those that follow it, and to no other.
         joined.enrolment.trust = known.trust;
     }
-    dir.save(&joined.enrolment)?;
+    keep(dir, &mut joined)?;
     tracing::info!(agent = %joined.enrolment.agent, fleet = %joined.enrolment.trust.fleet(), "joined");
     Ok(joined.enrolment)
 }

@@ -10,6 +10,7 @@ use nkeys::{KeyPair, KeyPairType};
 use runtime::tls::BrokerTls;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use wire::broker::Broker;
 use wire::envelope::MAX_ENVELOPE_BYTES;
 use wire::join::BrokerTrust;
 use wire::root::{Chain, MAX_CHAIN_BYTES};
@@ -38,6 +39,8 @@ const ASSIGNMENT: &str = "assignment.envelope";
 const MAX_IDENTITY_BYTES: usize = 64 * 1024;
 /// Largest file of claims: two of them.
 const MAX_CLAIMS_BYTES: usize = 2 * wire::jwt::MAX_USER_CHARS + 1024;
+/// Largest file of CAs that is compared with new ones: four of them in PEM.
+const MAX_CA_FILE_BYTES: usize = 64 * 1024;
 /// Largest key file: a seed has 58 characters.
 const MAX_KEY_BYTES: usize = 256;
 
@@ -86,6 +89,9 @@ struct IdentityFile {
     trust_root_sha256: String,
     #[serde(default)]
     tls_first: bool,
+    /// When what is kept of the broker was signed: nothing older counts.
+    #[serde(default)]
+    broker_issued_at_ms: u64,
 }
 
 /// What a request was made with.
@@ -176,10 +182,7 @@ impl StateDir {
             other => other.map_err(|error| DiskError::io("read", path)(error).into()),
         };
         let Some(bytes) = read(&path, MAX_IDENTITY_BYTES)? else { return Ok(None) };
-        let json =
-            files::unseal(&bytes).ok_or_else(|| damaged("the checksum of identity.json does not hold"))?;
-        let file: IdentityFile =
-            serde_json::from_slice(json).map_err(|_| damaged("identity.json is not an identity"))?;
+        let file = unseal(&bytes).map_err(damaged)?;
         let roots = read(&self.root.join(TRUST_ROOT), MAX_CHAIN_BYTES)?.unwrap_or_default();
         let chain = Chain::read(&roots).map_err(|error| damaged(&runtime::log::chain(&error)))?;
         if chain.first_fingerprint().to_string() != file.trust_root_sha256 {
@@ -218,6 +221,36 @@ impl StateDir {
             written.map_err(DiskError::io("write", &path))?;
         }
         Ok(self.broker(broker.tls_first))
+    }
+
+    /// Keeps what was learnt of the NATS servers after the join, unless something newer is kept already: the CAs count
+    /// from the next connection on, the servers from the next start. True if anything is new but its date.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if it cannot be written, or the identity cannot be read.
+    pub fn keep_learnt(&self, broker: &Broker) -> Result<bool, IdentityError> {
+        let path = self.root.join(IDENTITY);
+        let bytes = files::read(&path, MAX_IDENTITY_BYTES).map_err(DiskError::io("read", &path))?;
+        let damaged =
+            |problem: &str| IdentityError::Damaged { path: self.root.clone(), problem: problem.to_owned() };
+        let before = unseal(&bytes.unwrap_or_default()).map_err(damaged)?;
+        if broker.issued_at.0 <= before.broker_issued_at_ms {
+            return Ok(false);
+        }
+        let ca = self.root.join(BROKER_CA);
+        let known = files::read(&ca, MAX_CA_FILE_BYTES).map_err(DiskError::io("read", &ca))?;
+        let wanted = Some(runtime::tls::pem_of(&broker.trust.cas).into_bytes()).filter(|pem| !pem.is_empty());
+        let (servers, tls_first) = (broker.servers.clone(), broker.trust.tls_first);
+        let new = (&known, &before.servers, before.tls_first) != (&wanted, &servers, tls_first);
+        if known != wanted {
+            let _tls = self.keep_broker(&broker.trust)?;
+        }
+        let broker_issued_at_ms = broker.issued_at.0;
+        let file = IdentityFile { servers, tls_first, broker_issued_at_ms, ..before };
+        let json = serde_json::to_vec_pretty(&file).expect("invariant: texts have a JSON form");
+        let written = files::replace(&path, &files::seal(&json), files::PUBLIC, || {});
+        written.map_err(DiskError::io("write", &path))?;
+        Ok(new)
     }
 
     fn broker(&self, first: bool) -> BrokerTls {
@@ -276,6 +309,7 @@ impl StateDir {
             servers: enrolment.servers.clone(),
             trust_root_sha256: chain.first_fingerprint().to_string(),
             tls_first: enrolment.tls.first,
+            broker_issued_at_ms: 0,
         };
         let json = serde_json::to_vec_pretty(&file).expect("invariant: texts have a JSON form");
         let write = |name: &str, bytes: &[u8]| {
@@ -294,6 +328,11 @@ impl StateDir {
     }
 }
 
+fn unseal(bytes: &[u8]) -> Result<IdentityFile, &'static str> {
+    let json = files::unseal(bytes).ok_or("the checksum of identity.json does not hold")?;
+    serde_json::from_slice(json).map_err(|_| "identity.json is not an identity")
+}
+
 /// Keeps new claims in a state directory.
 ///
 /// # Errors
@@ -309,6 +348,8 @@ pub fn save_claims(root: &Path, claims: &Claims) -> Result<(), IdentityError> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use domain::Timestamp;
 
     use super::*;
 
@@ -366,6 +407,21 @@ mod tests {
         let kept = runtime::tls::certificates(&tls.ca.unwrap()).unwrap();
         assert_eq!(kept.iter().map(|ca| ca.to_vec()).collect::<Vec<_>>(), broker.cas);
         assert_eq!(state.keep_broker(&BrokerTrust::default()).unwrap(), BrokerTls::default());
+        state.save(&enrolment()).unwrap();
+        let learnt = |at: u64, server: &str, ca: u8| Broker {
+            fleet: FleetId::new("f").unwrap(),
+            issued_at: Timestamp(at),
+            servers: vec![server.to_owned()],
+            trust: BrokerTrust { cas: vec![vec![ca]], tls_first: false },
+        };
+        // What is newer counts, what is older or of the same time does not.
+        for (at, ca, new) in [(5, 1, true), (6, 1, false), (6, 2, false), (5, 2, false), (7, 2, true)] {
+            assert_eq!(state.keep_learnt(&learnt(at, "tls://b:1", ca)).unwrap(), new, "{at} {ca}");
+        }
+        let read = state.enrolment().unwrap().unwrap();
+        assert_eq!((read.servers, read.tls.first), (vec!["tls://b:1".to_owned()], false));
+        let kept = runtime::tls::certificates(&read.tls.ca.unwrap()).unwrap();
+        assert_eq!(kept[0].to_vec(), vec![2]);
         assert_eq!(state.requested().unwrap(), None);
         let fleet = FleetId::new("f").unwrap();
         let pinned = Pinned { fleet, trust_root: Digest([7; 32]), servers: vec!["tls://a:1".into()] };

@@ -6,13 +6,14 @@ use std::time::Duration;
 use domain::agent::backoff;
 use domain::catalog::GroupRef;
 use domain::registry::AgentKey;
-use domain::{AgentId, Digest, FleetId, Span};
+use domain::{AgentId, Digest, FleetId, Span, Timestamp};
 use nkeys::{KeyPair, KeyPairType};
 use prost::Message as _;
 use runtime::Shutdown;
 use runtime::nats::{ConnectError, Connection, Headers, Login, Nats, RequestError};
 use runtime::tls::BrokerTls;
 use wire::agent::v1;
+use wire::broker::Broker;
 use wire::envelope::EnvelopeError;
 use wire::join::{BrokerTrust, JoinToken};
 use wire::root::{Chain, RootError};
@@ -89,6 +90,9 @@ pub enum JoinError {
     /// The assignment in the answer does not hold.
     #[error("the assignment in the answer does not hold")]
     Assignment(#[from] EnvelopeError),
+    /// What the answer says of the broker does not hold.
+    #[error("what the answer says of the broker does not hold")]
+    Broker(#[source] EnvelopeError),
     /// The answer contradicts itself or the token.
     #[error("the answer to the join {0}")]
     Contradiction(&'static str),
@@ -120,8 +124,8 @@ impl From<&JoinToken> for Pinned {
 pub struct Joined {
     /// What it learnt.
     pub enrolment: Enrolment,
-    /// How to verify the servers from now on, for [`crate::StateDir::keep_broker`].
-    pub broker: BrokerTrust,
+    /// Where the servers are and how to verify them from now on, for [`crate::StateDir::keep_broker`].
+    pub broker: Broker,
 }
 
 /// The id of an agent that asks for none: its host name and the start of its key's digest.
@@ -291,8 +295,19 @@ pub(crate) fn check(pinned: &Pinned, key: &KeyPair, bundle: v1::JoinBundle) -> R
     if assignment.agent.as_str() != bundle.agent || assignment.fleet != trust.fleet {
         return Err(JoinError::Contradiction("assigns another agent"));
     }
-    let broker = BrokerTrust::read(bundle.broker_cas, bundle.tls_first)?;
-    let servers = if bundle.servers.is_empty() { pinned.servers.clone() } else { bundle.servers };
+    let broker = match bundle.broker {
+        Some(signed) => wire::broker::open(&signed, &trust.directors).map_err(JoinError::Broker)?,
+        // A control plane from before there was a signed one: the token vouches for who says it.
+        None => Broker {
+            fleet: trust.fleet.clone(),
+            issued_at: Timestamp(0),
+            servers: if bundle.servers.is_empty() { pinned.servers.clone() } else { bundle.servers },
+            trust: BrokerTrust::read(bundle.broker_cas, bundle.tls_first)?,
+        },
+    };
+    if broker.fleet != trust.fleet {
+        return Err(JoinError::Contradiction("names the broker of another fleet"));
+    }
     let access = match bundle.user_jwt.is_empty() {
         true => None,
         false => {
@@ -303,7 +318,7 @@ pub(crate) fn check(pinned: &Pinned, key: &KeyPair, bundle: v1::JoinBundle) -> R
     let enrolment = Enrolment {
         agent: assignment.agent,
         trust: live,
-        servers,
+        servers: broker.servers.clone(),
         tls: BrokerTls::default(),
         access,
         assignment: Some(envelope.encode_to_vec().into()),
@@ -313,7 +328,7 @@ pub(crate) fn check(pinned: &Pinned, key: &KeyPair, bundle: v1::JoinBundle) -> R
 
 #[cfg(test)]
 mod tests {
-    use domain::{Assignment, Cursor, GroupId, Timestamp, TokenId};
+    use domain::{Assignment, Cursor, GroupId, TokenId};
     use ed25519_dalek::SigningKey;
 
     use super::*;
@@ -356,6 +371,7 @@ mod tests {
             tls_first: true,
             user_jwt: String::new(),
             door_jwt: String::new(),
+            broker: None,
         }
     }
 
@@ -376,9 +392,25 @@ mod tests {
         let pinned = Pinned::from(&token);
         let joined = check(&pinned, &own, good.clone()).unwrap();
         assert_eq!((joined.enrolment.agent.as_str(), &joined.enrolment.servers), ("a", &token.servers));
-        assert_eq!(joined.broker, BrokerTrust { cas: vec![vec![4]], tls_first: true });
+        assert_eq!(joined.broker.trust, BrokerTrust { cas: vec![vec![4]], tls_first: true });
+        // What is signed counts more than what is not.
+        let signed = |fleet: &str, key| {
+            let broker = Broker {
+                fleet: FleetId::new(fleet).unwrap(),
+                issued_at: Timestamp(7),
+                servers: vec!["tls://other:1".to_owned()],
+                trust: BrokerTrust::default(),
+            };
+            let broker = wire::envelope::seal(wire::envelope::BROKER, wire::broker::encode(&broker), key);
+            v1::JoinBundle { broker: Some(broker), ..good.clone() }
+        };
+        let joined = check(&pinned, &own, signed("f", &key)).unwrap();
+        assert_eq!((joined.broker.issued_at, &joined.broker.trust), (Timestamp(7), &BrokerTrust::default()));
+        assert_eq!(joined.enrolment.servers, ["tls://other:1"]);
         let refused = |bundle| check(&pinned, &own, bundle).unwrap_err().to_string();
         assert!(refused(bundle(&other, "a")).contains("another fingerprint"));
+        assert_eq!(refused(signed("f", &other)), "what the answer says of the broker does not hold");
+        assert!(refused(signed("g", &key)).contains("the broker of another fleet"));
         let forged = v1::JoinBundle { assignment: bundle(&other, "a").assignment, ..good.clone() };
         assert_eq!(refused(forged), "the assignment in the answer does not hold");
         let Claims { user, door } = claims(&KeyPair::new_user(), "g", 9);

@@ -10,12 +10,13 @@ use runtime::clock::now;
 use runtime::nats::{ConnectError, Connection, Headers, Nats};
 use tokio::time::Instant;
 use wire::agent::v1;
-use wire::join::BrokerTrust;
+use wire::broker::Broker;
 use wire::jwt::Validity;
 
 use crate::access::{Access, Claims};
 use crate::agent::Enrolment;
 use crate::join::ANSWER_WITHIN;
+use crate::trust::LiveTrust;
 
 /// Part of their time after which claims are renewed, in percent: half, more or less, so that agents that joined together
 /// do not all ask at once.
@@ -46,9 +47,10 @@ enum RenewError {
     Keep(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Keeps claims on disk, before they are used, and how to verify the NATS servers from the next start on.
-pub type Keep =
-    Box<dyn Fn(&Claims, &BrokerTrust) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+/// Keeps claims on disk, before they are used, and what was learnt of the NATS servers.
+pub type Keep = Box<
+    dyn Fn(&Claims, Option<&Broker>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync,
+>;
 
 /// Renews the claims of an agent until the shutdown. Returns at once if it has none.
 pub async fn run(enrolment: Enrolment, keep: Keep, shutdown: Shutdown) {
@@ -150,12 +152,30 @@ async fn renew(enrolment: &Enrolment, access: &Access, keep: &Keep) -> Result<()
     let asked = ask(&nats, enrolment, access).await;
     nats.close().await;
     let bundle = asked?;
-    let broker = BrokerTrust::read(bundle.broker_cas, bundle.tls_first)?;
+    let learnt = learnt(bundle.broker.as_ref(), &enrolment.trust);
     let claims = Claims { user: bundle.user_jwt, ..access.claims() };
-    keep(&claims, &broker).map_err(RenewError::Keep)?;
+    keep(&claims, learnt.as_ref()).map_err(RenewError::Keep)?;
     access.renew(&claims.user)?;
     tracing::info!(agent = %enrolment.agent, group = ?access.facts().group, "new claims for the broker");
     Ok(())
+}
+
+/// What the fleet signed of its broker. Without that the agent keeps what it knows: claims need no signature, for they are
+/// of no use at a broker that does not know them, but a CA that is believed would be believed for long.
+fn learnt(signed: Option<&v1::Envelope>, trust: &LiveTrust) -> Option<Broker> {
+    match wire::broker::open(signed?, &trust.now().directors) {
+        Ok(broker) if broker.fleet == trust.fleet() => Some(broker),
+        Ok(broker) => {
+            tracing::warn!(fleet = %broker.fleet, "the broker of another fleet: not believed");
+            None
+        }
+        // It may be signed with the key of a root that this agent has not heard of yet.
+        Err(error) => {
+            let why = runtime::log::chain(&error);
+            tracing::warn!(why, "what is said of the NATS servers is not signed by this fleet: not believed");
+            None
+        }
+    }
 }
 
 async fn ask(nats: &Nats, enrolment: &Enrolment, access: &Access) -> Result<v1::JoinBundle, RenewError> {
@@ -183,6 +203,26 @@ mod tests {
     use domain::Timestamp;
 
     use super::*;
+    use crate::test_fleet::{director, fleet, trust};
+
+    #[test]
+    fn what_is_said_of_the_broker_is_believed_only_if_the_fleet_signed_it() {
+        let broker = |fleet| Broker {
+            fleet,
+            issued_at: Timestamp(7),
+            servers: vec!["tls://nats:4222".to_owned()],
+            trust: wire::join::BrokerTrust { cas: vec![vec![1]], tls_first: true },
+        };
+        let sealed = |broker: &Broker, key: &ed25519_dalek::SigningKey| {
+            wire::envelope::seal(wire::envelope::BROKER, wire::broker::encode(broker), key)
+        };
+        let (own, other) = (broker(fleet()), broker(domain::FleetId::new("elsewhere").unwrap()));
+        assert_eq!(learnt(Some(&sealed(&own, &director())), &trust()), Some(own.clone()));
+        assert_eq!(learnt(Some(&sealed(&other, &director())), &trust()), None);
+        let stranger = ed25519_dalek::SigningKey::from_bytes(&[77; 32]);
+        assert_eq!(learnt(Some(&sealed(&own, &stranger)), &trust()), None);
+        assert_eq!(learnt(None, &trust()), None);
+    }
 
     #[test]
     fn claims_are_renewed_in_the_middle_of_their_time() {

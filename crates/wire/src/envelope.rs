@@ -26,6 +26,8 @@ pub const TRUST_ROOT: &str = "muster.agent.v1.TrustRoot";
 pub const JOIN_REQUEST: &str = "muster.agent.v1.JoinRequest";
 /// Payload type of requests for new claims.
 pub const RENEW_REQUEST: &str = "muster.agent.v1.RenewRequest";
+/// Type of the payload that says where the broker is.
+pub const BROKER: &str = "muster.agent.v1.Broker";
 /// Type of the payload of a join request that is carried by hand.
 pub const OFFLINE_REQUEST: &str = "muster.agent.v1.OfflineRequest";
 /// Type of the payload of what is carried back.

@@ -20,8 +20,8 @@ pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
 /// Largest chain of trust roots in a reply: from the root that a token pins to the newest. Tokens live for days, roots
 /// for months.
 pub const MAX_CHAIN_BYTES: usize = 32 * 1024;
-/// Largest reply to a join.
-pub const MAX_REPLY_BYTES: usize = MAX_CHAIN_BYTES + 16 * 1024;
+/// Largest reply to a join: four CAs stand in it twice, once signed.
+pub const MAX_REPLY_BYTES: usize = MAX_CHAIN_BYTES + 32 * 1024;
 /// Length of the token's secret, in bytes: 256 bits cannot be guessed, so a plain hash protects it.
 pub const SECRET_BYTES: usize = 32;
 /// Length of the seed of a key for the broker, in bytes.

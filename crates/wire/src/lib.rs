@@ -58,6 +58,7 @@ pub mod access;
 pub mod api_token;
 mod armour;
 pub mod audit;
+pub mod broker;
 pub mod catalog;
 pub mod content;
 pub mod document;

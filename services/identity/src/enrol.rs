@@ -307,6 +307,7 @@ pub(crate) fn bundle(
         tls_first: shared.trust.broker().tls_first,
         user_jwt: claims.user,
         door_jwt: claims.door,
+        broker: shared.broker.get(shared),
     }
 }
 

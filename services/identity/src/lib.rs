@@ -13,6 +13,7 @@
 
 mod api;
 mod assign;
+mod broker;
 mod catalogue;
 mod claims;
 mod enrol;
@@ -40,6 +41,7 @@ use wire::api::v1::identity_service_server::IdentityServiceServer;
 use wire::api::v1::trust_service_server::TrustServiceServer;
 
 use crate::assign::HighestPlace;
+use crate::broker::SignedBroker;
 use crate::claims::Issuer;
 use crate::revoke::Revoked;
 use crate::uses::UseCounts;
@@ -72,6 +74,7 @@ struct Shared {
     role: Option<Arc<RoleFiles>>,
     revoked: Revoked,
     waiting: Waiting,
+    broker: SignedBroker,
     claims_ttl: Span,
     /// Makes claims for agents; `None` at a broker that lets everyone in.
     issuer: Option<Issuer>,
@@ -102,6 +105,7 @@ pub async fn start(
         role: context.role.clone(),
         revoked: Revoked::default(),
         waiting: Waiting::default(),
+        broker: SignedBroker::default(),
         claims_ttl: config.agent_claims_ttl.into(),
         issuer: context.role.as_ref().and_then(|role| Issuer::new(role, config.agent_claims_ttl)),
         fleet: context.fleet.clone(),

@@ -762,6 +762,10 @@ pub struct JoinBundle {
     /// Whether these servers want TLS before they say anything.
     #[prost(bool, tag = "9")]
     pub tls_first: bool,
+    /// Envelope(Broker): the same as `servers`, `broker_cas` and `tls_first`, signed. Of the answer to a RenewRequest an agent
+    /// believes only this one.
+    #[prost(message, optional, tag = "10")]
+    pub broker: ::core::option::Option<Envelope>,
 }
 impl ::prost::Name for JoinBundle {
     const NAME: &'static str = "JoinBundle";
@@ -771,6 +775,36 @@ impl ::prost::Name for JoinBundle {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/muster.agent.v1.JoinBundle".into()
+    }
+}
+/// Where the agents of a fleet find the broker, and who vouches for it. Payload type "muster.agent.v1.Broker", signed by
+/// director keys. An agent that learnt of one takes none that is older.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Broker {
+    /// The fleet this is meant for.
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    /// When it was signed, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "2")]
+    pub issued_at_ms: u64,
+    /// NATS URLs. 1 to 8.
+    #[prost(string, repeated, tag = "3")]
+    pub servers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Certificates (DER) of the CAs that vouch for them. At most 4; none: those that the machine trusts.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub cas: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Whether the servers want TLS before they say anything.
+    #[prost(bool, tag = "5")]
+    pub tls_first: bool,
+}
+impl ::prost::Name for Broker {
+    const NAME: &'static str = "Broker";
+    const PACKAGE: &'static str = "muster.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.agent.v1.Broker".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.agent.v1.Broker".into()
     }
 }
 /// Why an agent was not let in.

@@ -11,6 +11,7 @@ use wire::join::JoinToken;
 
 mod approval;
 mod attacks;
+mod broker_ca;
 mod ceremony;
 mod enrolment;
 mod floods;
