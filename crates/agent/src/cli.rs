@@ -343,17 +343,7 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
         observer: None,
         content: Some(link),
     };
-    let kept = Arc::clone(&dir);
-    let keep: renew::Keep = Box::new(move |claims, broker| {
-        save_claims(kept.root(), claims)?;
-        if let Some(broker) = broker
-            && kept.keep_learnt(broker)?
-        {
-            let (servers, cas) = (runtime::nats::shown(&broker.servers), broker.trust.cas.len());
-            tracing::info!(servers, cas, "learnt anew where the NATS servers are, and who vouches for them");
-        }
-        Ok(())
-    });
+    let keep = keeper(Arc::clone(&dir));
     spawn(&tasks, "claims", renew::run(enrolment.clone(), keep, tasks.shutdown().clone()));
     spawn(&tasks, "agent", Agent::new(enrolment, parts).run(tasks.shutdown().clone()));
     spawn(&tasks, "content", content.run(tasks.shutdown().clone()));
@@ -361,6 +351,20 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     tracing::info!("agent stopped");
     drop(dir);
     Ok(())
+}
+
+/// Keeps what a renewal of claims brings.
+fn keeper(dir: Arc<StateDir>) -> renew::Keep {
+    Box::new(move |claims, broker| {
+        save_claims(dir.root(), claims)?;
+        if let Some(broker) = broker
+            && dir.keep_learnt(broker)?
+        {
+            let (servers, cas) = (runtime::nats::shown(&broker.servers), broker.trust.cas.len());
+            tracing::info!(servers, cas, "learnt anew where the NATS servers are, and who vouches for them");
+        }
+        Ok(())
+    })
 }
 
 /// What was learnt when joining, with what the options say of servers in its place.

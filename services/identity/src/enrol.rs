@@ -61,8 +61,6 @@ pub(crate) enum Refused {
     OtherRoot,
     #[error("agent {0} waits for approval")]
     Waits(AgentId),
-    #[error("too many agents wait for approval: approve or reject some of `muster agent list --pending`")]
-    TooManyWait,
 }
 
 /// Takes requests until the shutdown, `parallel` at a time, and finishes those that have arrived by then.
@@ -222,9 +220,6 @@ async fn admit(
         // Before a use is consumed for nothing.
         return Err(AssignError::NotDirector(shared.roots.version()).into());
     }
-    if shared.waiting.is_full() {
-        return Err(Refused::TooManyWait);
-    }
     let newcomer = Newcomer {
         key: key.clone(),
         labels: request.request.labels.clone().into_iter().collect(),
@@ -354,9 +349,9 @@ pub(crate) fn explain(shared: &Shared, refused: &Refused) -> JoinError {
         Refused::OtherRoot => {
             (JoinErrorCode::TokenUnknown, "use a newer token that was made by this control plane")
         }
-        Refused::TooManyWait => {
-            tracing::warn!(error = chain, "a machine cannot join");
-            return JoinError { code: JoinErrorCode::Unavailable.into(), message: chain };
+        Refused::Consume(error @ ConsumeError::TooManyWait) => {
+            tracing::warn!(%error, "a machine cannot join");
+            return JoinError { code: JoinErrorCode::Unavailable.into(), message: error.to_string() };
         }
         Refused::Consume(_) | Refused::Record(_) | Refused::Assign(_) => {
             tracing::warn!(error = chain, fleet = %shared.fleet, "a join could not be decided");
@@ -373,7 +368,6 @@ pub(crate) fn explain(shared: &Shared, refused: &Refused) -> JoinError {
         | Refused::IdTaken(_)
         | Refused::NotOne
         | Refused::Waits(_)
-        | Refused::TooManyWait
         | Refused::Record(_)
         | Refused::Assign(_)
         | Refused::OtherRoot => chain,

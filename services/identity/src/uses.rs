@@ -65,6 +65,9 @@ pub(crate) enum ConsumeError {
     /// The token lets nobody in.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The token wants approval, and there is no room for one more that waits.
+    #[error("too many agents wait for approval: approve or reject some of `muster agent list --pending`")]
+    TooManyWait,
     /// It lets the agent into no group.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -165,6 +168,9 @@ fn decide(
         // A token that admits exists.
         let scope = &token.ok_or(Refusal::Unknown)?.scope;
         let placed = place(catalog, Applicant::New(scope), asking.group, asking.facts)?;
+        if scope.approval() == Approval::Required && shared.waiting.is_full() {
+            return Err(ConsumeError::TooManyWait);
+        }
         Ok(((placed, scope.approval()), admission))
     })
 }

@@ -30,6 +30,11 @@ fn one(text: &str) -> Any {
     located[0].resource.resource.clone().unwrap()
 }
 
+/// A manifest of a token.
+fn token(spec: &str) -> String {
+    format!("apiVersion: muster.dev/v1alpha1\nkind: EnrollmentToken\nmetadata: {{name: t}}\nspec: {spec}\n")
+}
+
 /// The only error of a stream, without the name of the file.
 #[track_caller]
 fn refused(text: &str, expected: &str) {
@@ -243,14 +248,30 @@ fn values_are_checked_where_they_stand() {
         "spec.settings.mode",
         "unknown value \"Push\"; allowed: push, pull",
     );
-    let token = |spec: &str| {
-        format!(
-            "apiVersion: muster.dev/v1alpha1\nkind: EnrollmentToken\nmetadata: {{name: t}}\nspec: {spec}\n"
-        )
-    };
     refused_with(&token("{group: /a, uses: 0}"), "spec.uses", "must be between 1 and 100000");
     refused_with(&token("{group: /a, uses: -1}"), "spec.uses", "must be between 1 and 100000");
     refused_with(&token("{group: /a, ttl: 31d}"), "spec.ttl", "must be between 1s and 30d");
+    refused_with(&token("{group: [a]}"), "spec.group", "must be a single value");
+    refused_with(&group("{path: /a, policies: x}"), "spec.policies", "must be a list");
+    refused_with(&token("{group: /a/, ttl: 1d}"), "spec.group", "segment 2 must not be empty");
+    refused_with(
+        &policy("{a: 9007199254740993}"),
+        "spec.document",
+        "has the number 9007199254740993 at /a; beyond ±(2^53 - 1) numbers lose their exact value",
+    );
+    refused_with(&policy("[1]"), "spec.document", "must be a map of names to values");
+    let locked = policy("{}").replace("  document", "  locks: [rules]\n  document");
+    refused_with(&locked, "spec.locks[0]", "must be empty or start with '/'");
+    let labelled = group("{path: /a}").replace("{name: web}", "{name: web, labels: {'a b': c}}");
+    refused_with(
+        &labelled,
+        "metadata.labels",
+        "label key \"a b\" must be 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-' and '/'",
+    );
+}
+
+#[test]
+fn rules_of_tokens_are_checked_where_they_stand() {
     let rules =
         "[{match: {labels: {site: north}, hostname: Web-*}, group: /a/b}, {match: {hostname: db}, group: c}]";
     let Any::Token(read) = one(&token(&format!("{{rules: {rules}, approval: required}}"))) else {
@@ -288,23 +309,6 @@ fn values_are_checked_where_they_stand() {
     );
     let many = vec!["{match: {hostname: a}, group: /b}"; 33].join(", ");
     refused_with(&token(&format!("{{rules: [{many}]}}")), "spec.rules", "has more than 32 entries");
-    refused_with(&token("{group: [a]}"), "spec.group", "must be a single value");
-    refused_with(&group("{path: /a, policies: x}"), "spec.policies", "must be a list");
-    refused_with(&token("{group: /a/, ttl: 1d}"), "spec.group", "segment 2 must not be empty");
-    refused_with(
-        &policy("{a: 9007199254740993}"),
-        "spec.document",
-        "has the number 9007199254740993 at /a; beyond ±(2^53 - 1) numbers lose their exact value",
-    );
-    refused_with(&policy("[1]"), "spec.document", "must be a map of names to values");
-    let locked = policy("{}").replace("  document", "  locks: [rules]\n  document");
-    refused_with(&locked, "spec.locks[0]", "must be empty or start with '/'");
-    let labelled = group("{path: /a}").replace("{name: web}", "{name: web, labels: {'a b': c}}");
-    refused_with(
-        &labelled,
-        "metadata.labels",
-        "label key \"a b\" must be 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-' and '/'",
-    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::Subscriber;
 use bytes::Bytes;
+use domain::enrol::Reason;
 use domain::registry::{AgentKey, Newcomer, Registration};
 use domain::{
     AgentId, Cursor, Epoch, FleetId, GroupId, GroupPath, Mode, Revision, Settings, Snapshot, Span, Timestamp,
@@ -200,7 +201,7 @@ fn registration() -> Registration {
         hostname: "host".into(),
         token: TokenId::new("web").unwrap(),
     };
-    newcomer.registration(GroupId::new("web").unwrap(), Epoch(1), Timestamp(1))
+    newcomer.registration((GroupId::new("web").unwrap(), Reason::Token), Epoch(1), Timestamp(1))
 }
 
 impl Replica {
