@@ -127,6 +127,14 @@ pub(crate) struct Consent {
     pub(crate) yes: bool,
 }
 
+/// Whether to change what somebody else keeps in order.
+#[derive(Debug, Args)]
+pub(crate) struct TakeOver {
+    /// Do it also where an object is managed elsewhere, such as in Kubernetes. What manages it may undo that
+    #[arg(long)]
+    pub(crate) take_over: bool,
+}
+
 /// How much of a list to show.
 #[derive(Debug, Args)]
 pub(crate) struct Limit {

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use runtime::client::{ANSWER_TIMEOUT, Line, MAX_ANSWER_BYTES, endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig};
 use wire::api::v1::access_service_client::AccessServiceClient;
 use wire::api::v1::audit_service_client::AuditServiceClient;
 use wire::api::v1::content_service_client::ContentServiceClient;
@@ -17,18 +17,9 @@ use crate::config::Server;
 use crate::credential::Credential;
 use crate::failure::Failure;
 
-/// Longest wait for a connection: a server on the same network answers in milliseconds.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for an answer. Servers end their own waits (for a revision) well before.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a silent connection is tested, and how long the test may take: `watch` would else wait for ever
-/// for a machine that is gone.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Longest wait for an answer about a whole content: the server looks for each of 20,000 chunks, or waits until a
 /// garbage collection has ended.
 const CONTENT_TIMEOUT: Duration = Duration::from_secs(180);
-/// Largest answer: a page of policies with documents of the largest size.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Largest file with CAs: a bundle of all that systems trust has 250 KB.
 const MAX_CA_BYTES: u64 = 1 << 20;
 /// How a certificate begins in a PEM file.
@@ -41,9 +32,6 @@ const PAGE_OF_DOCUMENTS: i32 = 50;
 const PAGE_OF_HISTORY: i32 = 100;
 /// Most pages of one list: ten million objects; a server that never ends its list is noticed.
 const MAX_PAGES: usize = 10_000;
-
-/// A connection on which each call carries the caller's credential.
-pub(crate) type Line = InterceptedService<Channel, Credential>;
 
 /// The services of one server.
 #[derive(Clone)]
@@ -83,7 +71,7 @@ pub(crate) fn passing(status: &tonic::Status) -> Option<String> {
 
 /// How to know that the server is the one.
 fn tls(server: &Server) -> Result<ClientTlsConfig, Failure> {
-    let tls = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
+    let tls = ClientTlsConfig::new();
     let Some(path) = &server.ca else { return Ok(tls.with_native_roots()) };
     let pem = crate::manifests::read_bounded(path, MAX_CA_BYTES)?;
     if !pem.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN) {
@@ -99,14 +87,8 @@ impl Client {
     pub(crate) async fn connect(server: &Server, credential: Credential) -> Result<Self, Failure> {
         let url = &server.url;
         let unreachable = |source| Failure::Unreachable { url: url.clone(), source };
-        let mut endpoint = Endpoint::from_shared(url.clone())
-            .map_err(unreachable)?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE);
-        if url.starts_with("https://") {
-            endpoint = endpoint.tls_config(tls(server)?).map_err(unreachable)?;
-        }
+        let tls = if url.starts_with("https://") { tls(server)? } else { ClientTlsConfig::new() };
+        let endpoint = endpoint(url, tls).map_err(unreachable)?;
         let unhurried = endpoint.connect_lazy();
         let channel = endpoint.timeout(ANSWER_TIMEOUT).connect().await.map_err(unreachable)?;
         let channel = Line::new(channel, credential.clone());

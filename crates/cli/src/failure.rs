@@ -4,6 +4,7 @@ mod status;
 
 use std::io;
 
+use runtime::client::CredentialError;
 use wire::manifest::ManifestError;
 
 use crate::content::cut::ReadError;
@@ -152,6 +153,12 @@ pub enum Failure {
     /// The asynchronous runtime cannot be started.
     #[error("cannot start the asynchronous runtime")]
     Runtime(#[source] io::Error),
+}
+
+impl From<CredentialError> for Failure {
+    fn from(error: CredentialError) -> Self {
+        Self::Usage(error.to_string())
+    }
 }
 
 impl From<TreeError> for Failure {

@@ -44,6 +44,7 @@ fn operation(resource: Resource) -> Operation {
         Resource::Kind(it) => Wanted::Kind(Kind {
             name: it.name.parse().expect("a name"),
             schema: Schema::new(from_struct(it.schema.expect("set")).expect("JSON")).expect("a schema"),
+            manager: None,
         }),
         Resource::Policy(it) => {
             let locks = it.locks.iter().map(|lock| Pointer::new(lock).expect("a pointer"));
@@ -53,6 +54,7 @@ fn operation(resource: Resource) -> Operation {
                 document: document(it.document.expect("set")),
                 locks: Locks::new(locks.collect()).expect("few locks"),
                 generation: 0,
+                manager: None,
             })
         }
         Resource::ContentRelease(_) => {
@@ -81,6 +83,7 @@ fn group(message: &v1::Group) -> Group {
         policies: message.policies.iter().map(|name| name.parse().expect("a name")).collect(),
         content: message.content.iter().map(content).collect(),
         labels: Labels::new(message.labels.clone().into_iter().collect()).expect("labels"),
+        manager: None,
     }
 }
 

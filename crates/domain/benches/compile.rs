@@ -29,6 +29,7 @@ fn policy(name: &str, document: Value) -> Policy {
         document: Document::new(document).unwrap(),
         locks: Locks::default(),
         generation: 1,
+        manager: None,
     }
 }
 
@@ -44,7 +45,8 @@ fn fleet(own: bool) -> Catalog {
         "type": "object", "required": ["rules"],
         "properties": {"rules": {"type": "object", "additionalProperties": {"enum": ["allow", "deny"]}}}
     });
-    let kind = Kind { name: KindName::new("firewall").unwrap(), schema: Schema::new(schema).unwrap() };
+    let schema = Schema::new(schema).unwrap();
+    let kind = Kind { name: KindName::new("firewall").unwrap(), schema, manager: None };
     let mut entries = vec![
         Entry::Kind(Arc::new(kind)),
         Entry::Policy(Arc::new(policy("base", base("deny")))),

@@ -58,7 +58,8 @@ impl Terms {
     /// The token that is made on these terms at `now`. `secret_digest` is the SHA-256 of its secret.
     #[must_use]
     pub fn token(self, id: TokenId, scope: Scope, secret_digest: Digest, now: Timestamp) -> Token {
-        Token { id, scope, uses: self.uses, created_at: now, expires_at: now + self.ttl, secret_digest }
+        let (created_at, expires_at) = (now, now + self.ttl);
+        Token { id, scope, uses: self.uses, created_at, expires_at, secret_digest, manager: None }
     }
 }
 

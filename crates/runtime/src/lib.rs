@@ -53,6 +53,7 @@
 pub mod access;
 pub mod audit;
 pub mod broker;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod content_keys;

@@ -6,7 +6,7 @@ mod token;
 
 use std::sync::Arc;
 
-use domain::catalog::{Entry, Group, Kind, Labels, Locks, ObjectKey, Policy};
+use domain::catalog::{Entry, Group, Kind, Labels, Locks, Manager, ObjectKey, Policy};
 use domain::document::{Document, Pointer};
 use domain::schema::Schema;
 use domain::{Epoch, GroupId, GroupPath, KindName, PolicyName, SettingsOverlay, Span};
@@ -67,12 +67,16 @@ pub fn object_key(key: &StoreKey) -> ObjectKey {
 pub fn encode(entry: &Entry) -> Result<Vec<u8>, DocumentError> {
     let object = match entry {
         Entry::Group(group) => Object::Group(group_message(group)),
-        Entry::Kind(kind) => Object::Kind(KindState { schema: to_struct(kind.schema.source().value())? }),
+        Entry::Kind(kind) => Object::Kind(KindState {
+            schema: to_struct(kind.schema.source().value())?,
+            manager: mark(kind.manager.as_ref()),
+        }),
         Entry::Policy(policy) => Object::Policy(PolicyState {
             kind: policy.kind.to_string(),
             document: to_struct(policy.document.value())?,
             locks: policy.locks.iter().map(Pointer::to_string).collect(),
             generation: policy.generation,
+            manager: mark(policy.manager.as_ref()),
         }),
         Entry::Token(token) => Object::Token(token::token(token)),
         Entry::ApiToken(token) => Object::ApiToken(access::api_token(token)),
@@ -99,7 +103,18 @@ fn group_message(group: &Group) -> GroupState {
         policies: group.policies.iter().map(PolicyName::to_string).collect(),
         labels: group.labels.as_map().clone().into_iter().collect(),
         content: content::references(&group.content),
+        manager: mark(group.manager.as_ref()),
     }
+}
+
+/// A mark of ownership; none is empty.
+fn mark(manager: Option<&Manager>) -> String {
+    manager.map(Manager::to_string).unwrap_or_default()
+}
+
+fn read_mark(text: &str) -> Result<Option<Manager>, DecodeError> {
+    let mark = (!text.is_empty()).then(|| Manager::new(text));
+    mark.transpose().map_err(|error| DecodeError::field("manager", error))
 }
 
 /// Reads the entry that is stored under `key`.
@@ -168,6 +183,7 @@ fn read_group(id: GroupId, state: GroupState) -> Result<Entry, DecodeError> {
         content: content::read_references(state.content)?,
         labels: Labels::new(state.labels.into_iter().collect())
             .map_err(|e| DecodeError::field("labels", e))?,
+        manager: read_mark(&state.manager)?,
     })))
 }
 
@@ -178,7 +194,8 @@ fn read_document(field: &'static str, document: Option<Struct>) -> Result<serde_
 
 fn read_kind(name: KindName, state: KindState) -> Result<Entry, DecodeError> {
     let schema = Schema::new(read_document("schema", state.schema)?);
-    Ok(Entry::Kind(Arc::new(Kind { name, schema: schema.map_err(|e| DecodeError::field("schema", e))? })))
+    let schema = schema.map_err(|e| DecodeError::field("schema", e))?;
+    Ok(Entry::Kind(Arc::new(Kind { name, schema, manager: read_mark(&state.manager)? })))
 }
 
 fn read_policy(name: PolicyName, state: PolicyState) -> Result<Entry, DecodeError> {
@@ -191,6 +208,7 @@ fn read_policy(name: PolicyName, state: PolicyState) -> Result<Entry, DecodeErro
         document: document.map_err(|e| DecodeError::field("document", e))?,
         locks: locks.map_err(|e| DecodeError::field("locks", e))?,
         generation: state.generation,
+        manager: read_mark(&state.manager)?,
     })))
 }
 
@@ -224,8 +242,11 @@ mod tests {
             document: Document::new(json!({"rules": {"a/b": [1, null, "x"]}})).unwrap(),
             locks: Locks::new(BTreeSet::from([Pointer::new("/rules/a~1b").unwrap()])).unwrap(),
             generation: 7,
+            manager: Some(Manager::new("kubernetes:default").unwrap()),
         };
-        let kind = Kind { name: KindName::new("firewall").unwrap(), schema: Schema::new(schema).unwrap() };
+        let manager = Some(Manager::new("terraform").unwrap());
+        let schema = Schema::new(schema).unwrap();
+        let kind = Kind { name: KindName::new("firewall").unwrap(), schema, manager };
         let gone = ObjectKey::Policy(policy.name.clone());
         let mut samples = content::tests::samples();
         samples.splice(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use domain::Revision;
 use domain::catalog::Catalog;
-use domain::change::{Current, Operation, Plan, Refusal, plan};
+use domain::change::{Claim, Current, Operation, Plan, Refusal, own, plan};
 use domain::compile::Compiled;
 use runtime::store::{Author, CatchUpError, ChangeError};
 
@@ -89,8 +89,10 @@ pub(crate) async fn make(
 async fn planned(
     replica: &Replica,
     before: Arc<Catalog>,
-    operations: Vec<Operation>,
+    mut operations: Vec<Operation>,
 ) -> Result<Made, NotMade> {
+    // Nobody who changes a channel here keeps its stages in order elsewhere.
+    own(&before, &mut operations, &Claim::default())?;
     let agents = replica.agents.counts();
     // A large fleet takes a tenth of a second and more.
     let planning = tokio::task::spawn_blocking(move || {

@@ -139,6 +139,7 @@ fn refused(refusal: &Refusal) -> Status {
         Class::NotFound => (Code::NotFound, "NOT_FOUND"),
         Class::Exists => (Code::AlreadyExists, "EXISTS"),
         Class::Stale => (Code::Aborted, "STALE_REVISION"),
+        Class::Managed => (Code::FailedPrecondition, "MANAGED"),
         Class::Precondition => (Code::FailedPrecondition, "IN_USE"),
         Class::Exhausted => (Code::ResourceExhausted, "TOO_MANY_OBJECTS"),
     };
@@ -159,7 +160,7 @@ fn add(details: &mut ErrorDetails, reason: &'static str, violation: &Violation) 
             let (kind, name) = violation.key().map_or(("", String::new()), named);
             details.set_resource_info(kind, name, "", text);
         }
-        Class::Stale | Class::Precondition => {
+        Class::Stale | Class::Managed | Class::Precondition => {
             details.add_precondition_failure_violation(reason, "", text);
         }
         Class::Exhausted => {

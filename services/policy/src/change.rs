@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use domain::access::{Caller, OutOfReach};
 use domain::catalog::Entry;
-use domain::change::{Current, Operation, Plan, Refusal, plan};
+use domain::change::{Claim, Current, Operation, Plan, Refusal, own, plan};
 use domain::{GroupId, Revision};
 use runtime::store::{ChangeInfo, CommitError, MAX_CHANGE_BYTES};
 use runtime::{clock, ids};
@@ -85,6 +85,8 @@ pub(crate) struct Manner {
     pub(crate) dry_run: bool,
     /// Why, in the caller's words.
     pub(crate) message: String,
+    /// For whom it is made.
+    pub(crate) claim: Claim,
     pub(crate) trace_id: Option<[u8; 16]>,
 }
 
@@ -157,9 +159,10 @@ async fn planned(
 ) -> Result<Made, ChangeError> {
     let before = reach(replica, Revision(0)).await?;
     let agents = replica.agents.counts();
-    let operations = wish(&before)?;
+    let mut operations = wish(&before)?;
     // Before anything is planned: a refusal of the planner tells of objects that the caller may not see.
     manner.caller.reach.sight(&before.catalog).check(&operations)?;
+    own(&before.catalog, &mut operations, &manner.claim)?;
     let dry_run = manner.dry_run;
     // A change of the root of a large fleet takes a tenth of a second and more.
     let planning = tokio::task::spawn_blocking(move || {

@@ -217,11 +217,13 @@ mod tests {
             document: Document::new(json!({"v": value})).unwrap(),
             locks: Locks::default(),
             generation: 1,
+            manager: None,
         }))
     }
 
     fn loaded() -> Fold {
-        let kind = Kind { name: KindName::new("k").unwrap(), schema: Schema::new(json!({})).unwrap() };
+        let schema = Schema::new(json!({})).unwrap();
+        let kind = Kind { name: KindName::new("k").unwrap(), schema, manager: None };
         let mut fold = Fold::default();
         let entries = vec![
             Entry::Kind(Arc::new(kind)),

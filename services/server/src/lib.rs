@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = log::chain(error.as_ref()), "musterd stopped");
+            tracing::error!(error = runtime::log::chain(error.as_ref()), "musterd stopped");
             ExitCode::FAILURE
         }
     }

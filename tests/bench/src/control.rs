@@ -81,7 +81,7 @@ impl Operator {
 
     async fn apply(&mut self, objects: Vec<Object>) -> Result<u64> {
         let resources = objects.into_iter().map(|object| Resource { resource: Some(object) }).collect();
-        let request = ApplyRequest { resources, dry_run: false, message: "bench".to_owned() };
+        let request = ApplyRequest { resources, message: "bench".to_owned(), ..ApplyRequest::default() };
         let response = self.0.apply(request).await.context("the change was refused")?.into_inner();
         Ok(response.result.context("an answer without a result")?.revision)
     }

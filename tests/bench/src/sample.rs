@@ -155,6 +155,7 @@ fn policy(name: &str, document: Value) -> Result<Policy> {
         document: Document::new(document)?,
         locks: Locks::default(),
         generation: 1,
+        manager: None,
     })
 }
 
@@ -164,7 +165,11 @@ fn policy(name: &str, document: Value) -> Result<Policy> {
 /// Never: the names are valid.
 pub fn catalog(count: usize, tree: Tree) -> Result<Catalog> {
     let mut entries = vec![
-        Entry::Kind(Arc::new(Kind { name: KindName::new("bench")?, schema: Schema::new(schema())? })),
+        Entry::Kind(Arc::new(Kind {
+            name: KindName::new("bench")?,
+            schema: Schema::new(schema())?,
+            manager: None,
+        })),
         Entry::Policy(Arc::new(root_policy(0)?)),
     ];
     let root = Group { policies: BTreeSet::from([PolicyName::new("base")?]), ..Group::root() };

@@ -6,7 +6,7 @@ use clap::Args;
 use wire::api::v1::{ApplyRequest, Resource};
 use wire::manifest::Located;
 
-use crate::args::Change;
+use crate::args::{Change, TakeOver};
 use crate::failure::Failure;
 use crate::manifests;
 use crate::session::Session;
@@ -29,6 +29,8 @@ pub(crate) struct Apply {
     files: Vec<PathBuf>,
     #[command(flatten)]
     change: Change,
+    #[command(flatten)]
+    claim: TakeOver,
 }
 
 impl Apply {
@@ -47,7 +49,13 @@ impl Apply {
     pub(crate) async fn run(self, located: Vec<Located>, session: &mut Session<'_>) -> Result<(), Failure> {
         let names = manifests::describe(&located);
         let resources: Vec<Resource> = located.into_iter().map(|it| it.resource).collect();
-        let request = ApplyRequest { resources, dry_run: self.change.dry_run, message: self.change.message };
+        let request = ApplyRequest {
+            resources,
+            dry_run: self.change.dry_run,
+            message: self.change.message,
+            manager: String::new(),
+            take_over: self.claim.take_over,
+        };
         let response = match session.client.policy().apply(request).await {
             Ok(response) => response.into_inner(),
             Err(status) => return Err(session.client.refusal_of(status, names)),

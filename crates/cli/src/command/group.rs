@@ -14,7 +14,7 @@ use wire::time::to_duration;
 
 use super::content::{parse_assignment, parse_channel};
 use super::{ModeName, parse_duration, parse_label};
-use crate::args::{Change, Consent, Limit, MODES};
+use crate::args::{Change, Consent, Limit, MODES, TakeOver};
 use crate::client::{Client, Pages};
 use crate::failure::Failure;
 use crate::session::Session;
@@ -159,6 +159,8 @@ pub(crate) struct Delete {
     consent: Consent,
     #[command(flatten)]
     change: Change,
+    #[command(flatten)]
+    claim: TakeOver,
 }
 
 impl Group {
@@ -341,6 +343,8 @@ impl Delete {
             revision: 0,
             dry_run: self.change.dry_run,
             message: self.change.message,
+            manager: String::new(),
+            take_over: self.claim.take_over,
         };
         let response = session.client.policy().delete_group(request).await;
         let response = response.map_err(|status| session.client.refusal(status))?.into_inner();

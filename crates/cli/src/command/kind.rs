@@ -5,7 +5,7 @@ use std::cell::Cell;
 use clap::{Args, Subcommand};
 use wire::api::v1::{DeleteKindRequest, GetKindRequest, ListKindsRequest, ListKindsResponse};
 
-use crate::args::{Change, Consent, Limit};
+use crate::args::{Change, Consent, Limit, TakeOver};
 use crate::client::Pages;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -47,6 +47,8 @@ pub(crate) struct Delete {
     consent: Consent,
     #[command(flatten)]
     change: Change,
+    #[command(flatten)]
+    claim: TakeOver,
 }
 
 impl Kind {
@@ -98,6 +100,8 @@ impl Delete {
             revision: 0,
             dry_run: self.change.dry_run,
             message: self.change.message,
+            manager: String::new(),
+            take_over: self.claim.take_over,
         };
         let response = session.client.policy().delete_kind(request).await;
         let response = response.map_err(|status| session.client.refusal(status))?.into_inner();

@@ -130,7 +130,7 @@ fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
 fn from_input(terminal: &mut Terminal) -> Result<Credential, Failure> {
     let failed = |source| Failure::Read { name: "standard input".to_owned(), source };
     let bytes = terminal.read_input(MAX_TOKEN_BYTES).map_err(failed)?;
-    Credential::new(String::from_utf8_lossy(&bytes).trim(), "standard input")
+    Ok(Credential::new(String::from_utf8_lossy(&bytes).trim(), "standard input")?)
 }
 
 impl Logout {

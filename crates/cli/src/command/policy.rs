@@ -8,7 +8,7 @@ use wire::api::v1::{
     ListPoliciesResponse, ListPolicyHistoryRequest, ListPolicyHistoryResponse, RollbackPolicyRequest,
 };
 
-use crate::args::{Change, Consent, Limit};
+use crate::args::{Change, Consent, Limit, TakeOver};
 use crate::client::Pages;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -122,6 +122,8 @@ pub(crate) struct Delete {
     consent: Consent,
     #[command(flatten)]
     change: Change,
+    #[command(flatten)]
+    claim: TakeOver,
 }
 
 impl Policy {
@@ -246,6 +248,8 @@ impl Delete {
             revision: 0,
             dry_run: self.change.dry_run,
             message: self.change.message,
+            manager: String::new(),
+            take_over: self.claim.take_over,
         };
         let response = session.client.policy().delete_policy(request).await;
         let response = response.map_err(|status| session.client.refusal(status))?.into_inner();

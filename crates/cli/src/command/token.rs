@@ -10,7 +10,7 @@ use wire::api::v1::{
 use wire::time::to_duration;
 
 use super::parse_duration;
-use crate::args::{Consent, Limit};
+use crate::args::{Consent, Limit, TakeOver};
 use crate::client::Pages;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -71,6 +71,8 @@ pub(crate) struct Revoke {
     token: String,
     #[command(flatten)]
     consent: Consent,
+    #[command(flatten)]
+    claim: TakeOver,
 }
 
 /// Reads `/servers/web:site=north,hostname=web-*`.
@@ -145,7 +147,11 @@ impl Revoke {
         if !self.consent.yes {
             session.terminal.confirm(&format!("revoke token {}", self.token))?;
         }
-        let request = RevokeTokenRequest { name: self.token.clone() };
+        let request = RevokeTokenRequest {
+            name: self.token.clone(),
+            manager: String::new(),
+            take_over: self.claim.take_over,
+        };
         let response = session.client.identity().revoke_token(request).await;
         let response = response.map_err(|status| session.client.refusal(status))?.into_inner();
         session.show(&response, |_, _| format!("revoked    EnrollmentToken  {}\n", safe(&self.token)))

@@ -57,13 +57,14 @@ pub(crate) fn channel(channel: &Channel, style: Style) -> String {
     table.field("Changed at revision", text::revision(channel.store_revision));
     let mut shown = table.render(style);
     if !channel.stages.is_empty() {
-        let mut table = Table::new(&["STAGE", "REVISION", "BEFORE"]);
+        let mut table = Table::new(&["STAGE", "REVISION", "BEFORE", "MANAGED BY"]);
         for stage in &channel.stages {
             let before: Vec<String> = stage.previous.iter().map(u32::to_string).collect();
             table.row([
                 Cell::from(&stage.name),
                 text::revision(u64::from(stage.revision)),
                 Cell::from(text::list(&before)),
+                Cell::from(text::or_none(&stage.manager)),
             ]);
         }
         shown += &format!("\n{}", table.render(style));

@@ -34,6 +34,7 @@ pub(crate) fn show(group: &Group, style: Style) -> String {
     table.field("Agents", group.agents);
     table.field("Changed at revision", text::revision(group.revision));
     table.field("Head revision", text::revision(group.head_revision));
+    text::managed(&mut table, &group.manager);
     let mut shown = format!("{}\n{}", table.render(style), settings(group, style));
     if !group.effective_content.is_empty() {
         shown += &format!("\n{}", content(&group.effective_content, &group.path).render(style));

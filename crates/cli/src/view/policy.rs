@@ -27,6 +27,7 @@ pub(crate) fn kind(kind: &Kind, style: Style) -> String {
     let mut table = Table::fields();
     table.field("Kind", &kind.name);
     table.field("Changed at revision", text::revision(kind.revision));
+    text::managed(&mut table, &kind.manager);
     format!("{}\nschema:\n{}", table.render(style), document(kind.schema.as_ref()))
 }
 
@@ -53,6 +54,7 @@ pub(crate) fn show(policy: &Policy, style: Style) -> String {
     table.field("Changed at revision", text::revision(policy.revision));
     table.field("Assigned by", text::list(&policy.groups));
     table.field("Locks", text::list(&policy.locks));
+    text::managed(&mut table, &policy.manager);
     format!("{}\ndocument:\n{}", table.render(style), document(policy.document.as_ref()))
 }
 
@@ -133,6 +135,7 @@ mod tests {
             generation: 3,
             revision: 41,
             groups: vec!["/servers".into()],
+            manager: "kubernetes:default".into(),
         };
         assert_eq!(
             show(&policy, Style::now(false)),
@@ -142,6 +145,7 @@ mod tests {
              Changed at revision:  41\n\
              Assigned by:          /servers\n\
              Locks:                /rules/ssh\n\
+             Managed by:           kubernetes:default\n\
              \n\
              document:\n\
              \u{20} note: \"yes\"\n\
@@ -162,6 +166,7 @@ mod tests {
             name: "firewall".into(),
             schema: structure(&serde_json::json!({"title": "Host firewall", "type": "object"})),
             revision: 4,
+            manager: String::new(),
         };
         let shown = super::kind(&kind, Style::now(false));
         assert_eq!(

@@ -9,7 +9,7 @@ use wire::api::v1::{Mode, PresenceState, Progress};
 use wire::manifest::duration;
 
 use super::style::{Style, Tone, safe, shorten};
-use super::table::Cell;
+use super::table::{Cell, Table};
 
 /// Widest value of a document on one line.
 const MAX_VALUE_WIDTH: usize = 60;
@@ -147,6 +147,13 @@ pub(crate) fn labels(labels: &HashMap<String, String>) -> String {
 /// A revision of a content channel with its label, if it has one.
 pub(crate) fn content_revision(revision: u32, label: &str) -> String {
     if label.is_empty() { format!("revision {revision}") } else { format!("revision {revision} ({label})") }
+}
+
+/// Who keeps an object in order, if somebody does.
+pub(crate) fn managed(table: &mut Table, manager: &str) {
+    if !manager.is_empty() {
+        table.field("Managed by", manager);
+    }
 }
 
 pub(crate) fn or_none(text: &str) -> &str {

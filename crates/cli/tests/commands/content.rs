@@ -159,7 +159,7 @@ fn piece(piece: Piece) -> Vec<u8> {
 }
 
 fn channel(revisions: Vec<Revision>) -> Reply {
-    let stage = |name: &str, revision| Stage { name: name.into(), revision, previous: Vec::new() };
+    let stage = |name: &str, revision| Stage { name: name.into(), revision, ..Stage::default() };
     Reply::message(&Channel {
         name: "definitions/ips".into(),
         revisions,

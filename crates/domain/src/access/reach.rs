@@ -344,12 +344,13 @@ mod tests {
             document: Document::new(serde_json::json!({ "n": value })).unwrap(),
             locks: Locks::default(),
             generation: 1,
+            manager: None,
         }
     }
 
     fn kind(title: &str) -> Kind {
         let schema = Schema::new(serde_json::json!({ "title": title })).unwrap();
-        Kind { name: KindName::new("app").unwrap(), schema }
+        Kind { name: KindName::new("app").unwrap(), schema, manager: None }
     }
 
     /// A token for a group; behind a `+`, that of a rule.
@@ -363,6 +364,7 @@ mod tests {
             created_at: Timestamp(0),
             expires_at: Timestamp(1),
             secret_digest: Digest::of(b"s"),
+            manager: None,
         }
     }
 

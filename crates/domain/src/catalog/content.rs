@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Manager;
 use crate::content::{ChannelName, ContentRevision, ContentTarget, StageName};
 use crate::digest::Digest;
 use crate::path::GroupPath;
@@ -108,6 +109,8 @@ pub struct Stage {
     pub revision: Option<ContentRevision>,
     /// Revisions that it named before, the latest first; at most [`MAX_PREVIOUS`]. They may be gone.
     pub previous: Vec<ContentRevision>,
+    /// Who keeps it in order; `None`: nobody.
+    pub manager: Option<Manager>,
 }
 
 impl Channel {

@@ -2,6 +2,7 @@
 
 mod channels;
 mod content;
+mod manager;
 mod objects;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ pub use content::{
     MAX_STORED_REVISIONS, MAX_UPLOADS, Note, RevisionLabel, RevisionTextError, Stage, StoredRevision, Sweep,
     TooManyUploads, Upload, Uploads,
 };
+pub use manager::{MAX_MANAGER_BYTES, Manager, ManagerError};
 pub use objects::{
     Group, GroupRef, GroupRefError, Kind, LabelError, Labels, Locks, MAX_LABEL_KEY_BYTES,
     MAX_LABEL_VALUE_BYTES, MAX_LABELS, MAX_LOCKS, Policy, ROOT, Token, TooManyLocks, root_id,

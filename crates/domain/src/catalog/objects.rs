@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use super::Manager;
 use crate::content::{ChannelName, ContentPointer};
 use crate::digest::Digest;
 use crate::document::{Document, Pointer};
@@ -88,6 +89,8 @@ pub struct Group {
     pub content: BTreeMap<ChannelName, ContentPointer>,
     /// Free labels.
     pub labels: Labels,
+    /// Who keeps it in order; `None`: nobody.
+    pub manager: Option<Manager>,
 }
 
 /// How people name a group: by its place or by its id.
@@ -153,6 +156,7 @@ impl Group {
             policies: BTreeSet::new(),
             content: BTreeMap::new(),
             labels: Labels::default(),
+            manager: None,
         }
     }
 }
@@ -170,6 +174,8 @@ pub struct Kind {
     pub name: KindName,
     /// What documents of this kind satisfy.
     pub schema: Schema,
+    /// Who keeps it in order; `None`: nobody.
+    pub manager: Option<Manager>,
 }
 
 /// The locks of a policy: places that groups further down may not change.
@@ -216,14 +222,16 @@ pub struct Policy {
     /// Counts the versions of this policy from 1, deletions included. The planner gives it; what a caller
     /// puts here has no effect.
     pub generation: u64,
+    /// Who keeps it in order; `None`: nobody.
+    pub manager: Option<Manager>,
 }
 
 impl Policy {
     /// Whether both say the same, whatever their generation.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
-        (&self.name, &self.kind, &self.document, &self.locks)
-            == (&other.name, &other.kind, &other.document, &other.locks)
+        (&self.name, &self.kind, &self.document, &self.locks, &self.manager)
+            == (&other.name, &other.kind, &other.document, &other.locks, &other.manager)
     }
 }
 
@@ -242,6 +250,8 @@ pub struct Token {
     pub expires_at: Timestamp,
     /// SHA-256 of the secret.
     pub secret_digest: Digest,
+    /// Who keeps it in order; `None`: nobody.
+    pub manager: Option<Manager>,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod content;
 mod impact;
+mod own;
 mod plan;
 mod structure;
 mod violation;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use impact::{ContentChange, Impact, ValueChange};
+pub use own::{Claim, own};
 pub use plan::{Plan, Touched, plan};
 pub use violation::{Class, MAX_USERS_NAMED, Refusal, Violation};
 

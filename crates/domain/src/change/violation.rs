@@ -1,6 +1,6 @@
 //! Why a change is refused.
 
-use crate::catalog::{ContentUser, ObjectKey, root_id};
+use crate::catalog::{ContentUser, Manager, ObjectKey, root_id};
 use crate::change::MAX_ENTRIES;
 use crate::compile::{MAX_PROBLEMS, Problem};
 use crate::content::{ChannelName, ContentRevision};
@@ -22,6 +22,8 @@ pub enum Class {
     Exists,
     /// An object was changed since the caller read it.
     Stale,
+    /// Somebody else keeps an object in order.
+    Managed,
     /// The state of the fleet forbids it for now.
     Precondition,
     /// A bound of the fleet is reached.
@@ -52,6 +54,17 @@ pub enum Violation {
         expected: Revision,
         /// What is there.
         found: Revision,
+    },
+    /// Somebody else keeps the object in order.
+    #[error(
+        "{key} is managed by {manager}: change it there{}, or take it over with `muster apply --take-over`",
+        typed(manager, key)
+    )]
+    Managed {
+        /// Which object.
+        key: ObjectKey,
+        /// Who.
+        manager: Manager,
     },
     /// The root was to be deleted.
     #[error("the root group cannot be deleted")]
@@ -234,6 +247,11 @@ fn missing(needs: &ObjectKey) -> String {
     }
 }
 
+/// What to type where a managed object is kept.
+fn typed(manager: &Manager, key: &ObjectKey) -> String {
+    manager.way_out(key).map(|way| format!(" (`{way}`)")).unwrap_or_default()
+}
+
 /// What to do about a revision that is in use.
 fn way_out(users: &[ContentUser]) -> &'static str {
     match users {
@@ -250,6 +268,7 @@ impl Violation {
             Self::Missing(_) => Class::NotFound,
             Self::Exists(_) => Class::Exists,
             Self::Stale { .. } => Class::Stale,
+            Self::Managed { .. } => Class::Managed,
             Self::RootDeleted
             | Self::PathTaken { .. }
             | Self::HasChildren { .. }
@@ -278,9 +297,10 @@ impl Violation {
         match self {
             Self::TooManyEntries(_) | Self::TooManyObjects { .. } => None,
             Self::Duplicate(key) | Self::Missing(key) | Self::Exists(key) => Some(key.clone()),
-            Self::Stale { key, .. } | Self::InUse { key, .. } | Self::Dangling { user: key, .. } => {
-                Some(key.clone())
-            }
+            Self::Stale { key, .. }
+            | Self::Managed { key, .. }
+            | Self::InUse { key, .. }
+            | Self::Dangling { user: key, .. } => Some(key.clone()),
             Self::RootDeleted => Some(ObjectKey::Group(root_id())),
             Self::RootMoved(group)
             | Self::PathTaken { group, .. }

@@ -156,6 +156,7 @@ fn wanted(object: &Value) -> Wanted {
             document: Document::new(object["document"].clone()).unwrap(),
             locks: Locks::new(locks).unwrap(),
             generation: 0,
+            manager: None,
         });
     }
     if object["revision"].is_string() {
@@ -164,7 +165,7 @@ fn wanted(object: &Value) -> Wanted {
     if object["channel"].is_string() {
         let names = object["stages"].as_object().into_iter().flatten();
         let stage = |(name, to): (&String, &Value)| {
-            let stage = Stage { revision: Some(number(to)), previous: Vec::new() };
+            let stage = Stage { revision: Some(number(to)), ..Stage::default() };
             (StageName::new(name).unwrap(), stage)
         };
         return Wanted::Channel(Channel {
@@ -175,7 +176,8 @@ fn wanted(object: &Value) -> Wanted {
     }
     if object["kind"].is_string() {
         let name = KindName::new(text("kind")).unwrap();
-        return Wanted::Kind(Kind { name, schema: Schema::new(object["schema"].clone()).unwrap() });
+        let schema = Schema::new(object["schema"].clone()).unwrap();
+        return Wanted::Kind(Kind { name, schema, manager: None });
     }
     if object["token"].is_string() {
         return Wanted::Token(Token {
@@ -185,6 +187,7 @@ fn wanted(object: &Value) -> Wanted {
             created_at: Timestamp(0),
             expires_at: Timestamp(1),
             secret_digest: Digest::default(),
+            manager: None,
         });
     }
     let (what, name) = text("delete").split_once(' ').unwrap();
@@ -218,6 +221,7 @@ fn group(object: &Value, id: &str) -> Group {
         content: object["content"].as_object().into_iter().flatten().map(pointer).collect(),
         labels: Labels::new(strings(&object["labels"]).map(|l| (l.to_owned(), String::new())).collect())
             .unwrap(),
+        manager: None,
     }
 }
 

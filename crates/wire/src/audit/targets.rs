@@ -11,8 +11,8 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// Fields that name things. Documents, reasons and secrets are in none of them.
-const FIELDS: [&str; 10] =
-    ["name", "path", "group", "agent", "channel", "stage", "label", "to", "kind", "revision"];
+const FIELDS: [&str; 11] =
+    ["name", "path", "group", "agent", "channel", "stage", "label", "to", "kind", "revision", "manager"];
 /// How deep names stand in a request: an object, in a resource, in a request, and one to spare.
 const MAX_DEPTH: usize = 4;
 

@@ -61,6 +61,7 @@ pub(super) fn channel(channel: &Channel) -> ChannelState {
         stage: name.to_string(),
         content_revision: stage.revision.map_or(0, |number| number.0),
         previous: stage.previous.iter().map(|number| number.0).collect(),
+        manager: super::mark(stage.manager.as_ref()),
     };
     ChannelState {
         stages: channel.stages.iter().map(stage).collect(),
@@ -75,13 +76,14 @@ pub(super) fn read_channel(name: ChannelName, state: ChannelState) -> Result<Ent
         return Err(DecodeError::field("stages", format!("has more than {MAX_STAGES} stages")));
     }
     let mut stages = BTreeMap::new();
-    for StageState { stage, content_revision, previous } in state.stages {
+    for StageState { stage, content_revision, previous, manager } in state.stages {
         if previous.len() > MAX_PREVIOUS {
             return Err(DecodeError::field("previous", format!("has more than {MAX_PREVIOUS} revisions")));
         }
         let names = Stage {
             revision: Some(ContentRevision(content_revision)).filter(|number| number.0 != 0),
             previous: previous.into_iter().map(ContentRevision).collect(),
+            manager: super::read_mark(&manager)?,
         };
         if stages.insert(read_stage_name(&stage)?, names).is_some() {
             return Err(DecodeError::field("stages", "names a stage twice"));
@@ -190,6 +192,7 @@ pub(super) mod tests {
         let stage = Stage {
             revision: Some(ContentRevision(12)),
             previous: vec![ContentRevision(11), ContentRevision(12)],
+            manager: Some(domain::catalog::Manager::new("kubernetes:default").unwrap()),
         };
         let stages = [("canary", Stage::default()), ("stable", stage)];
         let channel = Channel {
@@ -241,7 +244,12 @@ pub(super) mod tests {
         let many = (0..65).map(|n| reference(&format!("c{n}"), stable())).collect();
         check(read_references(many), "field content has more than 64 channels");
 
-        let stage = |name: &str, previous| StageState { stage: name.into(), content_revision: 1, previous };
+        let stage = |name: &str, previous| StageState {
+            stage: name.into(),
+            content_revision: 1,
+            previous,
+            ..StageState::default()
+        };
         let channel = |stages| read_channel(name("a"), ChannelState { stages, ..ChannelState::default() });
         check(channel(vec![stage("s", vec![]); 2]), "field stages names a stage twice");
         check(channel(vec![stage("s", vec![1; 17])]), "field previous has more than 16 revisions");

@@ -23,6 +23,7 @@ pub(super) fn token(token: &Token) -> TokenState {
         secret_sha256: token.secret_digest.0.to_vec(),
         rules: token.scope.rules().iter().map(rule).collect(),
         approval_required: token.scope.approval() == Approval::Required,
+        manager: super::mark(token.manager.as_ref()),
     }
 }
 
@@ -40,6 +41,7 @@ pub(super) fn read_token(id: TokenId, state: TokenState) -> Result<Entry, Decode
         created_at: Timestamp(state.created_at_ms),
         expires_at: Timestamp(state.expires_at_ms),
         secret_digest: Digest(digest),
+        manager: super::read_mark(&state.manager)?,
     })))
 }
 
@@ -73,6 +75,7 @@ pub(super) mod tests {
             created_at: Timestamp(1),
             expires_at: Timestamp(2),
             secret_digest: Digest([3; 32]),
+            manager: None,
         }))
     }
 

@@ -1626,6 +1626,9 @@ pub struct Stage {
     /// Revisions that it named before, the latest first.
     #[prost(uint32, repeated, tag = "3")]
     pub previous: ::prost::alloc::vec::Vec<u32>,
+    /// Who keeps this stage in order, as in ApplyRequest.manager; empty: nobody. Output only.
+    #[prost(string, tag = "15")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Stage {
     const NAME: &'static str = "Stage";
@@ -3626,6 +3629,9 @@ pub struct Token {
     /// Agents that join with it wait until somebody approves them.
     #[prost(bool, tag = "9")]
     pub approval_required: bool,
+    /// Who keeps this object in order, as in ApplyRequest.manager; empty: nobody. Output only.
+    #[prost(string, tag = "15")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Token {
     const NAME: &'static str = "Token";
@@ -3748,6 +3754,12 @@ pub struct RevokeTokenRequest {
     /// Id of the token.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    /// Who keeps it in order, as in ApplyRequest.manager.
+    #[prost(string, tag = "2")]
+    pub manager: ::prost::alloc::string::String,
+    /// Revoke it also if somebody else keeps it in order.
+    #[prost(bool, tag = "3")]
+    pub take_over: bool,
 }
 impl ::prost::Name for RevokeTokenRequest {
     const NAME: &'static str = "RevokeTokenRequest";
@@ -5217,6 +5229,9 @@ pub struct Group {
     /// Content in force, inherited ones included. Output only.
     #[prost(message, repeated, tag = "12")]
     pub effective_content: ::prost::alloc::vec::Vec<EffectiveContent>,
+    /// Who keeps this object in order, as in ApplyRequest.manager; empty: nobody. Output only.
+    #[prost(string, tag = "13")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Group {
     const NAME: &'static str = "Group";
@@ -5289,6 +5304,9 @@ pub struct Kind {
     /// Store revision that last changed the kind. On update and delete: if not 0, it must match.
     #[prost(uint64, tag = "3")]
     pub revision: u64,
+    /// Who keeps this object in order, as in ApplyRequest.manager; empty: nobody. Output only.
+    #[prost(string, tag = "4")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Kind {
     const NAME: &'static str = "Kind";
@@ -5324,6 +5342,9 @@ pub struct Policy {
     /// Paths of the groups that assign it. Output only.
     #[prost(string, repeated, tag = "7")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Who keeps this object in order, as in ApplyRequest.manager; empty: nobody. Output only.
+    #[prost(string, tag = "8")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Policy {
     const NAME: &'static str = "Policy";
@@ -5386,6 +5407,13 @@ pub struct ApplyRequest {
     /// Why; kept in the history. At most 1 KiB.
     #[prost(string, tag = "3")]
     pub message: ::prost::alloc::string::String,
+    /// Marks the objects of this request as kept in order by somebody, e.g. "kubernetes:default". From then on who does
+    /// not give the same mark cannot change them. A mark keeps people from undoing each other's work; it is no permission.
+    #[prost(string, tag = "4")]
+    pub manager: ::prost::alloc::string::String,
+    /// Change what others keep in order as well. Without `manager` their marks are removed.
+    #[prost(bool, tag = "5")]
+    pub take_over: bool,
 }
 impl ::prost::Name for ApplyRequest {
     const NAME: &'static str = "ApplyRequest";
@@ -5714,6 +5742,12 @@ pub struct DeleteGroupRequest {
     /// Why; kept in the history.
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
+    /// Who keeps it in order, as in ApplyRequest.manager.
+    #[prost(string, tag = "5")]
+    pub manager: ::prost::alloc::string::String,
+    /// Delete it also if somebody else keeps it in order.
+    #[prost(bool, tag = "6")]
+    pub take_over: bool,
 }
 impl ::prost::Name for DeleteGroupRequest {
     const NAME: &'static str = "DeleteGroupRequest";
@@ -5806,6 +5840,12 @@ pub struct DeleteKindRequest {
     /// Why; kept in the history.
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
+    /// Who keeps it in order, as in ApplyRequest.manager.
+    #[prost(string, tag = "5")]
+    pub manager: ::prost::alloc::string::String,
+    /// Delete it also if somebody else keeps it in order.
+    #[prost(bool, tag = "6")]
+    pub take_over: bool,
 }
 impl ::prost::Name for DeleteKindRequest {
     const NAME: &'static str = "DeleteKindRequest";
@@ -5904,6 +5944,12 @@ pub struct DeletePolicyRequest {
     /// Why; kept in the history.
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
+    /// Who keeps it in order, as in ApplyRequest.manager.
+    #[prost(string, tag = "5")]
+    pub manager: ::prost::alloc::string::String,
+    /// Delete it also if somebody else keeps it in order.
+    #[prost(bool, tag = "6")]
+    pub take_over: bool,
 }
 impl ::prost::Name for DeletePolicyRequest {
     const NAME: &'static str = "DeletePolicyRequest";

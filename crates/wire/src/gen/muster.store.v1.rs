@@ -95,6 +95,9 @@ pub struct GroupState {
     /// Content assigned here, at most one for a channel.
     #[prost(message, repeated, tag = "5")]
     pub content: ::prost::alloc::vec::Vec<ContentReferenceState>,
+    /// Who keeps it in order; empty: nobody.
+    #[prost(string, tag = "6")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for GroupState {
     const NAME: &'static str = "GroupState";
@@ -174,6 +177,9 @@ pub struct KindState {
     /// JSON Schema, draft 2020-12.
     #[prost(message, optional, tag = "1")]
     pub schema: ::core::option::Option<::prost_types::Struct>,
+    /// Who keeps it in order; empty: nobody.
+    #[prost(string, tag = "2")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for KindState {
     const NAME: &'static str = "KindState";
@@ -200,6 +206,9 @@ pub struct PolicyState {
     /// Counts the versions of this policy, from 1.
     #[prost(uint64, tag = "4")]
     pub generation: u64,
+    /// Who keeps it in order; empty: nobody.
+    #[prost(string, tag = "5")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for PolicyState {
     const NAME: &'static str = "PolicyState";
@@ -235,6 +244,9 @@ pub struct TokenState {
     /// Agents that join with it wait until an operator approves them.
     #[prost(bool, tag = "7")]
     pub approval_required: bool,
+    /// Who keeps it in order; empty: nobody.
+    #[prost(string, tag = "15")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for TokenState {
     const NAME: &'static str = "TokenState";
@@ -482,6 +494,9 @@ pub struct StageState {
     /// Content revisions it named before, the latest first. At most 16.
     #[prost(uint32, repeated, tag = "3")]
     pub previous: ::prost::alloc::vec::Vec<u32>,
+    /// Who keeps it in order; empty: nobody.
+    #[prost(string, tag = "4")]
+    pub manager: ::prost::alloc::string::String,
 }
 impl ::prost::Name for StageState {
     const NAME: &'static str = "StageState";

@@ -17,9 +17,9 @@ use super::{duration, size};
 
 /// Longest list of policies or locks in one object. A group has at most one policy of a kind, and a fleet
 /// has tens of kinds.
-const MAX_LIST: usize = 1_000;
+pub(super) const MAX_LIST: usize = 1_000;
 /// Most agents that may join with one token, as in `muster.api.v1.Token.uses`.
-const MAX_USES: u32 = 100_000;
+pub(super) const MAX_USES: u32 = 100_000;
 /// Longest life of a token, as in `muster.api.v1.Token.ttl`.
 const MAX_TTL: Span = Span::from_secs(30 * 24 * 3600);
 

@@ -16,6 +16,7 @@ pub mod duration;
 mod fields;
 mod problem;
 mod resource;
+pub mod schema;
 mod spec;
 mod split;
 
@@ -174,12 +175,52 @@ pub fn read(file: &str, bytes: &[u8]) -> Result<Vec<Located>, Vec<ManifestError>
     if errors.is_empty() { Ok(located) } else { Err(errors) }
 }
 
+/// Why an object is no manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", prefix(field))]
+pub struct ObjectError {
+    /// Path of the field, e.g. `spec.settings.mode`; empty for the object as a whole.
+    pub field: String,
+    /// What is wrong and what is allowed.
+    pub problem: String,
+}
+
+/// Reads one manifest that is an object already, as Kubernetes keeps them. Of its metadata there are only name and labels.
+///
+/// # Errors
+/// [`ObjectError`] names the field that is wrong.
+pub fn from_object(object: &serde_json::Value) -> Result<Resource, ObjectError> {
+    let resource = match parse_object::<Head>(object)?.kind {
+        Kind::Group => Ok(resource::group(parse_object(object)?)),
+        Kind::PolicyKind => resource::kind(parse_object(object)?),
+        Kind::Policy => resource::policy(parse_object(object)?),
+        Kind::EnrollmentToken => Ok(resource::token(parse_object(object)?)),
+        Kind::ContentRelease => Ok(resource::release(parse_object(object)?)),
+    };
+    resource.map_err(|(field, problem)| ObjectError { field: field.to_owned(), problem })
+}
+
+fn parse_object<'a, T: Deserialize<'a>>(object: &'a serde_json::Value) -> Result<T, ObjectError> {
+    serde_path_to_error::deserialize(object).map_err(|error| {
+        let field = problem::field(&error.path().to_string());
+        ObjectError { field, problem: problem::harmless(&error.into_inner().to_string()).into_owned() }
+    })
+}
+
 fn text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, ManifestError> {
     if bytes.len() > MAX_BYTES {
         return Err(ManifestError::TooLarge { file: file.to_owned(), size: bytes.len() });
     }
     std::str::from_utf8(bytes)
         .map_err(|error| ManifestError::NotUtf8 { file: file.to_owned(), at: error.valid_up_to() })
+}
+
+/// What tells how to read the rest.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "apiVersion")]
+    _api_version: ApiVersion,
+    kind: Kind,
 }
 
 struct Document<'a> {
@@ -190,14 +231,6 @@ struct Document<'a> {
 
 impl Document<'_> {
     fn resource(&self) -> Result<Resource, ManifestError> {
-        /// What tells how to read the rest.
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Head {
-            #[serde(rename = "apiVersion")]
-            _api_version: ApiVersion,
-            kind: Kind,
-        }
         let head: Head = self.parse()?;
         let resource = match head.kind {
             Kind::Group => Ok(resource::group(self.parse()?)),

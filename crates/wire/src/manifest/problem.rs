@@ -75,7 +75,7 @@ fn shorten(text: &str) -> Cow<'_, str> {
 }
 
 /// Messages repeat what the file holds; what would move a terminal's cursor is escaped.
-fn harmless(text: &str) -> Cow<'_, str> {
+pub(super) fn harmless(text: &str) -> Cow<'_, str> {
     if !text.chars().any(char::is_control) {
         return Cow::Borrowed(text);
     }

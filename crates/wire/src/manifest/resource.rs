@@ -67,7 +67,7 @@ pub(super) fn kind(manifest: Manifest<KindMetadata, PolicyKindSpec>) -> Result<R
     Ok(wrap(Any::Kind(Kind {
         name: manifest.metadata.name.to_string(),
         schema: Some(structure("spec.schema", &Value::Object(manifest.spec.schema))?),
-        revision: 0,
+        ..Kind::default()
     })))
 }
 

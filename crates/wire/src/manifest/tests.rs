@@ -452,3 +452,27 @@ proptest::proptest! {
         assert_eq!(read("f", text.as_bytes()).is_ok(), domain::GroupId::new(&name).is_ok());
     }
 }
+
+#[test]
+fn objects_are_read_as_files_are() {
+    let text = policy("{rules: {22: [1, 2.5, null]}}");
+    let Any::Policy(expected) = one(&text) else { panic!("a policy") };
+    let object: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(super::from_object(&object).unwrap().resource, Some(Any::Policy(expected)));
+    for (spec, field, problem) in [
+        (serde_json::json!({"path": "a"}), "spec.path", "must start with '/'"),
+        (serde_json::json!({}), "spec", "missing field `path`"),
+        (
+            serde_json::json!({"path": "/a", "settings": {"mode": "Push"}}),
+            "spec.settings.mode",
+            "unknown variant `Push`, expected `push` or `pull`",
+        ),
+        (serde_json::json!({"path": "/a", "more": 1}), "spec.more", "unknown field `more`, expected one of"),
+    ] {
+        let object = serde_json::json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": "Group", "metadata": {"name": "a"}, "spec": spec,
+        });
+        let error = super::from_object(&object).unwrap_err();
+        assert!(error.field == field && error.problem.starts_with(problem), "{error:?}");
+    }
+}

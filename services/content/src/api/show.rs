@@ -67,6 +67,7 @@ pub(super) fn channel(
         name: name.to_string(),
         revision: stage.revision.unwrap_or_default().0,
         previous: stage.previous.iter().map(|number| number.0).collect(),
+        manager: stage.manager.as_ref().map(ToString::to_string).unwrap_or_default(),
     });
     let named: BTreeSet<ContentRevision> =
         channel.stages.values().filter_map(|stage| stage.revision).collect();

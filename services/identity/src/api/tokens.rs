@@ -1,7 +1,8 @@
 //! Tokens: made, listed, revoked.
 
 use domain::access::{Caller, Reach};
-use domain::catalog::{Catalog, GroupRef, Token};
+use domain::catalog::{Catalog, GroupRef, Manager, Token};
+use domain::change::{Claim, Refusal, Wanted, own};
 use domain::enrol::Approval;
 use domain::token::{self, CreateError, Terms, TermsError};
 use domain::{GroupId, TokenId};
@@ -24,6 +25,12 @@ enum CreateRefused {
     Group(super::GroupRef),
     Scope(Vec<Wrong>),
     Rule(CreateError),
+}
+
+/// Why a token is not revoked.
+enum RevokeRefused {
+    Missing,
+    Managed(Refusal),
 }
 
 pub(super) async fn create(
@@ -124,6 +131,7 @@ fn message(shared: &Shared, catalog: &Catalog, token: &Token) -> v1::Token {
         used: shared.use_counts.of(token),
         rules: wire::enrol::rules(&token.scope, |group| path_of(catalog, group)),
         approval_required: token.scope.approval() == Approval::Required,
+        manager: token.manager.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 
@@ -160,14 +168,23 @@ pub(super) async fn revoke(
     request: &RevokeTokenRequest,
 ) -> Result<RevokeTokenResponse, Status> {
     let id = TokenId::new(&request.name).map_err(|error| status::invalid("name", error))?;
+    let manager =
+        Some(request.manager.as_str()).filter(|text| !text.is_empty()).map(Manager::new).transpose();
+    let manager = manager.map_err(|error| status::invalid("manager", error))?;
+    let claim = Claim { manager, take_over: request.take_over };
     let author = author(caller, "token revoke");
     let decide = |catalog: &Catalog| {
         let token = catalog.token(&id).filter(|it| it.value.scope.is_within(catalog, &caller.reach));
-        Ok(vec![token.and_then(|_| token::revoke(catalog, &id)).ok_or(())?])
+        let entry = token.and_then(|_| token::revoke(catalog, &id)).ok_or(RevokeRefused::Missing)?;
+        own(catalog, &mut [Wanted::Deleted(entry.key()).into()], &claim).map_err(RevokeRefused::Managed)?;
+        Ok(vec![entry])
     };
     let change = shared.catalogue.change(&author, decide);
-    let revision =
-        change.await.map_err(|error| change_status(error, |()| status::not_found("token", id.as_str())))?;
+    let refused = |refused| match refused {
+        RevokeRefused::Missing => status::not_found("token", id.as_str()),
+        RevokeRefused::Managed(refusal) => status::precondition("MANAGED", &refusal),
+    };
+    let revision = change.await.map_err(|error| change_status(error, refused))?;
     tracing::info!(token = %id, "a token was revoked");
     Ok(RevokeTokenResponse { revision: revision.0 })
 }

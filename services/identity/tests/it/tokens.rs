@@ -15,12 +15,19 @@ async fn a_revoked_token_is_useless_at_once_on_every_replica_and_its_name_is_fre
     let old = one.token("web", "/", 2).await;
     fleet.join(&Machine::new("a"), &old.token).await.unwrap();
     fleet.join(&Machine::new("b"), &old.token).await.unwrap();
-    two.api.revoke_token(RevokeTokenRequest { name: "web".into() }).await.unwrap();
+    two.api
+        .revoke_token(RevokeTokenRequest { name: "web".into(), ..RevokeTokenRequest::default() })
+        .await
+        .unwrap();
     for n in 0..20 {
         let outcome = fleet.join(&Machine::new(format!("c{n}")), &old.token).await;
         refused(outcome, JoinErrorCode::TokenUnknown, "it was revoked");
     }
-    let gone = one.api.revoke_token(RevokeTokenRequest { name: "web".into() }).await.unwrap_err();
+    let gone = one
+        .api
+        .revoke_token(RevokeTokenRequest { name: "web".into(), ..RevokeTokenRequest::default() })
+        .await
+        .unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
 
     let new = two.token("web", "/", 1).await;

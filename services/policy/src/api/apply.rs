@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domain::access::Reach;
 use domain::catalog::{Catalog, Group, ObjectKey, Token, Versioned};
-use domain::change::{MAX_ENTRIES, Operation, Wanted};
+use domain::change::{Claim, MAX_ENTRIES, Operation, Wanted};
 use domain::enrol::{Approval, Scope};
 use domain::token::Terms;
 use domain::{GroupId, GroupPath, TokenId};
@@ -23,7 +23,8 @@ pub(super) async fn apply(
     replica: &Replica,
     request: Request<v1::ApplyRequest>,
 ) -> Result<v1::ApplyResponse, Status> {
-    let (manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
+    let (mut manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
+    manner.claim = convert::claim(&request.manager, request.take_over)?;
     if request.resources.len() > MAX_ENTRIES {
         let why =
             format!("there are {}; at most {MAX_ENTRIES} are allowed in one change", request.resources.len());
@@ -37,9 +38,9 @@ pub(super) async fn apply(
         prepared.map_err(|error| Status::internal(format!("the request could not be read: {error}")))?;
     let mut drafted = Draft::default();
     let mut places: BTreeMap<ObjectKey, String> = BTreeMap::new();
-    let reach = &manner.caller.reach;
+    let (reach, claim) = (&manner.caller.reach, &manner.claim);
     let wish = |view: &View| {
-        drafted = draft(replica, (view, reach), &prepared)?;
+        drafted = draft(replica, view, (reach, claim), &prepared)?;
         for (operation, field) in drafted.operations.iter().zip(&drafted.fields) {
             places.entry(operation.wanted.key()).or_insert_with(|| field.clone());
         }
@@ -130,7 +131,12 @@ struct Draft {
     issued: Vec<IssuedToken>,
 }
 
-fn draft(replica: &Replica, (view, reach): (&View, &Reach), prepared: &Prepared) -> Result<Draft, Status> {
+fn draft(
+    replica: &Replica,
+    view: &View,
+    (reach, claim): (&Reach, &Claim),
+    prepared: &Prepared,
+) -> Result<Draft, Status> {
     let mut draft = Draft::default();
     let mut wrong = prepared.wrong.clone();
     let mut groups: BTreeMap<GroupPath, GroupId> = BTreeMap::new();
@@ -167,7 +173,7 @@ fn draft(replica: &Replica, (view, reach): (&View, &Reach), prepared: &Prepared)
         draft.fields.push(field.clone());
     }
     let releases: Vec<(&str, &Release)> = prepared.releases().collect();
-    for (field, channel) in release::channels(&view.catalog, &mut wrong, &releases) {
+    for (field, channel) in release::channels((&view.catalog, claim), &mut wrong, &releases) {
         draft.operations.push(Wanted::Channel(channel).into());
         draft.fields.push(field);
     }
@@ -218,6 +224,7 @@ fn token(groups: &Groups<'_>, (wrong, field): (&mut Fields, &str), message: &v1:
     let Some(known) = known else { return Some(Asked::New { id, scope, terms }) };
     let known = &*known.value;
     let same = terms.token(known.id.clone(), scope, known.secret_digest, known.created_at);
+    let same = Token { manager: known.manager.clone(), ..same };
     if same == *known {
         return Some(Asked::Known(same));
     }
@@ -254,6 +261,7 @@ fn secret(issued: IssuedToken) -> v1::JoinTokenSecret {
         used: 0,
         rules: wire::enrol::rules(&token.scope, GroupId::to_string),
         approval_required: token.scope.approval() == Approval::Required,
+        manager: token.manager.map(|manager| manager.to_string()).unwrap_or_default(),
     };
     v1::JoinTokenSecret { token: join_token, details: Some(details) }
 }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::access::Reach;
-use domain::catalog::{Catalog, Group, Kind, Labels, Locks, Policy, ROOT};
+use domain::catalog::{Catalog, Group, Kind, Labels, Locks, Manager, Policy, ROOT};
+use domain::change::Claim;
 use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::{Document, Pointer};
 use domain::schema::Schema;
@@ -28,6 +29,15 @@ pub(super) fn message(text: String) -> Result<String, Status> {
         return Err(refuse::field("message", why));
     }
     Ok(text)
+}
+
+/// Reads for whom a change is made.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if the mark is none.
+pub(super) fn claim(manager: &str, take_over: bool) -> Result<Claim, Status> {
+    let manager = (!manager.is_empty()).then(|| Manager::new(manager)).transpose();
+    Ok(Claim { manager: manager.map_err(|error| refuse::field("manager", error))?, take_over })
 }
 
 /// Finds a group by path or name.
@@ -100,6 +110,7 @@ pub(super) fn group(
         policies: policies?,
         content: content?,
         labels: labels?,
+        manager: None,
     })
 }
 
@@ -240,7 +251,7 @@ pub(super) fn kind(fields: &mut Fields, field: &str, message: v1::Kind) -> Optio
     };
     let schema = fields.take(&at, wire::document::from_struct(schema))?;
     let schema = fields.take(&at, Schema::new(schema));
-    Some(Kind { name: name?, schema: schema? })
+    Some(Kind { name: name?, schema: schema?, manager: None })
 }
 
 /// Reads a policy.
@@ -257,7 +268,8 @@ pub(super) fn policy(fields: &mut Fields, field: &str, message: v1::Policy) -> O
         locks.extend(lock);
     }
     let locks = fields.take(&at("locks"), Locks::new(locks)).filter(|_| good);
-    Some(Policy { name: name?, kind: kind?, document: document?, locks: locks?, generation: 0 })
+    let (name, kind, document, locks) = (name?, kind?, document?, locks?);
+    Some(Policy { name, kind, document, locks, generation: 0, manager: None })
 }
 
 fn document(fields: &mut Fields, field: &str, document: Option<Struct>) -> Option<Document> {

@@ -212,6 +212,7 @@ mod tests {
             document: Document::new(document).unwrap(),
             locks: Locks::new(locks.iter().map(|lock| Pointer::new(lock).unwrap()).collect()).unwrap(),
             generation: number,
+            manager: None,
         })
     }
 

@@ -13,6 +13,7 @@ mod write;
 
 use std::sync::Arc;
 
+use domain::change::Claim;
 use runtime::access::{caller, written};
 use tonic::{Request, Response, Status};
 use wire::api::v1;
@@ -38,7 +39,7 @@ fn manner<T>(request: Request<T>, of: impl FnOnce(&mut T) -> (bool, String)) -> 
     let mut request = request.into_inner();
     let (dry_run, message) = of(&mut request);
     let message = convert::message(message)?;
-    Ok((Manner { caller, dry_run, message, trace_id }, request))
+    Ok((Manner { caller, dry_run, message, claim: Claim::default(), trace_id }, request))
 }
 
 /// An answer that tells of a change.

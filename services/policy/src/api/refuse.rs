@@ -164,6 +164,7 @@ fn part(violation: &Violation, key: &ObjectKey) -> &'static str {
         | Violation::Missing(_)
         | Violation::Exists(_)
         | Violation::Stale { .. }
+        | Violation::Managed { .. }
         | Violation::RootDeleted
         | Violation::HasChildren { .. }
         | Violation::HasAgents { .. }
@@ -234,7 +235,7 @@ fn refused(refusal: &Refusal, place: Place<'_>) -> Status {
         Class::NotFound => Code::NotFound,
         Class::Exists => Code::AlreadyExists,
         Class::Stale => Code::Aborted,
-        Class::Precondition => Code::FailedPrecondition,
+        Class::Managed | Class::Precondition => Code::FailedPrecondition,
         Class::Exhausted => Code::ResourceExhausted,
     };
     let mut details = ErrorDetails::new();
@@ -259,7 +260,7 @@ fn add(details: &mut ErrorDetails, violation: &Violation, (field, text): (String
         Class::NotFound | Class::Exists => {
             details.set_resource_info(kind, name, "", text);
         }
-        Class::Stale | Class::Precondition => {
+        Class::Stale | Class::Managed | Class::Precondition => {
             details.add_precondition_failure_violation(rule(violation), field, text);
         }
         Class::Exhausted => {
@@ -281,6 +282,7 @@ fn rule(violation: &Violation) -> &'static str {
         Violation::Missing(_) => "NOT_FOUND",
         Violation::Exists(_) => "EXISTS",
         Violation::Stale { .. } => "STALE_REVISION",
+        Violation::Managed { .. } => "MANAGED",
         Violation::RootDeleted | Violation::RootMoved(_) => "ROOT",
         Violation::PathTaken { .. } => "PATH_TAKEN",
         Violation::ParentMissing { .. } => "PARENT_MISSING",

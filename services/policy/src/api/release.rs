@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use domain::catalog::{Catalog, Channel};
+use domain::change::Claim;
 use domain::content::{ChannelName, ContentRevision, StageName};
 use wire::api::v1;
 
@@ -38,7 +39,7 @@ pub(super) fn read(fields: &mut Fields, field: &str, message: &v1::ContentReleas
 /// of each. A channel or a revision that is not there is noted as wrong, and so is a stage that two releases
 /// want to name something.
 pub(super) fn channels(
-    catalog: &Catalog,
+    (catalog, claim): (&Catalog, &Claim),
     wrong: &mut Fields,
     releases: &[(&str, &Release)],
 ) -> Vec<(String, Channel)> {
@@ -69,6 +70,9 @@ pub(super) fn channels(
         }
         let entry = changed.entry(name).or_insert_with(|| ((*field).to_owned(), (*there.value).clone()));
         entry.1 = entry.1.promoted(stage, *number);
+        if let Some(stage) = entry.1.stages.get_mut(stage) {
+            stage.manager = claim.mark(stage.manager.as_ref());
+        }
     }
     changed.into_values().collect()
 }
@@ -145,7 +149,7 @@ mod tests {
             .zip(&read)
             .filter_map(|(field, release)| Some((field.as_str(), release.as_ref()?)))
             .collect();
-        channels(&catalog(), &mut wrong, &good);
+        channels((&catalog(), &Claim::default()), &mut wrong, &good);
         let Err(status) = wrong.check() else { return Vec::new() };
         let violations = status.get_error_details().bad_request().unwrap().field_violations.clone();
         violations.into_iter().map(|it| format!("{}: {}", it.field, it.description)).collect()
@@ -191,7 +195,7 @@ mod tests {
             })
             .into();
         let named: Vec<(&str, &Release)> = releases.iter().map(|it| (it.name.as_str(), it)).collect();
-        let changed = channels(&catalog, &mut fields, &named);
+        let changed = channels((&catalog, &Claim::default()), &mut fields, &named);
         let [(field, channel)] = &changed[..] else { panic!("{changed:?}") };
         let stages: Vec<String> =
             channel.stages.iter().map(|(name, it)| format!("{name} {}", it.revision.unwrap())).collect();

@@ -181,13 +181,14 @@ mod tests {
             ..Group::root()
         };
         vec![
-            Wanted::Kind(Kind { name: kind.clone(), schema: Schema::new(json!({})).unwrap() }),
+            Wanted::Kind(Kind { name: kind.clone(), schema: Schema::new(json!({})).unwrap(), manager: None }),
             Wanted::Policy(Policy {
                 name,
                 kind,
                 document: Document::new(document).unwrap(),
                 locks: Locks::default(),
                 generation: 0,
+                manager: None,
             }),
             Wanted::Group(root),
         ]

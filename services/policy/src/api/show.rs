@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use domain::access::Sight;
-use domain::catalog::{Catalog, Group, Kind, Policy, Versioned};
+use domain::catalog::{Catalog, Group, Kind, Manager, Policy, Versioned};
 use domain::compile::Effective;
 use domain::content::{ChannelName, ContentPointer};
 use domain::document::Document;
@@ -41,6 +41,7 @@ pub(super) fn group(
         content: group.content.iter().map(|(channel, pointer)| reference(channel, pointer)).collect(),
         effective_content: content(catalog, &group.path),
         head_revision: replica.heads(|heads| heads.revision(&group.id)).0,
+        manager: mark(group.manager.as_ref()),
     }
 }
 
@@ -50,7 +51,13 @@ pub(super) fn kind(kind: &Versioned<Kind>) -> v1::Kind {
         name: kind.value.name.to_string(),
         schema: Some(structure(kind.value.schema.source())),
         revision: kind.revision.0,
+        manager: mark(kind.value.manager.as_ref()),
     }
+}
+
+/// A mark of ownership; none is empty.
+fn mark(manager: Option<&Manager>) -> String {
+    manager.map(Manager::to_string).unwrap_or_default()
 }
 
 /// Paths of the groups that assign each policy, as far as the caller is told of them.
@@ -83,6 +90,7 @@ pub(super) fn policy_alone(policy: &Policy) -> v1::Policy {
         generation: policy.generation,
         revision: 0,
         groups: Vec::new(),
+        manager: mark(policy.manager.as_ref()),
     }
 }
 

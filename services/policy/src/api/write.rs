@@ -169,7 +169,8 @@ pub(super) async fn delete_group(
     replica: &Replica,
     request: Request<v1::DeleteGroupRequest>,
 ) -> Result<v1::ChangeResult, Status> {
-    let (manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
+    let (mut manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
+    manner.claim = convert::claim(&request.manager, request.take_over)?;
     let place = |_: &ObjectKey, _: &str| Some("group".to_owned());
     let wish = |view: &View| {
         let group = convert::find_group(&view.catalog, &manner.caller.reach, "group", &request.group)?;
@@ -182,7 +183,8 @@ pub(super) async fn delete_kind(
     replica: &Replica,
     request: Request<v1::DeleteKindRequest>,
 ) -> Result<v1::ChangeResult, Status> {
-    let (manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
+    let (mut manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
+    manner.claim = convert::claim(&request.manager, request.take_over)?;
     let name: KindName = convert::name("name", &request.name)?;
     let wish = |_: &View| Ok(delete(ObjectKey::Kind(name.clone()), request.revision));
     make(replica, &manner, &named, wish).await.map(|(_, result)| result)
@@ -192,7 +194,8 @@ pub(super) async fn delete_policy(
     replica: &Replica,
     request: Request<v1::DeletePolicyRequest>,
 ) -> Result<v1::ChangeResult, Status> {
-    let (manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
+    let (mut manner, request) = manner(request, |r| (r.dry_run, std::mem::take(&mut r.message)))?;
+    manner.claim = convert::claim(&request.manager, request.take_over)?;
     let name: PolicyName = convert::name("name", &request.name)?;
     let wish = |_: &View| Ok(delete(ObjectKey::Policy(name.clone()), request.revision));
     make(replica, &manner, &named, wish).await.map(|(_, result)| result)

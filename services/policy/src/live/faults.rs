@@ -118,6 +118,7 @@ fn unpublished() -> (ChangeInfo, Vec<runtime::store::Entry>) {
         document: domain::document::Document::new(json!({"rules": {"http": "deny"}})).unwrap(),
         locks: domain::catalog::Locks::default(),
         generation: 2,
+        manager: None,
     };
     let info = ChangeInfo {
         id: "crashed-too".parse().unwrap(),

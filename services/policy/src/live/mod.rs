@@ -2,6 +2,7 @@
 
 mod content;
 mod faults;
+mod managed;
 mod many;
 mod ways;
 
@@ -154,7 +155,8 @@ impl Rig {
 impl Running {
     pub(super) async fn apply(&self, resources: &[Value]) -> Result<v1::ApplyResponse, Status> {
         let resources = resources.iter().map(resource).collect();
-        let request = v1::ApplyRequest { resources, dry_run: false, message: "test".to_owned() };
+        let request =
+            v1::ApplyRequest { resources, message: "test".to_owned(), ..v1::ApplyRequest::default() };
         self.api.apply(asked(request)).await.map(tonic::Response::into_inner)
     }
 
@@ -219,7 +221,7 @@ fn resource(object: &Value) -> v1::Resource {
             ..v1::Policy::default()
         })
     } else if object["kind"].is_string() {
-        Resource::Kind(v1::Kind { name: text("kind"), schema: structure("schema"), revision: 0 })
+        Resource::Kind(v1::Kind { name: text("kind"), schema: structure("schema"), ..v1::Kind::default() })
     } else if object["token"].is_string() {
         Resource::Token(v1::Token { name: text("token"), group: text("in"), ..v1::Token::default() })
     } else if object["release"].is_string() {

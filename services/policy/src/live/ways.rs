@@ -43,7 +43,7 @@ async fn a_dry_run_shows_the_change_and_writes_nothing() {
     let one = rig.run().await;
     one.applied(&servers()).await;
     let resources = vec![super::resource(&base("allow"))];
-    let request = v1::ApplyRequest { resources, dry_run: true, message: String::new() };
+    let request = v1::ApplyRequest { resources, dry_run: true, ..v1::ApplyRequest::default() };
     let answer = one.api.apply(asked(request)).await.unwrap().into_inner().result.unwrap();
     assert_eq!((answer.dry_run, answer.groups_touched, answer.revision), (true, 2, 6));
     let changes: Vec<String> = answer.groups[1]

@@ -188,7 +188,7 @@ mod tests {
             label: label.to_owned(),
             ..Revision::default()
         };
-        let stage = |name: &str, revision| Stage { name: name.to_owned(), revision, previous: Vec::new() };
+        let stage = |name: &str, revision| Stage { name: name.to_owned(), revision, ..Stage::default() };
         Channel {
             name: "definitions/ips".into(),
             revisions: vec![revision(9, "stable"), revision(8, "nov"), revision(7, "nov"), revision(3, "")],

@@ -41,8 +41,13 @@ fn sample() -> Channel {
     Channel {
         name: "definitions/ips".into(),
         stages: vec![
-            Stage { name: "canary".into(), revision: 7, previous: vec![6, 5] },
-            Stage { name: "stable".into(), revision: 0, previous: vec![] },
+            Stage { name: "canary".into(), revision: 7, previous: vec![6, 5], ..Stage::default() },
+            Stage {
+                name: "stable".into(),
+                revision: 0,
+                manager: "kubernetes:default".into(),
+                ..Stage::default()
+            },
         ],
         revisions: vec![revision_of(7), revision_of(6), revision_of(5)],
         keep_revisions: 30,
@@ -81,9 +86,9 @@ fn a_channel_is_shown_with_its_stages_and_revisions() {
          Keeps:                30 revisions; the rest as the server does by default\n\
          Changed at revision:  42\n\
          \n\
-         STAGE   REVISION  BEFORE\n\
-         canary  7         6, 5\n\
-         stable  -         -\n\
+         STAGE   REVISION  BEFORE  MANAGED BY\n\
+         canary  7         6, 5    -\n\
+         stable  -         -       kubernetes:default\n\
          \n\
          REVISION  LABEL           SIZE  FILES  PUSHED                KEPT BY           NOTE\n\
          \u{20}      7  2023-11-14  18.2 MiB    214  2023-11-14T22:13:20Z  @canary           spring\\ncleaning\n\
