@@ -6,7 +6,7 @@ mod token;
 
 use std::sync::Arc;
 
-use domain::catalog::{Entry, Group, Kind, Labels, Locks, Manager, ObjectKey, Policy};
+use domain::catalog::{Entry, Group, Keeper, Kind, Labels, Locks, ObjectKey, Policy};
 use domain::document::{Document, Pointer};
 use domain::schema::Schema;
 use domain::{Epoch, GroupId, GroupPath, KindName, PolicyName, SettingsOverlay, Span};
@@ -108,12 +108,12 @@ fn group_message(group: &Group) -> GroupState {
 }
 
 /// A mark of ownership; none is empty.
-fn mark(manager: Option<&Manager>) -> String {
-    manager.map(Manager::to_string).unwrap_or_default()
+fn mark(manager: Option<&Keeper>) -> String {
+    manager.map(Keeper::to_string).unwrap_or_default()
 }
 
-fn read_mark(text: &str) -> Result<Option<Manager>, DecodeError> {
-    let mark = (!text.is_empty()).then(|| Manager::new(text));
+fn read_mark(text: &str) -> Result<Option<Keeper>, DecodeError> {
+    let mark = (!text.is_empty()).then(|| Keeper::new(text));
     mark.transpose().map_err(|error| DecodeError::field("manager", error))
 }
 
@@ -242,9 +242,9 @@ mod tests {
             document: Document::new(json!({"rules": {"a/b": [1, null, "x"]}})).unwrap(),
             locks: Locks::new(BTreeSet::from([Pointer::new("/rules/a~1b").unwrap()])).unwrap(),
             generation: 7,
-            manager: Some(Manager::new("kubernetes:default").unwrap()),
+            manager: Some(Keeper::new("kubernetes:default").unwrap()),
         };
-        let manager = Some(Manager::new("terraform").unwrap());
+        let manager = Some(Keeper::new("terraform").unwrap());
         let schema = Schema::new(schema).unwrap();
         let kind = Kind { name: KindName::new("firewall").unwrap(), schema, manager };
         let gone = ObjectKey::Policy(policy.name.clone());

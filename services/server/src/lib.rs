@@ -1,5 +1,5 @@
 //! The binary `musterd`: `musterd policy | content | presence | identity` runs one service against a NATS that runs
-//! elsewhere, `musterd all` runs every service in one process beside a supervised `nats-server`, `musterd init` makes
+//! elsewhere, `musterd operator` keeps a fleet as Kubernetes says, `musterd all` runs every service in one process beside a supervised `nats-server`, `musterd init` makes
 //! what a broker needs to tell all of them apart.
 
 mod admin_token;
@@ -44,6 +44,8 @@ enum Target {
     Presence(One<presence::Config>),
     /// The identity service: join tokens and the registry of agents
     Identity(One<identity::Config>),
+    /// The operator: keeps a fleet as custom resources of Kubernetes say, and reports back
+    Operator(Box<operator::Config>),
     /// Makes an API token for an administrator straight in the store: the first of a control plane whose services
     /// run one by one, or another when all are lost
     AdminToken(AdminTokenArgs),
@@ -121,6 +123,7 @@ async fn run(target: Target, shutdown: Shutdown) -> anyhow::Result<()> {
         Target::Content(args) => Box::pin(content::run(&args.common, &args.own, shutdown)).await?,
         Target::Presence(args) => Box::pin(presence::run(&args.common, &args.own, shutdown)).await?,
         Target::Identity(args) => Box::pin(identity::run(&args.common, &args.own, shutdown)).await?,
+        Target::Operator(config) => Box::pin(operator::run(&config, shutdown)).await?,
         Target::AdminToken(args) => Box::pin(admin_token::run(&args, shutdown)).await?,
         Target::Backup(args) => Box::pin(backup::take(&args, shutdown)).await?,
         Target::Restore(args) => Box::pin(backup::restore(&args, shutdown)).await?,

@@ -21,7 +21,12 @@ pub async fn request(
 ) -> Result<(u16, Value), TaskFailure> {
     let mut stream = tls::verified(ca, TcpStream::connect(address).await?).await?;
     let body = body.map(Value::to_string).unwrap_or_default();
-    let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+    let kind = match method {
+        // Server-side apply names who writes.
+        "PATCH" if path.contains("fieldManager=") => "application/apply-patch+yaml",
+        "PATCH" => "application/merge-patch+json",
+        _ => "application/json",
+    };
     let head = format!(
         "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nAccept: application/json\r\n\
          Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Manager;
+use super::Keeper;
 use crate::content::{ChannelName, ContentRevision, ContentTarget, StageName};
 use crate::digest::Digest;
 use crate::path::GroupPath;
@@ -110,7 +110,7 @@ pub struct Stage {
     /// Revisions that it named before, the latest first; at most [`MAX_PREVIOUS`]. They may be gone.
     pub previous: Vec<ContentRevision>,
     /// Who keeps it in order; `None`: nobody.
-    pub manager: Option<Manager>,
+    pub manager: Option<Keeper>,
 }
 
 impl Channel {

@@ -2,7 +2,7 @@
 
 mod channels;
 mod content;
-mod manager;
+mod keeper;
 mod objects;
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ pub use content::{
     MAX_STORED_REVISIONS, MAX_UPLOADS, Note, RevisionLabel, RevisionTextError, Stage, StoredRevision, Sweep,
     TooManyUploads, Upload, Uploads,
 };
-pub use manager::{MAX_MANAGER_BYTES, Manager, ManagerError};
+pub use keeper::{Keeper, KeeperError, MAX_KEEPER_BYTES};
 pub use objects::{
     Group, GroupRef, GroupRefError, Kind, LabelError, Labels, Locks, MAX_LABEL_KEY_BYTES,
     MAX_LABEL_VALUE_BYTES, MAX_LABELS, MAX_LOCKS, Policy, ROOT, Token, TooManyLocks, root_id,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use super::Manager;
+use super::Keeper;
 use crate::content::{ChannelName, ContentPointer};
 use crate::digest::Digest;
 use crate::document::{Document, Pointer};
@@ -90,7 +90,7 @@ pub struct Group {
     /// Free labels.
     pub labels: Labels,
     /// Who keeps it in order; `None`: nobody.
-    pub manager: Option<Manager>,
+    pub manager: Option<Keeper>,
 }
 
 /// How people name a group: by its place or by its id.
@@ -175,7 +175,7 @@ pub struct Kind {
     /// What documents of this kind satisfy.
     pub schema: Schema,
     /// Who keeps it in order; `None`: nobody.
-    pub manager: Option<Manager>,
+    pub manager: Option<Keeper>,
 }
 
 /// The locks of a policy: places that groups further down may not change.
@@ -223,7 +223,7 @@ pub struct Policy {
     /// puts here has no effect.
     pub generation: u64,
     /// Who keeps it in order; `None`: nobody.
-    pub manager: Option<Manager>,
+    pub manager: Option<Keeper>,
 }
 
 impl Policy {
@@ -251,7 +251,7 @@ pub struct Token {
     /// SHA-256 of the secret.
     pub secret_digest: Digest,
     /// Who keeps it in order; `None`: nobody.
-    pub manager: Option<Manager>,
+    pub manager: Option<Keeper>,
 }
 
 #[cfg(test)]

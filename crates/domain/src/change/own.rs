@@ -5,13 +5,13 @@
 //! same mark, or says that it takes over, is let through.
 
 use super::{Operation, Refusal, Violation, Wanted};
-use crate::catalog::{Catalog, Channel, Group, Manager, ObjectKey, Stage};
+use crate::catalog::{Catalog, Channel, Group, Keeper, ObjectKey, Stage};
 
 /// What whoever asks for a change says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claim {
     /// The mark that it shows, and leaves on what it writes. `None`: what it writes has the mark that it had, or none.
-    pub manager: Option<Manager>,
+    pub manager: Option<Keeper>,
     /// Whether it changes what others keep in order as well; then their marks make room for its own, or go.
     pub take_over: bool,
 }
@@ -19,7 +19,7 @@ pub struct Claim {
 impl Claim {
     /// The mark that an object has after a change.
     #[must_use]
-    pub fn mark(&self, before: Option<&Manager>) -> Option<Manager> {
+    pub fn mark(&self, before: Option<&Keeper>) -> Option<Keeper> {
         match (&self.manager, before) {
             (Some(own), _) => Some(own.clone()),
             (None, Some(there)) if !self.take_over => Some(there.clone()),
@@ -28,7 +28,7 @@ impl Claim {
     }
 
     /// Who is in the way of a change of something with this mark.
-    fn refused<'a>(&self, there: Option<&'a Manager>) -> Option<&'a Manager> {
+    fn refused<'a>(&self, there: Option<&'a Keeper>) -> Option<&'a Keeper> {
         there.filter(|there| !self.take_over && self.manager.as_ref() != Some(*there))
     }
 }
@@ -99,7 +99,7 @@ fn moved_along<'a>(catalog: &'a Catalog, group: &Group) -> impl Iterator<Item = 
 }
 
 /// Who keeps a stage that is another one after the change.
-fn stage_refused<'a>(claim: &Claim, before: &'a Channel, after: Option<&Channel>) -> Option<&'a Manager> {
+fn stage_refused<'a>(claim: &Claim, before: &'a Channel, after: Option<&Channel>) -> Option<&'a Keeper> {
     let says = |stage: &Stage| (stage.revision, stage.manager.clone());
     let changed = before.stages.iter().filter(|(name, stage)| {
         after.and_then(|after| after.stages.get(*name)).is_none_or(|after| says(after) != says(stage))
@@ -107,7 +107,7 @@ fn stage_refused<'a>(claim: &Claim, before: &'a Channel, after: Option<&Channel>
     changed.into_iter().find_map(|(_, stage)| claim.refused(stage.manager.as_ref()))
 }
 
-fn deleted<'a>(catalog: &'a Catalog, key: &ObjectKey, claim: &Claim) -> Option<&'a Manager> {
+fn deleted<'a>(catalog: &'a Catalog, key: &ObjectKey, claim: &Claim) -> Option<&'a Keeper> {
     let there = match key {
         ObjectKey::Kind(name) => catalog.kind(name)?.value.manager.as_ref(),
         ObjectKey::Policy(name) => catalog.policy(name)?.value.manager.as_ref(),
@@ -132,8 +132,8 @@ mod tests {
     use crate::path::GroupPath;
     use crate::revision::Revision;
 
-    fn mark(text: &str) -> Option<Manager> {
-        (!text.is_empty()).then(|| Manager::new(text).unwrap())
+    fn mark(text: &str) -> Option<Keeper> {
+        (!text.is_empty()).then(|| Keeper::new(text).unwrap())
     }
 
     fn claim(text: &str) -> Claim {
@@ -161,7 +161,7 @@ mod tests {
         let mut operations = vec![Operation::from(Wanted::Group(wanted))];
         own(&catalog, &mut operations, &claim(claimed)).map_err(|refusal| refusal.to_string())?;
         let Wanted::Group(group) = &operations[0].wanted else { panic!("a group") };
-        Ok(group.manager.as_ref().map(Manager::to_string).unwrap_or_default())
+        Ok(group.manager.as_ref().map(Keeper::to_string).unwrap_or_default())
     }
 
     #[test]

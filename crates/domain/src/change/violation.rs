@@ -1,6 +1,6 @@
 //! Why a change is refused.
 
-use crate::catalog::{ContentUser, Manager, ObjectKey, root_id};
+use crate::catalog::{ContentUser, Keeper, ObjectKey, root_id};
 use crate::change::MAX_ENTRIES;
 use crate::compile::{MAX_PROBLEMS, Problem};
 use crate::content::{ChannelName, ContentRevision};
@@ -64,7 +64,7 @@ pub enum Violation {
         /// Which object.
         key: ObjectKey,
         /// Who.
-        manager: Manager,
+        manager: Keeper,
     },
     /// The root was to be deleted.
     #[error("the root group cannot be deleted")]
@@ -248,7 +248,7 @@ fn missing(needs: &ObjectKey) -> String {
 }
 
 /// What to type where a managed object is kept.
-fn typed(manager: &Manager, key: &ObjectKey) -> String {
+fn typed(manager: &Keeper, key: &ObjectKey) -> String {
     manager.way_out(key).map(|way| format!(" (`{way}`)")).unwrap_or_default()
 }
 

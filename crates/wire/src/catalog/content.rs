@@ -192,7 +192,7 @@ pub(super) mod tests {
         let stage = Stage {
             revision: Some(ContentRevision(12)),
             previous: vec![ContentRevision(11), ContentRevision(12)],
-            manager: Some(domain::catalog::Manager::new("kubernetes:default").unwrap()),
+            manager: Some(domain::catalog::Keeper::new("kubernetes:default").unwrap()),
         };
         let stages = [("canary", Stage::default()), ("stable", stage)];
         let channel = Channel {

@@ -139,9 +139,9 @@ pub(super) fn uses(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "integer", "format": "int64", "minimum": 1, "maximum": super::fields::MAX_USES })
 }
 
-/// A JSON object with whatever fields.
+/// A JSON object with whatever fields. It is one value: who writes it writes all of it.
 pub(super) fn object(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", OPEN: true })
+    json_schema!({ "type": "object", OPEN: true, "x-kubernetes-map-type": "atomic" })
 }
 
 /// JSON Pointers, each once.

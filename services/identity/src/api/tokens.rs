@@ -1,7 +1,7 @@
 //! Tokens: made, listed, revoked.
 
 use domain::access::{Caller, Reach};
-use domain::catalog::{Catalog, GroupRef, Manager, Token};
+use domain::catalog::{Catalog, GroupRef, Keeper, Token};
 use domain::change::{Claim, Refusal, Wanted, own};
 use domain::enrol::Approval;
 use domain::token::{self, CreateError, Terms, TermsError};
@@ -168,8 +168,7 @@ pub(super) async fn revoke(
     request: &RevokeTokenRequest,
 ) -> Result<RevokeTokenResponse, Status> {
     let id = TokenId::new(&request.name).map_err(|error| status::invalid("name", error))?;
-    let manager =
-        Some(request.manager.as_str()).filter(|text| !text.is_empty()).map(Manager::new).transpose();
+    let manager = Some(request.manager.as_str()).filter(|text| !text.is_empty()).map(Keeper::new).transpose();
     let manager = manager.map_err(|error| status::invalid("manager", error))?;
     let claim = Claim { manager, take_over: request.take_over };
     let author = author(caller, "token revoke");

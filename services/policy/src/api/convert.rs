@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::access::Reach;
-use domain::catalog::{Catalog, Group, Kind, Labels, Locks, Manager, Policy, ROOT};
+use domain::catalog::{Catalog, Group, Keeper, Kind, Labels, Locks, Policy, ROOT};
 use domain::change::Claim;
 use domain::content::{ChannelName, ContentPointer, ContentRevision, StageName};
 use domain::document::{Document, Pointer};
@@ -36,7 +36,7 @@ pub(super) fn message(text: String) -> Result<String, Status> {
 /// # Errors
 /// `INVALID_ARGUMENT` if the mark is none.
 pub(super) fn claim(manager: &str, take_over: bool) -> Result<Claim, Status> {
-    let manager = (!manager.is_empty()).then(|| Manager::new(manager)).transpose();
+    let manager = (!manager.is_empty()).then(|| Keeper::new(manager)).transpose();
     Ok(Claim { manager: manager.map_err(|error| refuse::field("manager", error))?, take_over })
 }
 

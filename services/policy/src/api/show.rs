@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use domain::access::Sight;
-use domain::catalog::{Catalog, Group, Kind, Manager, Policy, Versioned};
+use domain::catalog::{Catalog, Group, Keeper, Kind, Policy, Versioned};
 use domain::compile::Effective;
 use domain::content::{ChannelName, ContentPointer};
 use domain::document::Document;
@@ -56,8 +56,8 @@ pub(super) fn kind(kind: &Versioned<Kind>) -> v1::Kind {
 }
 
 /// A mark of ownership; none is empty.
-fn mark(manager: Option<&Manager>) -> String {
-    manager.map(Manager::to_string).unwrap_or_default()
+fn mark(manager: Option<&Keeper>) -> String {
+    manager.map(Keeper::to_string).unwrap_or_default()
 }
 
 /// Paths of the groups that assign each policy, as far as the caller is told of them.

@@ -5,6 +5,8 @@ mod bootstrap;
 #[cfg(test)]
 mod install;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod pods;
 #[cfg(test)]
 mod refusals;

@@ -6,13 +6,13 @@ use std::str::FromStr;
 use super::ObjectKey;
 
 /// Longest mark, in bytes: a word and a namespace of Kubernetes (63) fit.
-pub const MAX_MANAGER_BYTES: usize = 128;
+pub const MAX_KEEPER_BYTES: usize = 128;
 
 /// Why a text is no mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ManagerError {
-    /// Empty, or longer than [`MAX_MANAGER_BYTES`].
-    #[error("must have 1 to {MAX_MANAGER_BYTES} bytes")]
+pub enum KeeperError {
+    /// Empty, or longer than [`MAX_KEEPER_BYTES`].
+    #[error("must have 1 to {MAX_KEEPER_BYTES} bytes")]
     Length,
     /// A character that is none of those.
     #[error("may have a-z, 0-9, '.', '_', '-', ':' and '/' only, as in kubernetes:default")]
@@ -21,20 +21,20 @@ pub enum ManagerError {
 
 /// Who keeps an object in order, e.g. `kubernetes:default`: what it is, and where the object stands there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Manager(Box<str>);
+pub struct Keeper(Box<str>);
 
-impl Manager {
+impl Keeper {
     /// Checks the text and wraps it.
     ///
     /// # Errors
-    /// [`ManagerError`].
-    pub fn new(text: impl AsRef<str>) -> Result<Self, ManagerError> {
+    /// [`KeeperError`].
+    pub fn new(text: impl AsRef<str>) -> Result<Self, KeeperError> {
         let text = text.as_ref();
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-:/".contains(&b);
-        if text.is_empty() || text.len() > MAX_MANAGER_BYTES {
-            return Err(ManagerError::Length);
+        if text.is_empty() || text.len() > MAX_KEEPER_BYTES {
+            return Err(KeeperError::Length);
         }
-        if text.bytes().all(plain) { Ok(Self(text.into())) } else { Err(ManagerError::Character) }
+        if text.bytes().all(plain) { Ok(Self(text.into())) } else { Err(KeeperError::Character) }
     }
 
     /// The mark as text.
@@ -64,14 +64,14 @@ impl Manager {
     }
 }
 
-impl fmt::Display for Manager {
+impl fmt::Display for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl FromStr for Manager {
-    type Err = ManagerError;
+impl FromStr for Keeper {
+    type Err = KeeperError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::new(text)
     }
@@ -93,14 +93,14 @@ mod tests {
             ("kubernetes-eu:a", Ok(Some("kubectl --namespace a edit policies.muster.dev base".to_owned()))),
             ("terraform:web", Ok(None)),
             ("somebody", Ok(None)),
-            ("", Err(ManagerError::Length)),
-            ("Kubernetes", Err(ManagerError::Character)),
-            ("a b", Err(ManagerError::Character)),
-            ("a\n", Err(ManagerError::Character)),
+            ("", Err(KeeperError::Length)),
+            ("Kubernetes", Err(KeeperError::Character)),
+            ("a b", Err(KeeperError::Character)),
+            ("a\n", Err(KeeperError::Character)),
         ] {
-            assert_eq!(Manager::new(text).map(|mark| mark.way_out(&policy)), expected, "{text:?}");
+            assert_eq!(Keeper::new(text).map(|mark| mark.way_out(&policy)), expected, "{text:?}");
         }
-        assert!(Manager::new("x".repeat(MAX_MANAGER_BYTES)).is_ok());
-        assert_eq!(Manager::new("x".repeat(MAX_MANAGER_BYTES + 1)), Err(ManagerError::Length));
+        assert!(Keeper::new("x".repeat(MAX_KEEPER_BYTES)).is_ok());
+        assert_eq!(Keeper::new("x".repeat(MAX_KEEPER_BYTES + 1)), Err(KeeperError::Length));
     }
 }

@@ -1,0 +1,138 @@
+//! What there is in the fleet, as the API tells it.
+
+use std::collections::BTreeMap;
+
+use wire::api::v1;
+use wire::api::v1::content_reference::Which;
+
+use crate::status::Agents;
+
+/// The fleet at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fleet {
+    pub(crate) kinds: BTreeMap<String, v1::Kind>,
+    pub(crate) policies: BTreeMap<String, v1::Policy>,
+    /// By name.
+    pub(crate) groups: BTreeMap<String, v1::Group>,
+    /// By channel and stage.
+    pub(crate) stages: BTreeMap<(String, String), Stage>,
+    pub(crate) tokens: BTreeMap<String, v1::Token>,
+    /// How the agents of each group itself stand, by path. Groups without agents are absent.
+    pub(crate) counts: BTreeMap<String, v1::AgentCounts>,
+    /// How far the content of channels has got.
+    pub(crate) content: BTreeMap<String, v1::ContentStatus>,
+}
+
+/// What a stage names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Stage {
+    pub(crate) revision: u32,
+    pub(crate) manager: String,
+    /// Revision of the store that last changed the channel.
+    pub(crate) store_revision: u64,
+}
+
+/// Whether `path` is `top` or below it.
+fn is_within(path: &str, top: &str) -> bool {
+    top == "/" || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl Fleet {
+    /// Agents of these groups and those below them, each counted once.
+    pub(crate) fn agents<'a>(&self, tops: impl IntoIterator<Item = &'a str>) -> Agents {
+        let tops: Vec<&str> = tops.into_iter().collect();
+        let within = self.counts.iter().filter(|(path, _)| tops.iter().any(|top| is_within(path, top)));
+        within.fold(Agents::default(), |sum, (_, counts)| Agents {
+            total: sum.total + counts.total,
+            at_revision: sum.at_revision + counts.current,
+            failed: sum.failed + counts.failed,
+            online_lacking: sum.online_lacking + counts.online_pending + counts.online_failed,
+        })
+    }
+
+    /// Agents that should have a policy.
+    pub(crate) fn agents_of_policy(&self, name: &str) -> Agents {
+        let groups = self.policies.get(name).map(|policy| policy.groups.as_slice()).unwrap_or_default();
+        self.agents(groups.iter().map(String::as_str))
+    }
+
+    /// Agents that follow a stage. They have what it names when they run the head of their group, which says so, and the
+    /// content is in force.
+    pub(crate) fn agents_of_stage(&self, channel: &str, stage: &str, revision: u32) -> Agents {
+        let follows = |content: &v1::EffectiveContent| {
+            let reference = content.reference.as_ref();
+            reference
+                .is_some_and(|it| it.channel == channel && it.which == Some(Which::Stage(stage.to_owned())))
+        };
+        let groups = self.groups.values().filter(|group| group.effective_content.iter().any(follows));
+        let itself = groups.filter_map(|group| self.counts.get(&group.path));
+        let (mut heads, mut all) = (0, Agents::default());
+        for counts in itself {
+            heads += counts.online_pending + counts.online_failed;
+            all.total += counts.total;
+        }
+        let of_revision = |status: &v1::ContentStatus| {
+            status.revisions.iter().find(|it| it.revision == revision).copied().unwrap_or_default()
+        };
+        let content = self.content.get(channel).map(of_revision).unwrap_or_default();
+        all.at_revision = content.active.min(all.total);
+        all.failed = content.failed;
+        let lacking = content.wanted.saturating_sub(content.active);
+        Agents { online_lacking: heads + lacking, ..all }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(total: u64, current: u64, online_pending: u64) -> v1::AgentCounts {
+        v1::AgentCounts {
+            total,
+            current,
+            online_pending,
+            pending: total - current,
+            ..v1::AgentCounts::default()
+        }
+    }
+
+    #[test]
+    fn agents_are_counted_once() {
+        let mut fleet = Fleet::default();
+        for (path, all) in [("/a", counts(1, 1, 0)), ("/a/b", counts(2, 1, 1)), ("/ab", counts(4, 4, 0))] {
+            fleet.counts.insert(path.into(), all);
+        }
+        let policy = v1::Policy { groups: vec!["/a".into(), "/a/b".into()], ..v1::Policy::default() };
+        fleet.policies.insert("p".into(), policy);
+        let seen = |agents: Agents| (agents.total, agents.at_revision, agents.online_lacking);
+        assert_eq!(seen(fleet.agents_of_policy("p")), (3, 2, 1));
+        assert_eq!(seen(fleet.agents(["/"])), (7, 6, 1));
+        assert_eq!(seen(fleet.agents_of_policy("q")), (0, 0, 0));
+    }
+
+    #[test]
+    fn content_is_there_when_the_heads_are_and_it_is_in_force() {
+        let mut fleet = Fleet::default();
+        let which = Some(Which::Stage("stable".into()));
+        let reference = Some(v1::ContentReference { channel: "ips".into(), which });
+        let group = v1::Group {
+            path: "/a".into(),
+            effective_content: vec![v1::EffectiveContent { reference, ..v1::EffectiveContent::default() }],
+            ..v1::Group::default()
+        };
+        fleet.groups.insert("a".into(), group);
+        let mut check = |pending: u64, wanted: u64, active: u64, expected: (u64, u64, u64)| {
+            fleet.counts.insert("/a".into(), counts(2, 2 - pending, pending));
+            let revision = v1::ContentRevisionStatus { revision: 3, wanted, active, ..Default::default() };
+            let status = v1::ContentStatus { revisions: vec![revision], ..Default::default() };
+            fleet.content.insert("ips".into(), status);
+            let agents = fleet.agents_of_stage("ips", "stable", 3);
+            assert_eq!((agents.total, agents.at_revision, agents.online_lacking), expected);
+        };
+        // Nobody has heard of it yet.
+        check(2, 0, 0, (2, 0, 2));
+        // One downloads.
+        check(0, 2, 1, (2, 1, 1));
+        check(0, 2, 2, (2, 2, 0));
+    }
+}
