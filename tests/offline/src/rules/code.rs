@@ -34,7 +34,7 @@ const DOCUMENTED: [&str; 3] =
     ["crates/domain/src/lib.rs", "crates/runtime/src/lib.rs", "crates/wire/src/lib.rs"];
 
 /// Names that say nothing about what a thing does.
-const EMPTY_NAMES: [&str; 6] = ["Keeper", "Helper", "Helpers", "Util", "Utils", "Misc"];
+const EMPTY_NAMES: [&str; 6] = ["Manager", "Helper", "Helpers", "Util", "Utils", "Misc"];
 
 /// No `unwrap` outside tests, and nothing left for later anywhere.
 #[must_use]
