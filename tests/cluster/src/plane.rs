@@ -1,5 +1,6 @@
 //! A Kubernetes control plane on this machine: etcd, API server, controllers, scheduler, and kwok in place of nodes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,16 @@ pub const NAMESPACE: &str = "fleet";
 
 /// Token of whoever may do everything.
 const TOKEN: &str = "administrator";
+
+/// What the API server writes down: who of a namespace asked for what.
+const AUDIT: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ["system:serviceaccounts:fleet"]}
+- {level: None}
+"#;
 
 /// What kwok makes of nodes and Pods: everything becomes ready at once, Pods of Jobs end well.
 const STAGES: &str = include_str!("stages.yaml");
@@ -60,9 +71,12 @@ impl Plane {
             "users": [{ "name": "admin", "user": { "token": TOKEN } }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "admin" } }],
         });
-        for (name, text) in
-            [("tokens.csv", token.as_str()), ("kubeconfig", &config.to_string()), ("stages.yaml", STAGES)]
-        {
+        for (name, text) in [
+            ("tokens.csv", token.as_str()),
+            ("kubeconfig", &config.to_string()),
+            ("stages.yaml", STAGES),
+            ("audit.yaml", AUDIT),
+        ] {
             fs::write(self.path(name), text).expect("a file can be written");
         }
     }
@@ -106,6 +120,8 @@ impl Plane {
             flag("tls-private-key-file", &key),
             flag("token-auth-file", &self.path("tokens.csv")),
             flag("cert-dir", &self.path("api")),
+            flag("audit-policy-file", &self.path("audit.yaml")),
+            flag("audit-log-path", &self.path("audit.log")),
         ];
         self.spawn("kube-apiserver", &flags.iter().map(String::as_str).collect::<Vec<_>>());
         eventually("the API server is ready", async || match self.call("GET", "/readyz", None).await {
@@ -260,6 +276,27 @@ impl Plane {
         fs::write(folder.join("token"), token).expect("a token can be written");
         fs::copy(self.ca.ca(), folder.join("ca.crt")).expect("a CA can be copied");
         folder
+    }
+
+    /// What a ServiceAccount of [`NAMESPACE`] has asked for: verb, group and resource, with what was answered.
+    ///
+    /// # Panics
+    /// If the API server wrote nothing down.
+    #[must_use]
+    pub fn asked_by(&self, account: &str) -> BTreeSet<(String, String, String, u64)> {
+        let text = fs::read_to_string(self.path("audit.log")).expect("the API server writes it");
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
+        let of_it = events.filter(|event| event["user"]["username"] == user.as_str());
+        let asked = of_it.filter(|event| event["objectRef"].is_object()).map(|event| {
+            let text = |key: &str| event["objectRef"][key].as_str().unwrap_or_default().to_owned();
+            let part = text("subresource");
+            let slash = if part.is_empty() { "" } else { "/" };
+            let verb = event["verb"].as_str().unwrap_or_default().to_owned();
+            let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
+            (verb, text("apiGroup"), format!("{}{slash}{part}", text("resource")), code)
+        });
+        asked.collect()
     }
 
     /// Where the API server listens.

@@ -1,8 +1,10 @@
 //! The operator between a real Kubernetes API server and a real fleet with agents.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cluster::{NAMESPACE, Plane, have, root};
+use cluster::{Chart, NAMESPACE, Objects, Plane, have, root};
 use live::{AgentProcess, Cli, Fleet, Process, eventually};
 use serde_json::{Value, json};
 
@@ -15,17 +17,37 @@ struct Rig {
     operators: Vec<Process>,
 }
 
-/// What the ServiceAccount of an operator may do.
-fn rules() -> Value {
-    let kinds = ["contentreleases", "enrollmenttokens", "groups", "policies", "policykinds"];
-    let statuses = kinds.map(|kind| format!("{kind}/status"));
-    json!([
-        { "apiGroups": ["muster.dev"], "resources": kinds, "verbs": ["get", "list", "watch", "patch"] },
-        { "apiGroups": ["muster.dev"], "resources": statuses, "verbs": ["patch"] },
-        { "apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "patch"] },
-        { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
-        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "get", "update"] },
-    ])
+/// The ServiceAccount that the chart makes.
+const ACCOUNT: &str = "muster-operator";
+
+/// The chart with an operator.
+fn objects() -> Objects {
+    let values = json!({ "operator": { "enabled": true, "tokenSecret": "token" } });
+    Chart::new().with(values).render().unwrap_or_else(|refused| panic!("{}", refused.0))
+}
+
+/// Roles of the operator.
+fn roles(objects: &Objects) -> Vec<&Value> {
+    let of_it =
+        |role: &&Value| role["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(ACCOUNT));
+    objects.of("Role").filter(of_it).collect()
+}
+
+/// All that its roles allow: verb, group and resource.
+fn allowed() -> BTreeSet<(String, String, String)> {
+    let objects = objects();
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut all = BTreeSet::new();
+    for rule in roles(&objects).iter().flat_map(|role| role["rules"].as_array().unwrap()) {
+        for verb in texts(&rule["verbs"]) {
+            for resource in texts(&rule["resources"]) {
+                all.insert((verb.clone(), texts(&rule["apiGroups"])[0].clone(), resource));
+            }
+        }
+    }
+    all
 }
 
 impl Rig {
@@ -37,20 +59,19 @@ impl Rig {
         let made = fleet.cli("all").json("api-token create kubernetes --role operator").await;
         // Where the operator looks for it.
         drop(fleet.cli("all").with_token("kubernetes", made["token"].as_str().unwrap()));
-        let role = |kind: &str| json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind });
-        let mut account = role("ServiceAccount");
-        account["metadata"] = json!({ "name": "operator" });
-        account["apiVersion"] = "v1".into();
-        plane.create(&format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"), &account).await;
+        let objects = objects();
+        plane
+            .create(
+                &format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"),
+                objects.get("ServiceAccount", ACCOUNT),
+            )
+            .await;
         let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}");
-        let named = json!({ "metadata": { "name": "operator" }, "rules": rules() });
-        plane.create(&format!("{rbac}/roles"), &named).await;
-        let binding = json!({
-            "metadata": { "name": "operator" },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator" },
-            "subjects": [{ "kind": "ServiceAccount", "name": "operator", "namespace": NAMESPACE }],
-        });
-        plane.create(&format!("{rbac}/rolebindings"), &binding).await;
+        for role in roles(&objects) {
+            let name = role["metadata"]["name"].as_str().unwrap();
+            plane.create(&format!("{rbac}/roles"), role).await;
+            plane.create(&format!("{rbac}/rolebindings"), objects.get("RoleBinding", name)).await;
+        }
         let mut rig = Self { plane, fleet, operators: Vec::new() };
         rig.operator("one").await;
         rig
@@ -58,7 +79,7 @@ impl Rig {
 
     /// Starts an operator as its ServiceAccount.
     async fn operator(&mut self, identity: &str) {
-        let account = self.plane.service_account("operator").await;
+        let account = self.plane.service_account(ACCOUNT).await;
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{ "name": "it", "cluster": {
@@ -86,6 +107,8 @@ impl Rig {
             identity,
             "--resync",
             "2s",
+            "--lease",
+            ACCOUNT,
             "--token-file",
             &token,
         ];
@@ -243,6 +266,17 @@ async fn a_policy_of_kubernetes_reaches_agents_and_its_status_returns() {
 
     by_hand(&rig, &agent).await;
     ends(&rig).await;
+    asked_for_what_it_may(&rig);
+}
+
+/// The rights in the chart are what the operator needs, and no more.
+fn asked_for_what_it_may(rig: &Rig) {
+    let asked = rig.plane.asked_by(ACCOUNT);
+    let refused: Vec<_> = asked.iter().filter(|(.., code)| *code == 403).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    let used: BTreeSet<_> = asked.into_iter().map(|(verb, group, what, _)| (verb, group, what)).collect();
+    let unused: Vec<_> = allowed().into_iter().filter(|right| !used.contains(right)).collect();
+    assert!(unused.is_empty(), "rights that nothing needed: {unused:?}");
 }
 
 /// Who edits the fleet by hand is told where; who insists is put right.
@@ -271,6 +305,19 @@ async fn by_hand(rig: &Rig, agent: &AgentProcess) {
     assert_eq!(rig.plane.call("DELETE", &secret, None).await.0, 200);
     let second = rig.join_token("web").await;
     assert_ne!(first, second);
+    // Other terms are another token.
+    rig.apply("EnrollmentToken", "web", json!({ "group": "/web", "uses": 6 })).await;
+    let token = rig.reaches("EnrollmentToken", "web", ("Ready", "True")).await;
+    assert_eq!(token["status"]["uses"], 6, "{token:#}");
+    assert_ne!(rig.join_token("web").await, second);
+    // A release of what nobody has pushed.
+    let release = json!({ "channel": "rules", "stage": "stable", "revision": 1 });
+    rig.apply("ContentRelease", "rules-stable", release).await;
+    let lost = rig.reaches("ContentRelease", "rules-stable", ("Synced", "False")).await;
+    let why = condition_of(&lost, "Synced")["message"].as_str().unwrap();
+    assert!(why.contains("there is no channel \"rules\""), "{why}");
+    rig.delete("ContentRelease", "rules-stable").await;
+    rig.gone("ContentRelease", "rules-stable").await;
 }
 
 /// What ends in Kubernetes ends in the fleet, when nothing needs it any more.

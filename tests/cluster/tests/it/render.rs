@@ -108,8 +108,11 @@ fn network_policies_are_the_edges_of_the_page() {
         return;
     }
     let page = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
-    let all =
-        json!({ "agent": { "enabled": true, "joinTokenSecret": "join" }, "backup": { "enabled": true } });
+    let all = json!({
+        "agent": { "enabled": true, "joinTokenSecret": "join" },
+        "backup": { "enabled": true },
+        "operator": { "enabled": true, "tokenSecret": "token" },
+    });
     assert_eq!(cluster::rendered(&render(&Chart::new().with(all))), cluster::documented(&page));
     let without = json!({ "global": { "defaults": { "networkPolicy": { "enabled": false } } }, "nats": { "networkPolicy": { "enabled": false } } });
     assert!(render(&Chart::new().with(without)).of("NetworkPolicy").next().is_none());
