@@ -58,6 +58,8 @@ struct Pass<'a> {
     /// Objects that the fleet has as they stand in Kubernetes.
     synced: BTreeSet<Key>,
     changed: bool,
+    /// What Kubernetes did not take.
+    trouble: Option<kube::Error>,
 }
 
 impl Operator {
@@ -75,6 +77,7 @@ impl Operator {
             outcomes: BTreeMap::new(),
             synced: BTreeSet::new(),
             changed: false,
+            trouble: None,
         };
         pass.carry_out(plan).await?;
         pass.tokens(&fleet).await?;
@@ -104,15 +107,22 @@ impl Pass<'_> {
     async fn carry_out(&mut self, plan: Plan) -> Result<(), PassError> {
         let Plan { hold, wrong, batches, let_go, delete, release, synced } = plan;
         let cluster = &self.operator.cluster;
+        let mut loose = BTreeSet::new();
         for key in hold {
-            cluster.hold(&self.objects[&key], true).await?;
-            self.changed = true;
+            match cluster.hold(&self.objects[&key], true).await {
+                Ok(()) => self.changed = true,
+                Err(error) => {
+                    self.trouble(&key, error);
+                    loose.insert(key);
+                }
+            }
         }
         for (key, message) in wrong {
             self.outcomes.insert(key, Outcome::Refused { reason: "Invalid", message });
         }
         self.synced.extend(synced);
-        for batch in batches {
+        for mut batch in batches {
+            batch.objects.retain(|(key, _)| !loose.contains(key));
             self.apply(batch).await?;
         }
         for (key, resource) in let_go {
@@ -125,9 +135,22 @@ impl Pass<'_> {
             self.ended(&key, done).await?;
         }
         for key in release {
-            cluster.hold(&self.objects[&key], false).await?;
+            self.let_end(&key).await;
         }
         Ok(())
+    }
+
+    /// What Kubernetes did not take is for the next pass. The other objects go on.
+    fn trouble(&mut self, key: &Key, error: kube::Error) {
+        tracing::warn!(object = %key, error = runtime::log::chain(&error), "an object could not be written");
+        self.trouble = Some(error);
+    }
+
+    /// An object need not wait for us any more.
+    async fn let_end(&mut self, key: &Key) {
+        if let Err(error) = self.operator.cluster.hold(&self.objects[key], false).await {
+            self.trouble(key, error);
+        }
     }
 
     /// Makes a change without those that it is refused for.
@@ -188,7 +211,7 @@ impl Pass<'_> {
         match done {
             Ok(()) => {
                 self.changed = true;
-                self.operator.cluster.hold(&self.objects[key], false).await?;
+                self.let_end(key).await;
             }
             Err(status) if passing(&status) => return Err(PassError::Refused(Box::new(status))),
             Err(status) => {
@@ -210,7 +233,16 @@ impl Pass<'_> {
             }
             let outcome = match &object.wanted {
                 Ok(v1::Resource { resource: Some(Any::Token(wanted)) }) => {
-                    self.token((object, wanted), (fleet, &manager)).await?
+                    match self.token((object, wanted), (fleet, &manager)).await {
+                        Ok(outcome) => outcome,
+                        Err(PassError::Kubernetes(error)) => {
+                            let message =
+                                format!("its Secret cannot be had: {}", runtime::log::chain(&error));
+                            self.trouble(key, error);
+                            Outcome::Refused { reason: "Kubernetes", message }
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
                 Ok(_) => continue,
                 Err(why) => Outcome::Refused { reason: "Invalid", message: why.clone() },
@@ -330,23 +362,29 @@ impl Pass<'_> {
     }
 
     /// Writes what has changed about objects.
-    async fn tell(self) -> Result<bool, PassError> {
+    async fn tell(mut self) -> Result<bool, PassError> {
         let (cluster, now) = (&self.operator.cluster, runtime::clock::now());
         let mut told = self.changed;
-        for (key, outcome) in &self.outcomes {
+        for (key, outcome) in &std::mem::take(&mut self.outcomes) {
             let object = &self.objects[key];
             let next = self.next(object, outcome, now);
             if next == object.status {
                 continue;
             }
             told = true;
-            cluster.tell(object, &next).await?;
+            if let Err(error) = cluster.tell(object, &next).await {
+                self.trouble(key, error);
+                continue;
+            }
             self.operator.objects.told(object, &next);
             if let Some((good, reason, note)) = news(&object.status, &next) {
                 cluster.event(object, (good, reason), note).await;
             }
         }
-        Ok(told)
+        match self.trouble {
+            Some(error) => Err(error.into()),
+            None => Ok(told),
+        }
     }
 
     fn next(&self, object: &Object, outcome: &Outcome, now: Timestamp) -> Status {

@@ -168,12 +168,7 @@ mod tests {
         // The one from before is good until its end.
         check(&[one.clone(), two.clone()], &held("web-bbbbbbbb", 1), 1_500, ("keep web-bbbbbbbb", &[]));
         // One that no Secret holds.
-        check(
-            &[one.clone(), two.clone()],
-            &held("web-aaaaaaaa", 1),
-            1_350,
-            ("keep web-aaaaaaaa", &["web-bbbbbbbb"]),
-        );
+        check(&[one.clone(), two], &held("web-aaaaaaaa", 1), 1_350, ("keep web-aaaaaaaa", &["web-bbbbbbbb"]));
         check(std::slice::from_ref(&one), &Held::default(), 1_100, ("make", &["web-aaaaaaaa"]));
         // The spec has changed.
         check(std::slice::from_ref(&one), &held("web-aaaaaaaa", 2), 1_100, ("make", &["web-aaaaaaaa"]));
