@@ -25,6 +25,7 @@ use crate::handler::Handler;
 use crate::note;
 use crate::storage::{Proofs, Storage, View};
 use crate::tasks::{Task, Tasks};
+use crate::trail::Trail;
 use crate::transport::{Event, Fetched, Transport};
 use crate::trust::LiveTrust;
 
@@ -109,6 +110,7 @@ pub struct Agent<T, S, H> {
     content: Option<ContentLink>,
     /// The last heartbeat that asked for an allowance.
     asked: Option<u64>,
+    trail: Trail,
 }
 
 /// What decides whether the view has changed.
@@ -150,6 +152,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             shown: None,
             content: parts.content,
             asked: None,
+            trail: Trail::default(),
         }
     }
 
@@ -214,6 +217,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
     }
 
     async fn carry_out(&mut self, effect: Effect) {
+        self.trail.effect(&self.agent, &effect);
         match effect {
             Effect::Connect => self.transport.connect(),
             Effect::Disconnect => {
@@ -316,7 +320,14 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         let known = self.last_offer.as_ref().filter(|known| known.envelope[..] == bytes[..]);
         let offer = match known {
             Some(offer) => Ok(Arc::clone(offer)),
-            None => self.open_snapshot(bytes),
+            None => {
+                let from = Trail::clock();
+                let opened = self.open_snapshot(bytes);
+                if let Ok(offer) = &opened {
+                    self.trail.verified(offer, from);
+                }
+                opened
+            }
         };
         self.inputs.push_back(match offer {
             Ok(offer) => {

@@ -12,6 +12,7 @@ use domain::agent::Timing;
 use domain::catalog::GroupRef;
 use runtime::Shutdown;
 use runtime::log::LogConfig;
+use runtime::telemetry::TelemetryArgs;
 use runtime::tls::BrokerTlsArgs;
 use wire::join::JoinToken;
 
@@ -154,6 +155,10 @@ pub struct RunArgs {
     /// More is faster on lines that are fast and far.
     #[arg(long, env = "MUSTER_CONTENT_WINDOW", value_name = "SIZE", default_value = "256KiB", value_parser = wire::size::parse)]
     pub content_window: u64,
+
+    /// What to tell of changes.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 }
 
 /// Options of `status`.
@@ -193,8 +198,12 @@ fn label(text: &str) -> Result<(String, String), String> {
 pub fn main(cli: Cli, tables: &toml::Table) -> anyhow::Result<()> {
     match cli.command {
         Command::Run(args) => {
-            runtime::log::init(&args.joining.log)?;
-            block_on(run(&args, tables))
+            let telemetry = runtime::telemetry::start(&args.joining.log, &args.telemetry, "muster-agent")?;
+            block_on(async {
+                let ended = run(&args, tables).await;
+                telemetry.stop().await;
+                ended
+            })
         }
         Command::Join(args) => {
             runtime::log::init(&args.joining.log)?;

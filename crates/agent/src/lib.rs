@@ -45,6 +45,7 @@ pub mod renew;
 mod storage;
 mod table;
 mod tasks;
+mod trail;
 mod transport;
 mod trust;
 

@@ -2,8 +2,10 @@
 
 use domain::AgentId;
 use domain::agent::{Note, Refusal, Standing};
+use runtime::telemetry::{Name, metrics};
 
 pub(crate) fn log(agent: &AgentId, note: &Note) {
+    count(note);
     match note {
         // Usual where messages overtake each other; the count is reported all the same.
         Note::Refused { refusal: refusal @ Refusal::Older, source } => {
@@ -45,5 +47,45 @@ pub(crate) fn log(agent: &AgentId, note: &Note) {
              join anew: stop it, remove its state directory, and start it with a join token of its own"
         ),
         Note::Standing(standing) => tracing::info!(%agent, ?standing, "standing changed"),
+    }
+}
+
+fn count(note: &Note) {
+    match note {
+        Note::Refused { refusal, source: _ } => metrics::add(Name::VerifyFailures, 1, &[reason(*refusal)]),
+        Note::Failed { .. } => metrics::add(Name::AgentRollbacks, 1, &["policy"]),
+        Note::Applying(_)
+        | Note::Applied(_)
+        | Note::NotTried(..)
+        | Note::Reverted(_)
+        | Note::Delayed { .. }
+        | Note::Repaired(_)
+        | Note::Moved(_)
+        | Note::RootAdopted(_)
+        | Note::FloorsReset
+        | Note::ModeChanged(_)
+        | Note::Stale
+        | Note::Fresh
+        | Note::SettingsConfirmed
+        | Note::SettingsReverted
+        | Note::Standing(_) => {}
+    }
+}
+
+fn reason(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Signature => "signature",
+        Refusal::Malformed => "malformed",
+        Refusal::Oversized => "oversized",
+        Refusal::WrongType => "wrong_type",
+        Refusal::OtherFleet => "other_fleet",
+        Refusal::OtherGroup => "other_group",
+        Refusal::OtherAgent => "other_agent",
+        Refusal::Expired => "expired",
+        Refusal::Older => "older",
+        Refusal::Conflict => "conflict",
+        Refusal::TooFarAhead => "too_far_ahead",
+        Refusal::Root => "root",
+        Refusal::RootExpired => "root_expired",
     }
 }

@@ -3,8 +3,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use runtime::client::{ANSWER_TIMEOUT, Line, MAX_ANSWER_BYTES, endpoint};
-use tonic::transport::{Certificate, ClientTlsConfig};
+use runtime::client::{ANSWER_TIMEOUT, MAX_ANSWER_BYTES, endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use wire::api::v1::access_service_client::AccessServiceClient;
 use wire::api::v1::audit_service_client::AuditServiceClient;
 use wire::api::v1::content_service_client::ContentServiceClient;
@@ -12,6 +15,7 @@ use wire::api::v1::identity_service_client::IdentityServiceClient;
 use wire::api::v1::policy_service_client::PolicyServiceClient;
 use wire::api::v1::presence_service_client::PresenceServiceClient;
 use wire::api::v1::trust_service_client::TrustServiceClient;
+use wire::trace::{TRACEPARENT, TraceParent};
 
 use crate::config::Server;
 use crate::credential::Credential;
@@ -32,6 +36,42 @@ const PAGE_OF_DOCUMENTS: i32 = 50;
 const PAGE_OF_HISTORY: i32 = 100;
 /// Most pages of one list: ten million objects; a server that never ends its list is noticed.
 const MAX_PAGES: usize = 10_000;
+
+/// A connection on which each call carries the caller's credential and the trace it belongs to.
+pub(crate) type Line = InterceptedService<Channel, Carried>;
+
+/// What each call carries.
+#[derive(Clone)]
+pub(crate) struct Carried {
+    credential: Credential,
+    trace: Option<MetadataValue<Ascii>>,
+}
+
+impl Carried {
+    /// The calls of one command belong to one trace: the one that `TRACEPARENT` names, where the command is a part of
+    /// something larger, or a new one.
+    fn new(credential: Credential) -> Self {
+        let named = std::env::var("TRACEPARENT").ok().and_then(|text| text.parse::<TraceParent>().ok());
+        let random = || runtime::ids::random_u64().max(1).to_be_bytes();
+        let place = named.unwrap_or_else(|| {
+            let (half, rest, span_id) = (random(), random(), random());
+            let mut trace_id = [0; 16];
+            trace_id[..8].copy_from_slice(&half);
+            trace_id[8..].copy_from_slice(&rest);
+            TraceParent { trace_id, span_id, sampled: true }
+        });
+        Self { credential, trace: place.to_string().parse().ok() }
+    }
+}
+
+impl Interceptor for Carried {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(trace) = &self.trace {
+            request.metadata_mut().insert(TRACEPARENT, trace.clone());
+        }
+        self.credential.call(request)
+    }
+}
 
 /// The services of one server.
 #[derive(Clone)]
@@ -91,8 +131,9 @@ impl Client {
         let endpoint = endpoint(url, tls).map_err(unreachable)?;
         let unhurried = endpoint.connect_lazy();
         let channel = endpoint.timeout(ANSWER_TIMEOUT).connect().await.map_err(unreachable)?;
-        let channel = Line::new(channel, credential.clone());
-        let unhurried = Line::new(unhurried, credential);
+        let carried = Carried::new(credential);
+        let channel = Line::new(channel, carried.clone());
+        let unhurried = Line::new(unhurried, carried);
         Ok(Self { url: url.clone(), channel, unhurried })
     }
 

@@ -13,6 +13,7 @@ mod policy;
 mod settings;
 mod status;
 mod token;
+mod trace;
 mod wait;
 mod watch;
 mod whoami;
@@ -61,6 +62,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Audit(audit::Audit),
     Status(status::Status),
+    Trace(trace::Trace),
     Wait(wait::Wait),
     Watch(watch::Watch),
     /// Print a completion script for a shell
@@ -101,6 +103,10 @@ pub(crate) async fn run(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure
         Command::Whoami(whoami) => Box::pin(whoami.run(&mut connect(config, terminal).await?)).await,
         Command::Key(key) => Box::pin(key.run(config, terminal)).await,
         Command::Status(status) => Box::pin(status.run(&mut connect(config, terminal).await?)).await,
+        Command::Trace(trace) => {
+            let url = config.trace_url.clone();
+            Box::pin(trace.run(&mut connect(config, terminal).await?, url)).await
+        }
         Command::Wait(wait) => Box::pin(wait.run(&mut connect(config, terminal).await?)).await,
         Command::Watch(watch) => Box::pin(watch.run(&mut connect(config, terminal).await?)).await,
     }

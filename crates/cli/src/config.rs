@@ -26,6 +26,8 @@ pub(crate) struct Config {
     /// The context whose token it is, if it is one's.
     pub(crate) kept: Option<String>,
     pub(crate) output: Format,
+    /// Where a tracing UI shows a trace.
+    pub(crate) trace_url: Option<String>,
 }
 
 /// A server, and how to know that it is the one.
@@ -45,6 +47,7 @@ struct File {
     data_dir: Option<PathBuf>,
     token_file: Option<PathBuf>,
     output: Option<Format>,
+    trace_url: Option<String>,
 }
 
 /// Resolves flags (clap has put the environment into them already) over the file, and that over the context.
@@ -85,7 +88,8 @@ fn resolve_with(global: Global, contexts: &Contexts) -> Result<Config, Failure> 
     let kept = context.filter(|_| given.is_none()).map(|(name, _)| name.to_owned());
     let of_context = context.and_then(|(_, context)| context.ca.clone());
     let server = Server { url, ca: global.ca_file.or(file.ca_file).or(of_context).or(ca) };
-    Ok(Config { server, credential, given, kept, output: global.output.or(file.output).unwrap_or_default() })
+    let output = global.output.or(file.output).unwrap_or_default();
+    Ok(Config { server, credential, given, kept, output, trace_url: file.trace_url })
 }
 
 fn read(path: &Path) -> Result<File, Failure> {

@@ -15,3 +15,4 @@ pub(crate) mod style;
 pub(crate) mod table;
 pub(crate) mod text;
 pub(crate) mod token;
+pub(crate) mod trace;

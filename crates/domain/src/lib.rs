@@ -23,6 +23,7 @@ pub mod path;
 pub mod presence;
 pub mod registry;
 pub mod revision;
+pub mod sample;
 pub mod schema;
 pub mod settings;
 pub mod snapshot;

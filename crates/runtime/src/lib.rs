@@ -72,6 +72,7 @@ pub mod serve;
 pub mod service;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;
 pub mod tls;
 pub mod trust;
 

@@ -45,24 +45,38 @@ pub enum LogError {
     AlreadySet(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// Starts logging for the whole process. Call once, before anything else.
+/// Starts logging for the whole process, without telemetry: [`crate::telemetry::start`] brings both. Call once, before
+/// anything else.
 ///
 /// # Errors
 /// [`LogError`] if the filter is not valid or logging was started before.
 pub fn init(config: &LogConfig) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(quiet_libraries(&config.log_level))
-        .map_err(|source| LogError::Filter { filter: config.log_level.clone(), source })?;
-    let terminal = std::io::stderr().is_terminal();
-    let text = match config.log_format {
-        LogFormat::Auto => terminal,
-        LogFormat::Text => true,
-        LogFormat::Json => false,
-    };
+    let filter = config.filter()?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if text {
-        builder.with_ansi(terminal).try_init().map_err(LogError::AlreadySet)
+    if config.is_text() {
+        builder.with_ansi(std::io::stderr().is_terminal()).try_init().map_err(LogError::AlreadySet)
     } else {
         builder.json().flatten_event(true).try_init().map_err(LogError::AlreadySet)
+    }
+}
+
+impl LogConfig {
+    /// What is logged.
+    ///
+    /// # Errors
+    /// [`LogError::Filter`] if that is not valid.
+    pub(crate) fn filter(&self) -> Result<EnvFilter, LogError> {
+        EnvFilter::try_new(quiet_libraries(&self.log_level))
+            .map_err(|source| LogError::Filter { filter: self.log_level.clone(), source })
+    }
+
+    /// Whether people read it.
+    pub(crate) fn is_text(&self) -> bool {
+        match self.log_format {
+            LogFormat::Auto => std::io::stderr().is_terminal(),
+            LogFormat::Text => true,
+            LogFormat::Json => false,
+        }
     }
 }
 

@@ -216,6 +216,20 @@ impl Log {
             .collect())
     }
 
+    /// The change that wrote an entry at this place of the log, and its revision; `None` if there is none, or it was
+    /// superseded more often than versions are kept.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the stream does not answer.
+    pub async fn change_at(&self, place: Revision) -> Result<Option<(ChangeInfo, Revision)>, ReadError> {
+        if place == Revision(0) {
+            return Ok(None);
+        }
+        let message = self.nats.message_at(STREAM_POLICY, place.0).await?;
+        let entry = message.and_then(|message| entry::read(message).entry());
+        Ok(entry.map(|entry| (entry.change.clone(), entry.revision())))
+    }
+
     /// Where the log ends now, as the stream's leader has it; a torn change included.
     ///
     /// # Errors

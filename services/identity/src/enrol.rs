@@ -14,6 +14,7 @@ use domain::{AgentId, Digest, FleetId, GroupId};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use runtime::nats::Message;
+use runtime::telemetry::{Name, metrics};
 use runtime::{Condition, Shutdown, clock};
 use wire::agent::v1::join_reply::Outcome;
 use wire::agent::v1::{Envelope, JoinBundle, JoinError, JoinErrorCode, JoinReply};
@@ -115,6 +116,20 @@ async fn serve(shared: &Shared, message: Message) {
         Ok(Asked::Renew(renewal)) => renew(shared, &renewal).await,
         Err(error) => Err(error.into()),
     };
+    let result = match &decided {
+        Ok(_) => "joined",
+        Err(
+            Refused::Malformed(_)
+            | Refused::OtherFleet { .. }
+            | Refused::IdTaken(_)
+            | Refused::Consume(_)
+            | Refused::NotOne
+            | Refused::OtherRoot,
+        ) => "refused",
+        Err(Refused::Waits(_)) => "waiting",
+        Err(Refused::Record(_) | Refused::Assign(_)) => "failed",
+    };
+    metrics::add(Name::Enrolments, 1, &[result]);
     let outcome = match decided {
         Ok(bundle) => Outcome::Bundle(bundle),
         Err(refused) => Outcome::Error(explain(shared, &refused)),

@@ -10,7 +10,9 @@ use domain::catalog::Entry;
 use domain::change::{Claim, Current, Operation, Plan, Refusal, own, plan};
 use domain::{GroupId, Revision};
 use runtime::store::{ChangeInfo, CommitError, MAX_CHANGE_BYTES};
+use runtime::telemetry::spans;
 use runtime::{clock, ids};
+use tracing::Instrument as _;
 
 use crate::fold::View;
 use crate::replica::Replica;
@@ -116,10 +118,16 @@ pub(crate) async fn make(
     let _busy = replica.busy();
     let mut made = {
         let _one_at_a_time = if manner.dry_run { None } else { Some(replica.writer.lock().await) };
-        let mut made = planned(replica, manner, &mut wish).await?;
+        let mut made = planned(replica, manner, &mut wish).instrument(spans::work("plan")).await?;
         let mut tries = 0;
         while !manner.dry_run && !made.plan.entries.is_empty() {
-            match commit(replica, manner, &made).await {
+            let span = spans::publish("store.{object}");
+            let committed = commit(replica, manner, &made).instrument(span.clone()).await;
+            match &committed {
+                Ok(revision) => drop(span.record("muster.revision", revision.0)),
+                Err(_) => spans::failed(&span),
+            }
+            match committed {
                 Ok(revision) => {
                     made.revision = revision;
                     // The next change of this replica starts from this one.
@@ -133,7 +141,7 @@ pub(crate) async fn make(
                     }
                     tracing::debug!(%expected, tries, "somebody else was first: planning anew");
                     reach(replica, Revision(expected.0 + 1)).await?;
-                    made = planned(replica, manner, &mut wish).await?;
+                    made = planned(replica, manner, &mut wish).instrument(spans::work("plan")).await?;
                 }
                 Err(error) => return Err(ChangeError::Commit(error)),
             }

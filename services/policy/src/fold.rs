@@ -8,7 +8,9 @@ use domain::catalog::{Catalog, Entry};
 use domain::compile::Compiled;
 use domain::{Cursor, GroupId, Revision};
 use runtime::store::{Change, LogEvent};
+use runtime::telemetry::spans;
 use runtime::{Condition, Shutdown};
+use wire::trace::TraceParent;
 
 use crate::replica::{Gone, Replica};
 
@@ -27,6 +29,17 @@ pub(crate) struct Since {
     pub(crate) revision: Revision,
     /// W3C trace id of the change; zero if unknown.
     pub(crate) trace_id: [u8; 16],
+    /// The span that stored it.
+    pub(crate) place: Option<TraceParent>,
+}
+
+/// The trace of a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Trace {
+    /// Its id; zero if unknown.
+    pub(crate) id: [u8; 16],
+    /// The span that stored the change.
+    pub(crate) place: Option<TraceParent>,
 }
 
 impl View {
@@ -62,7 +75,8 @@ pub(crate) struct Fold {
 
 impl Fold {
     /// Takes a change. Before [`Fold::loaded`] nothing is compiled.
-    pub(crate) fn change(&mut self, entries: Vec<Entry>, revision: Revision, trace_id: [u8; 16]) -> Affected {
+    pub(crate) fn change(&mut self, entries: Vec<Entry>, revision: Revision, trace: Trace) -> Affected {
+        let since_now = Since { revision, trace_id: trace.id, place: trace.place };
         if !self.loaded {
             Arc::make_mut(&mut self.view.catalog).fold(entries, revision);
             return Affected::Groups(Vec::new());
@@ -85,7 +99,7 @@ impl Fold {
         for (group, content) in recompiled.updated() {
             let old = self.view.compiled.effective(group);
             if old.is_none_or(|old| old.digest() != content.digest()) {
-                since.insert(group.clone(), Since { revision, trace_id });
+                since.insert(group.clone(), since_now);
                 affected.push(group.clone());
             }
         }
@@ -103,7 +117,7 @@ impl Fold {
         // Before the first change nothing has a revision: 0 means "none yet" to agents.
         let is_first = before.revision() == Revision(0);
         if is_first {
-            since.values_mut().for_each(|since| *since = Since { revision, trace_id });
+            since.values_mut().for_each(|since| *since = since_now);
         }
         Arc::make_mut(&mut self.view.compiled).adopt(recompiled);
         if epoch_rose || is_first { Affected::All } else { Affected::Groups(affected) }
@@ -119,7 +133,7 @@ impl Fold {
             let first = problems.listed().first().map(ToString::to_string);
             tracing::warn!(total = problems.total(), first, "the store holds what this version refuses");
         }
-        let since = Since { revision, trace_id: [0; 16] };
+        let since = Since { revision, trace_id: [0; 16], place: None };
         self.view.since = Arc::new(compiled.all().map(|(group, _)| (group.clone(), since)).collect());
         self.view.compiled = Arc::new(compiled);
         self.loaded = true;
@@ -145,6 +159,22 @@ fn entries(change: Change) -> Vec<Entry> {
     change.entries.into_iter().filter_map(read).collect()
 }
 
+/// Takes a change that was just stored, as a part of its trace. What was in the log before the start is no part of any.
+fn compile(fold: &mut Fold, change: Change, trace: Trace) -> Affected {
+    let revision = change.revision;
+    if !fold.loaded || trace.place.is_none() {
+        return fold.change(entries(change), revision, trace);
+    }
+    let span = spans::work_after("compile", trace.place);
+    span.record("muster.revision", revision.0);
+    let place = spans::place(&span).or(trace.place);
+    let affected = span.in_scope(|| fold.change(entries(change), revision, Trace { place, ..trace }));
+    if let Affected::Groups(groups) = &affected {
+        span.record("muster.groups", groups.len());
+    }
+    affected
+}
+
 /// Follows the log until the shutdown.
 pub(crate) async fn follow(replica: &Replica, ready: Condition, shutdown: &Shutdown) -> Result<(), Gone> {
     let mut fold = Fold::default();
@@ -159,8 +189,9 @@ pub(crate) async fn follow(replica: &Replica, ready: Condition, shutdown: &Shutd
             LogEvent::Change(change) => {
                 let (info, revision) = (change.info.clone(), change.revision);
                 let own = info.as_ref().is_some_and(|info| replica.own.forget(&info.id));
-                let trace_id = info.and_then(|info| info.trace_id).unwrap_or_default();
-                let affected = fold.change(entries(change), revision, trace_id);
+                let id = info.and_then(|info| info.trace_id).unwrap_or_default();
+                let trace = Trace { id, place: change.place };
+                let affected = compile(&mut fold, change, trace);
                 tracing::debug!(revision = revision.0, own, ?affected, "folded a change");
                 if let Some(view) = fold.view() {
                     replica.show(view, affected, own);
@@ -221,6 +252,10 @@ mod tests {
         }))
     }
 
+    fn trace(id: u8) -> Trace {
+        Trace { id: [id; 16], place: None }
+    }
+
     fn loaded() -> Fold {
         let schema = Schema::new(json!({})).unwrap();
         let kind = Kind { name: KindName::new("k").unwrap(), schema, manager: None };
@@ -232,7 +267,7 @@ mod tests {
             group("b", "/a/b", &[]),
             group("c", "/c", &[]),
         ];
-        assert_eq!(fold.change(entries, Revision(5), [0; 16]), Affected::Groups(vec![]));
+        assert_eq!(fold.change(entries, Revision(5), trace(0)), Affected::Groups(vec![]));
         assert!(fold.view().is_none());
         fold.loaded(Revision(6));
         fold
@@ -254,16 +289,16 @@ mod tests {
             (vec![group("d", "/c/d", &["p"])], ids(&["d"])),
             (vec![Entry::Epoch(Epoch(2))], Affected::All),
         ] {
-            assert_eq!(loaded().change(entries, Revision(7), [1; 16]), expected);
+            assert_eq!(loaded().change(entries, Revision(7), trace(1)), expected);
         }
     }
 
     #[test]
     fn since_names_the_change_that_altered_the_digest() {
         let mut fold = loaded();
-        fold.change(vec![policy("p", 2)], Revision(7), [1; 16]);
-        fold.change(vec![policy("p", 2)], Revision(8), [2; 16]);
-        fold.change(vec![group("b", "/c/b", &["p"])], Revision(9), [3; 16]);
+        fold.change(vec![policy("p", 2)], Revision(7), trace(1));
+        fold.change(vec![policy("p", 2)], Revision(8), trace(2));
+        fold.change(vec![group("b", "/c/b", &["p"])], Revision(9), trace(3));
         let view = fold.view().unwrap();
         let since = |id: &str| view.since(&GroupId::new(id).unwrap()).map(|s| (s.revision.0, s.trace_id[0]));
         assert_eq!([since("a"), since("b"), since("c")], [Some((7, 1)), Some((7, 1)), Some((6, 0))]);
@@ -274,7 +309,7 @@ mod tests {
     fn the_first_change_gives_every_group_a_revision() {
         let mut fold = Fold::default();
         fold.loaded(Revision(0));
-        assert_eq!(fold.change(vec![Entry::Epoch(Epoch(1))], Revision(1), [0; 16]), Affected::All);
+        assert_eq!(fold.change(vec![Entry::Epoch(Epoch(1))], Revision(1), trace(0)), Affected::All);
         let root = fold.view().unwrap().since(&GroupId::new("root").unwrap()).unwrap();
         assert_eq!(root.revision, Revision(1));
     }
@@ -284,7 +319,7 @@ mod tests {
         let mut fold = loaded();
         let before = fold.view().unwrap();
         let digest = before.compiled.effective(&GroupId::new("a").unwrap()).unwrap().digest();
-        fold.change(vec![policy("p", 2)], Revision(7), [0; 16]);
+        fold.change(vec![policy("p", 2)], Revision(7), trace(0));
         assert_eq!(before.revision(), Revision(6));
         assert_eq!(before.compiled.effective(&GroupId::new("a").unwrap()).unwrap().digest(), digest);
     }

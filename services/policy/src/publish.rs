@@ -8,11 +8,13 @@ use std::vec::IntoIter;
 
 use bytes::Bytes;
 use domain::{Cursor, Epoch, GroupId, Revision};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use runtime::nats::{BatchMessage, Expect, MAX_BATCH_MESSAGES, PublishError};
 use runtime::store::{ChangeInfo, CommitError};
+use runtime::telemetry::spans;
 use runtime::{Shutdown, clock, ids};
 use tokio::time::Instant;
+use tracing::Span;
 use wire::subject::{self, STREAM_DESIRED};
 
 use crate::fold::View;
@@ -165,9 +167,11 @@ pub(crate) async fn publish_all(replica: &Arc<Replica>, view: &Arc<View>, items:
 
 /// Publishes each head by itself.
 async fn publish_each(replica: &Replica, view: &View, items: Vec<Due>) -> Outcome {
+    let span = publishing(replica, view, &items);
+    let place = spans::place(&span);
     let outcomes = futures::stream::iter(items)
         .map(|due| async move {
-            let written = match seal::seal(replica, view, due.clone()) {
+            let written = match seal::seal(replica, view, due.clone(), place) {
                 Some(sealed) => publish(replica, sealed).await.map(|()| true),
                 None => Ok(false),
             };
@@ -178,15 +182,37 @@ async fn publish_each(replica: &Replica, view: &View, items: Vec<Due>) -> Outcom
     while let Some((due, written)) = outcomes.next().await {
         all.note(replica, due, written);
     }
+    published(&span, &all);
     all
+}
+
+/// The span of heads that are published together: one for all of them, whose place they name. None where no change is
+/// behind it, or somebody else has published its heads.
+fn publishing(replica: &Replica, view: &View, items: &[Due]) -> Span {
+    match &seal::causes(replica, view, items)[..] {
+        [] => Span::none(),
+        causes => spans::publish_for("desired.group.{group}", causes),
+    }
+}
+
+fn published(span: &Span, outcome: &Outcome) {
+    span.record("messaging.batch.message_count", outcome.written);
+    if outcome.failure.is_some() {
+        spans::failed(span);
+    }
 }
 
 /// Publishes heads in batches. While one is being stored, the next is sealed.
 async fn publish_in_batches(replica: &Arc<Replica>, view: &Arc<View>, items: Vec<Due>) -> Outcome {
     let mut all = Outcome::default();
     let mut next = next_batch(replica, view, items.into_iter()).await;
-    while let Some((batch, rest)) = next {
-        let publishing = publish_batch(replica, view, batch);
+    while let Some((batch, span, rest)) = next {
+        let publishing = publish_batch(replica, view, batch).map(|outcome| {
+            published(&span, &outcome);
+            // Ends the span here, not when the next batch is sealed.
+            drop(span);
+            outcome
+        });
         let (outcome, following) = tokio::join!(publishing, next_batch(replica, view, rest));
         all = all.and(outcome);
         next = following;
@@ -198,15 +224,17 @@ async fn next_batch(
     replica: &Arc<Replica>,
     view: &Arc<View>,
     mut rest: IntoIter<Due>,
-) -> Option<(Vec<Sealed>, IntoIter<Due>)> {
+) -> Option<(Vec<Sealed>, Span, IntoIter<Due>)> {
     if rest.as_slice().is_empty() {
         return None;
     }
+    let span = publishing(replica, view, rest.as_slice());
+    let place = spans::place(&span);
     let (replica, view) = (Arc::clone(replica), Arc::clone(view));
     // A thousand signatures take tens of milliseconds: too long for the threads that answer requests.
     let sealing = tokio::task::spawn_blocking(move || {
-        let batch = seal::batch(&replica, &view, &mut rest);
-        (batch, rest)
+        let batch = seal::batch(&replica, &view, &mut rest, place);
+        (batch, span, rest)
     });
     Some(sealing.await.expect("invariant: sealing does not panic"))
 }

@@ -8,7 +8,9 @@ use domain::snapshot::MAX_SNAPSHOT_BYTES;
 use domain::{Cursor, GroupId, Mode, PolicyItem, Snapshot};
 use runtime::clock;
 use runtime::nats::{Expect, Headers, MAX_BATCH_MESSAGES};
+use runtime::telemetry::{MAX_LINKS, spans};
 use wire::subject::header;
+use wire::trace::{TRACEPARENT, TraceParent};
 
 use crate::fold::View;
 use crate::heads::{Circumstances, Head, Published, Says, Step, Wanted, decide};
@@ -38,11 +40,17 @@ pub(crate) struct Sealed {
     pub(crate) says: Says,
 }
 
-/// Seals the next heads of `rest` that have to be written, as many as go into one batch.
-pub(crate) fn batch(replica: &Replica, view: &View, rest: &mut IntoIter<Due>) -> Vec<Sealed> {
+/// Seals the next heads of `rest` that have to be written, as many as go into one batch. The messages name `place` as
+/// the span that publishes them.
+pub(crate) fn batch(
+    replica: &Replica,
+    view: &View,
+    rest: &mut IntoIter<Due>,
+    place: Option<TraceParent>,
+) -> Vec<Sealed> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     for due in rest {
-        let Some(sealed) = seal(replica, view, due) else { continue };
+        let Some(sealed) = seal(replica, view, due, place) else { continue };
         bytes += sealed.message.1.len();
         batch.push(sealed);
         if batch.len() >= MAX_BATCH_MESSAGES || bytes >= BATCH_BYTES {
@@ -53,7 +61,12 @@ pub(crate) fn batch(replica: &Replica, view: &View, rest: &mut IntoIter<Due>) ->
 }
 
 /// Looks at one head. `None` if there is nothing to write.
-pub(crate) fn seal(replica: &Replica, view: &View, (group, item): Due) -> Option<Sealed> {
+pub(crate) fn seal(
+    replica: &Replica,
+    view: &View,
+    (group, item): Due,
+    place: Option<TraceParent>,
+) -> Option<Sealed> {
     let head = replica.heads(|heads| heads.get(&group).cloned());
     let at = Circumstances { catalog: view.cursor(), check_path: item.check_path, now: clock::now() };
     let (cursor, message, says) = match decide(wanted(view, &group).as_ref(), head.as_ref(), at) {
@@ -61,13 +74,37 @@ pub(crate) fn seal(replica: &Replica, view: &View, (group, item): Due) -> Option
         Step::Publish(_) | Step::Renew(_) if !replica.may_sign() => return None,
         Step::Publish(cursor) | Step::Renew(cursor) => {
             let snapshot = snapshot(replica, view, &group, (cursor, head.as_ref()))?;
-            let message = sealed(replica, &snapshot, item)?;
-            (cursor, message, Says::Snapshot(Published::from(&snapshot)))
+            let (headers, bytes) = sealed(replica, &snapshot, item)?;
+            let headers = match place {
+                Some(place) => text(headers, TRACEPARENT, &place.to_string()),
+                None => headers,
+            };
+            (cursor, (headers, bytes), Says::Snapshot(Published::from(&snapshot)))
         }
         Step::Remove(cursor) => (cursor, (cursor_headers(cursor), Bytes::new()), Says::Gone(cursor)),
     };
     let expect = Expect::LastSubject(head.map_or(0, |head| head.sequence));
     Some(Sealed { group, item, expect, cursor, message, says })
+}
+
+/// The spans that stored the changes which the next heads of `rest` are about, as many as one batch has. A head that is
+/// only signed again is about none.
+pub(crate) fn causes(replica: &Replica, view: &View, rest: &[Due]) -> Vec<TraceParent> {
+    if !spans::on() {
+        return Vec::new();
+    }
+    let mut causes: Vec<TraceParent> = Vec::new();
+    for (group, _) in rest.iter().take(MAX_BATCH_MESSAGES) {
+        let Some(since) = view.since(group) else { continue };
+        let known = replica.heads(|heads| heads.revision(group)) >= since.revision;
+        if let Some(place) = since.place.filter(|place| !known && !causes.contains(place)) {
+            causes.push(place);
+            if causes.len() == MAX_LINKS as usize {
+                break;
+            }
+        }
+    }
+    causes
 }
 
 /// What the catalogue wants a group's head to be; `None` if there is no such group.
@@ -147,10 +184,12 @@ fn sealed(replica: &Replica, snapshot: &Snapshot, item: Item) -> Option<(Headers
         (header::GROUP_PATH, snapshot.path.to_string()),
         (header::MODE, mode.to_owned()),
     ];
-    let headers = texts.into_iter().fold(headers, |headers, (name, text)| {
-        headers.text(name, &text).expect("invariant: digests, paths and modes have no line break")
-    });
+    let headers = texts.into_iter().fold(headers, |headers, (name, value)| text(headers, name, &value));
     Some((headers, wire::encode(&envelope)))
+}
+
+fn text(headers: Headers, name: &'static str, text: &str) -> Headers {
+    headers.text(name, text).expect("invariant: digests, paths, modes and traces have no line break")
 }
 
 /// Headers that say which state a message is of.

@@ -99,6 +99,15 @@ impl PresenceService for Api {
         Ok(Response::new(*found.map_err(|group| no_group(&group))?))
     }
 
+    async fn get_delivery(
+        &self,
+        request: Request<api::GetDeliveryRequest>,
+    ) -> Result<Response<api::Delivery>, Status> {
+        let revision = Revision(request.into_inner().revision);
+        let delivery = self.ask(|answer| Query::Delivery(revision, answer)).await?;
+        Ok(Response::new(*delivery))
+    }
+
     async fn list_agents(
         &self,
         request: Request<api::ListAgentsRequest>,

@@ -10,6 +10,7 @@ use domain::presence::{Answer, Effect, Presence, Ration, Standing};
 use domain::{AgentId, GroupId, Revision, Span, Timestamp};
 use runtime::Roots;
 use runtime::nats::{Message, is_by_broker};
+use runtime::telemetry::{Name, metrics};
 use tokio::sync::{mpsc, watch};
 use wire::agent::v1::{self, Heartbeat, HeartbeatReply};
 use wire::heartbeat::read_download_wish;
@@ -19,6 +20,7 @@ use crate::census::Telling;
 use crate::checkpoint::Round;
 use crate::clock::Clock;
 use crate::events::{Chunk, Event};
+use crate::measure::{self, Measure};
 use crate::newcomers::Newcomers;
 use crate::offers::{self, Offer};
 use crate::sharing::{Origin, Sharing};
@@ -91,6 +93,7 @@ pub(crate) struct Fleet {
     pub(crate) roots: Option<Roots>,
     /// Version of the newest one, as of the last step.
     root_version: u64,
+    pub(crate) measure: Measure,
 }
 
 impl Fleet {
@@ -123,6 +126,7 @@ impl Fleet {
             flood_told: Timestamp::default(),
             roots: None,
             root_version: 0,
+            measure: Measure::new(now),
         }
     }
 
@@ -170,6 +174,7 @@ impl Fleet {
             return None;
         }
         if !self.machine.admits(now, agent.as_str()) {
+            self.count(&agent, "shed");
             self.note_flood(&agent, now);
             return None;
         }
@@ -177,10 +182,12 @@ impl Fleet {
             Ok(heartbeat) => heartbeat,
             Err(error) => {
                 self.refused.malformed += 1;
+                self.count(&agent, "malformed");
                 return message.reply.map(|to| refusal(to, &error, now));
             }
         };
         let Some(to) = message.reply.clone() else {
+            self.count(&agent, "heard");
             let wish = read_download_wish(heartbeat.download);
             if self.machine.observe(now, agent.as_str(), convert::beat(heartbeat)) {
                 self.allowance.observe(now, &agent, wish, None);
@@ -193,7 +200,26 @@ impl Fleet {
         if answer.standing == Standing::Unknown && self.newcomers.wait(&agent, message, now) {
             return None;
         }
+        self.count_answer(&agent, &answer);
         self.answer(agent, to, &answer, reply(&answer, &decision, now))
+    }
+
+    fn count_answer(&self, agent: &AgentId, answer: &Answer) {
+        let outcome = match answer.standing {
+            Standing::Enrolled => "answered",
+            Standing::Duplicate => "duplicate",
+            Standing::Unknown => "unknown",
+            Standing::Deleted => "deleted",
+        };
+        self.count(agent, outcome);
+    }
+
+    /// Counts a heartbeat by what became of it.
+    fn count(&self, agent: &AgentId, outcome: &'static str) {
+        if metrics::on() {
+            let mode = self.machine.mode(agent.as_str()).map_or("unknown", measure::mode);
+            metrics::add(Name::Heartbeats, 1, &[mode, outcome]);
+        }
     }
 
     /// Counts what an agent sends beyond its quota, and names one that does so now and then.
@@ -231,6 +257,7 @@ impl Fleet {
     ) -> Option<Reply> {
         let heartbeat = wire::heartbeat::read(&message.payload).ok()?;
         let (answer, decision) = self.hear(&agent, heartbeat, (&message.payload, now));
+        self.count_answer(&agent, &answer);
         self.answer(agent, message.reply?, &answer, reply(&answer, &decision, now))
     }
 
@@ -248,7 +275,7 @@ impl Fleet {
         let group = self.machine.agent(agent.as_str()).filter(|_| answer.offer_snapshot);
         let group = group.map(|view| (view.group.clone(), answer.head));
         let agent = Some(agent).filter(|_| answer.offer_assignment);
-        match self.out.offers.try_send(Offer { to, reply, agent, group }) {
+        match self.out.offers.try_send(Offer { to, reply, agent, group, taken: metrics::clock() }) {
             Ok(()) => None,
             Err(error) => {
                 self.refused.offers += 1;
@@ -332,10 +359,12 @@ impl Fleet {
         Round::new(Span(1), self.clock.now()).rest(&self.machine, self.clock.now())
     }
 
-    /// Hands on what happened: to the store, and to those who watch.
-    pub(crate) fn pass_on(&mut self) {
+    /// Hands on what happened: to the store, and to those who watch. `heard_here` if this replica heard it from agents,
+    /// not from another replica.
+    pub(crate) fn pass_on(&mut self, heard_here: bool) {
         let effects: Vec<Effect> = self.machine.take_effects().collect();
         for effect in effects {
+            self.measure.effect(&effect, &self.machine, heard_here);
             if !self.watchers.is_empty() {
                 let (event, agent) = present::event(&effect, &self.machine);
                 self.watchers.tell_of_agent(&event, agent.as_str(), &self.machine);

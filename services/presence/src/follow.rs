@@ -8,6 +8,7 @@ use domain::settings::SettingsOverlay;
 use domain::{Cursor, GroupId, GroupPath, Mode, Revision, Span, Timestamp};
 use runtime::nats::{Followed, StreamMessage};
 use wire::subject::{header, parse_agent, parse_group, pattern};
+use wire::trace::TRACEPARENT;
 
 use crate::fleet::{Fleet, Reply};
 use crate::present;
@@ -63,6 +64,8 @@ impl Fleet {
             hostname: registration.hostname.into(),
             labels: labels.collect(),
         };
+        // An agent that moves comes to a head that was there before it.
+        self.measure.arrived(&enrolment.agent, now);
         self.machine.enrolled(now, &enrolment);
         let waiting = self.newcomers.known(&enrolment.agent)?;
         self.answer_newcomer(enrolment.agent, waiting, now)
@@ -109,6 +112,11 @@ impl Fleet {
             again.insert(head.group.clone());
         }
         let newer = self.machine.head(&head.group).is_none_or(|known| known < head.cursor);
+        if newer {
+            let compiled = message.headers.get_number(header::ISSUED_AT).map_or(message.time, Timestamp);
+            let place = message.headers.get(TRACEPARENT).and_then(|text| text.parse().ok());
+            self.measure.published(head.cursor.revision, (compiled, message.time), place);
+        }
         self.machine.group_changed(now, head.clone());
         if newer && !self.watchers.is_empty() {
             let event = present::new_head(&head, now);

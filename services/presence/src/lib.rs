@@ -19,6 +19,7 @@ mod events;
 mod fleet;
 mod follow;
 mod leave;
+mod measure;
 mod newcomers;
 mod offers;
 mod present;

@@ -4,7 +4,7 @@
 //! the task that answers heartbeats, so an agent that has nothing to get never waits for one that has.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use domain::{AgentId, Cursor, GroupId, Span};
@@ -12,6 +12,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use runtime::Nats;
+use runtime::telemetry::{Name, metrics};
 use tokio::sync::mpsc;
 use wire::agent::v1::HeartbeatReply;
 use wire::subject::{self, STREAM_DESIRED, STREAM_IDENTITY, header};
@@ -52,6 +53,8 @@ pub(crate) struct Offer {
     pub(crate) agent: Option<AgentId>,
     /// The group whose snapshot is to be sent along, and which one at least.
     pub(crate) group: Option<(GroupId, Cursor)>,
+    /// When the heartbeat was taken up, if that is measured.
+    pub(crate) taken: Option<Instant>,
 }
 
 /// A fetch that is over.
@@ -159,6 +162,7 @@ impl Offers {
             // The agent asks again.
             tracing::debug!(%error, "the answer to a heartbeat could not be sent");
         }
+        metrics::since(Name::HeartbeatLag, offer.taken, &[]);
     }
 }
 

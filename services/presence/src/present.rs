@@ -2,8 +2,8 @@
 
 use domain::content::{ChannelName, ContentRevision, ContentStatus, SourceBytes};
 use domain::presence::{
-    AgentView, ContentFailure, ContentSummary, Counts, Effect, GroupHead, GroupView, ItemReport, Presence,
-    Progress, RevisionCounts, State, Summary,
+    AgentView, ContentFailure, ContentSummary, Counts, Delivery, Effect, GroupHead, GroupView, ItemReport,
+    Moments, Presence, Progress, RevisionCounts, State, Summary,
 };
 use domain::{AgentId, GroupId, GroupPath, Mode, Span, Timestamp};
 use wire::api::v1 as api;
@@ -60,6 +60,25 @@ fn content(status: &ContentStatus) -> api::AgentContent {
 fn bytes(bytes: &SourceBytes) -> api::ContentBytes {
     let SourceBytes { patch, chunk, full, held } = *bytes;
     api::ContentBytes { patch, chunk, full, held }
+}
+
+/// How a revision got to agents.
+pub(crate) fn delivery(delivery: &Delivery) -> api::Delivery {
+    let reports = |moments: &Moments| api::Reports {
+        count: moments.count,
+        first: (moments.count > 0).then(|| timestamp(moments.first)),
+        median: moments.median(delivery.first_published).map(timestamp),
+        last: (moments.count > 0).then(|| timestamp(moments.last)),
+    };
+    api::Delivery {
+        groups: delivery.groups,
+        compiled: Some(timestamp(delivery.compiled)),
+        first_published: Some(timestamp(delivery.first_published)),
+        last_published: Some(timestamp(delivery.last_published)),
+        applied: Some(reports(&delivery.applied)),
+        failed: Some(reports(&delivery.failed)),
+        ..api::Delivery::default()
+    }
 }
 
 /// How far a channel has got.

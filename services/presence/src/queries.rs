@@ -3,7 +3,7 @@
 use domain::access::Reach;
 use domain::content::ChannelName;
 use domain::presence::{Filter, Scope};
-use domain::{AgentId, GroupId};
+use domain::{AgentId, GroupId, Revision};
 use tokio::sync::oneshot;
 use wire::api::v1 as api;
 
@@ -58,6 +58,7 @@ pub(crate) enum Query {
     Agent((AgentId, Reach), oneshot::Sender<Option<api::Agent>>),
     List(Box<Wanted>, (Option<AgentId>, usize), oneshot::Sender<Result<Part, NoGroup>>),
     Status(Place, oneshot::Sender<Result<Box<api::FleetStatus>, NoGroup>>),
+    Delivery(Revision, oneshot::Sender<Box<api::Delivery>>),
     Content(ChannelName, Place, oneshot::Sender<Result<Box<api::ContentStatus>, NoGroup>>),
     Watch(Box<Wanted>, oneshot::Sender<Result<Watching, Unwatched>>),
 }
@@ -74,6 +75,7 @@ impl Fleet {
                 drop(answer.send(self.list(*wanted, after, limit)))
             }
             Query::Status(place, answer) => drop(answer.send(self.status(&place))),
+            Query::Delivery(revision, answer) => drop(answer.send(Box::new(self.delivery(revision)))),
             Query::Content(channel, place, answer) => drop(answer.send(self.content(&channel, &place))),
             Query::Watch(wanted, answer) => {
                 let watching = self.filter(*wanted).map_err(Unwatched::NoGroup);
@@ -103,6 +105,19 @@ impl Fleet {
         let time = Some(present::timestamp(self.clock.now()));
         let status = present::status(&self.machine.summary(&scope));
         Ok(Box::new(api::FleetStatus { group, revision, time, ..status }))
+    }
+
+    fn delivery(&self, revision: Revision) -> api::Delivery {
+        let delivery = self.measure.deliveries.get(revision);
+        let summary = self.machine.summary(&Scope::Fleet);
+        let at_head = summary.groups.iter().filter(|group| group.head.revision == revision);
+        api::Delivery {
+            revision: revision.0,
+            complete: *self.out.compiled.borrow() >= revision,
+            pending: at_head.map(|group| group.counts.online_pending).sum(),
+            counted_since: Some(present::timestamp(self.measure.since)),
+            ..delivery.map(present::delivery).unwrap_or_default()
+        }
     }
 
     fn content(&self, channel: &ChannelName, place: &Place) -> Result<Box<api::ContentStatus>, NoGroup> {

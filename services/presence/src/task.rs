@@ -7,6 +7,7 @@ use bytes::Bytes;
 use domain::Timestamp;
 use futures::{FutureExt as _, StreamExt as _};
 use runtime::nats::{Follow, Followed, From, Message};
+use runtime::telemetry::{Name, metrics};
 use runtime::{Condition, Nats, Shutdown};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -190,7 +191,7 @@ impl Server {
                     let message = message.ok_or(FleetError::Closed("heartbeats of other replicas"))?;
                     let now = self.fleet.hear_now();
                     self.fleet.batch(&message.payload, now);
-                    self.fleet.pass_on();
+                    self.fleet.pass_on(false);
                 }
                 () = &mut listened => return Ok(()),
             }
@@ -215,6 +216,7 @@ impl Server {
     }
 
     async fn take(&mut self, input: Input, heartbeats: &mut Subscriber) -> Result<(), FleetError> {
+        let heard_here = !matches!(input, Input::Batch(_));
         match input {
             Input::Heartbeat(message) => {
                 let message = message.ok_or(FleetError::Closed("heartbeats"))?;
@@ -239,7 +241,7 @@ impl Server {
             Input::Step => self.step().await,
             Input::Stop => {}
         }
-        self.fleet.pass_on();
+        self.fleet.pass_on(heard_here);
         Ok(())
     }
 
@@ -249,15 +251,22 @@ impl Server {
         let mut message = Some(first);
         for _ in 0..MAX_IN_A_ROW {
             let Some(heartbeat) = message else { break };
-            self.taken += 1;
-            let reply = self.fleet.heartbeat(heartbeat, now);
-            self.send(reply).await;
+            self.heartbeat(heartbeat, now).await;
             message = heartbeats.next().now_or_never().flatten();
         }
         if let Some(last) = message {
-            self.taken += 1;
-            let reply = self.fleet.heartbeat(last, now);
+            self.heartbeat(last, now).await;
+        }
+    }
+
+    async fn heartbeat(&mut self, message: Message, now: Timestamp) {
+        self.taken += 1;
+        let clock = metrics::clock();
+        let reply = self.fleet.heartbeat(message, now);
+        metrics::since(Name::Process, clock, &["nats", "svc.heartbeat.{agent}"]);
+        if reply.is_some() {
             self.send(reply).await;
+            metrics::since(Name::HeartbeatLag, clock, &[]);
         }
     }
 
@@ -273,6 +282,7 @@ impl Server {
     /// Time passes.
     async fn step(&mut self) {
         let now = self.fleet.clock.now();
+        self.fleet.measure(now);
         let replies = self.fleet.pass_time(now);
         self.send(replies).await;
         // What waits for a connection would be old when it is there.
@@ -357,7 +367,7 @@ impl Server {
             self.send(reply).await;
         }
         self.step().await;
-        self.fleet.pass_on();
+        self.fleet.pass_on(true);
         if self.fleet.sharing.writes() {
             for chunk in self.fleet.last_chunks() {
                 drop(self.fleet.out.chunks.send(chunk).await);

@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use runtime::log::{self, LogConfig};
-use runtime::{ServiceArgs, Shutdown};
+use runtime::telemetry::TelemetryArgs;
+use runtime::{ServiceArgs, Shutdown, telemetry};
 
 use admin_token::AdminTokenArgs;
 pub use all::{AllArgs, AllError, run as run_all};
@@ -28,6 +29,8 @@ pub use data_dir::{Addresses, DataDirError};
 struct Cli {
     #[command(flatten)]
     log: LogConfig,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
     #[command(subcommand)]
     target: Target,
 }
@@ -94,26 +97,64 @@ pub fn main() -> ExitCode {
     if let Target::Init(args) = &cli.target {
         return init::main(args);
     }
-    let ended = start(cli);
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
+    match start(cli) {
+        Ok(code) => code,
         Err(error) => {
-            tracing::error!(error = runtime::log::chain(error.as_ref()), "musterd stopped");
+            // There is no log yet, and nothing better is left to do if standard error is closed.
+            let _written = writeln!(std::io::stderr(), "musterd: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn start(cli: Cli) -> anyhow::Result<()> {
-    log::init(&cli.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+/// Runs with logs and telemetry.
+///
+/// # Errors
+/// If those cannot be started: later failures are in the log.
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let telemetry = telemetry::start(&cli.log, &cli.telemetry, cli.target.service())?;
+    // Two at least: what blocks one must not stop all.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    Ok(runtime.block_on(async {
         let shutdown = Shutdown::new();
-        shutdown.request_on_signals()?;
-        run(cli.target, shutdown).await?;
-        tracing::info!("stopped");
-        Ok(())
-    })
+        let ended = match shutdown.request_on_signals() {
+            Ok(()) => run(cli.target, shutdown).await,
+            Err(error) => Err(error.into()),
+        };
+        let code = match ended {
+            Ok(()) => {
+                tracing::info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                tracing::error!(error = runtime::log::chain(error.as_ref()), "musterd stopped");
+                ExitCode::FAILURE
+            }
+        };
+        telemetry.stop().await;
+        code
+    }))
+}
+
+impl Target {
+    /// What traces, metrics and logs call this process.
+    fn service(&self) -> &'static str {
+        match self {
+            Self::All(_) => "musterd",
+            Self::Policy(_) => "musterd-policy",
+            Self::Content(_) => "musterd-content",
+            Self::Presence(_) => "musterd-presence",
+            Self::Identity(_) => "musterd-identity",
+            Self::Operator(_) => "musterd-operator",
+            Self::AdminToken(_)
+            | Self::Backup(_)
+            | Self::Restore(_)
+            | Self::Init(_)
+            | Self::Bootstrap(_)
+            | Self::Completion { .. } => "musterd-tool",
+        }
+    }
 }
 
 async fn run(target: Target, shutdown: Shutdown) -> anyhow::Result<()> {

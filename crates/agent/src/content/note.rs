@@ -1,9 +1,46 @@
 //! Log lines of the content machine's notes. INFO: the state changed. WARN: a person may have to look.
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
 use domain::AgentId;
-use domain::content::ContentItem;
 use domain::content::agent::Note;
 use domain::content::plan::Road;
+use domain::content::{ChannelName, ContentItem};
+use runtime::telemetry::{Name, metrics};
+
+/// When fetches began, for the time that content takes; at most one for each channel.
+#[derive(Default)]
+pub(crate) struct Began(BTreeMap<ChannelName, Instant>);
+
+impl Began {
+    /// Measures what a note tells of.
+    pub(crate) fn note(&mut self, note: &Note) {
+        let (item, result) = match note {
+            Note::Fetching { item, plan: _ } => {
+                if metrics::on() {
+                    self.0.entry(item.channel.clone()).or_insert_with(Instant::now);
+                }
+                return;
+            }
+            Note::Fetched { item: _, bytes } => {
+                metrics::add(Name::ContentBytes, bytes.chunk + bytes.full, &["origin"]);
+                return metrics::add(Name::ContentBytes, bytes.patch, &["patch"]);
+            }
+            Note::Reverted(..) => return metrics::add(Name::AgentRollbacks, 1, &["content"]),
+            Note::Removed(channel) => {
+                self.0.remove(channel);
+                return;
+            }
+            Note::Applied(item) => (item, "applied"),
+            Note::Failed(item, _) => (item, "failed"),
+            Note::NotTried(..) | Note::Damaged(_) | Note::Repaired(_) | Note::Delayed { .. } => return,
+        };
+        if let Some(began) = self.0.remove(&item.channel) {
+            metrics::since(Name::ContentApply, Some(began), &[result]);
+        }
+    }
+}
 
 pub(crate) fn log(agent: &AgentId, note: &Note) {
     match note {

@@ -78,6 +78,7 @@ pub(super) struct Work {
     /// Bytes of the running fetch, and what it is of.
     progress: Option<(watch::Receiver<u64>, ContentItem)>,
     told: Told,
+    began: note::Began,
     idle_since: Option<tokio::time::Instant>,
 }
 
@@ -231,7 +232,8 @@ impl<H: Handler> Content<H> {
         self.control.send_modify(|_| {});
     }
 
-    fn note(&self, note: &Note) {
+    fn note(&mut self, note: &Note) {
+        self.work.began.note(note);
         note::log(&self.agent, note);
         if let Some(observer) = &self.observer {
             observer(&self.agent, note);

@@ -88,6 +88,24 @@ pub(crate) fn time(time: Option<&Timestamp>) -> String {
     }
 }
 
+/// A point in time, UTC, to the millisecond.
+pub(crate) fn exact_time(time: Option<&Timestamp>) -> String {
+    let whole = self::time(time);
+    match (whole.strip_suffix('Z'), time) {
+        (Some(seconds), Some(time)) => format!("{seconds}.{:03}Z", (time.nanos / 1_000_000).clamp(0, 999)),
+        (Some(_), None) | (None, _) => whole,
+    }
+}
+
+/// How much later something was: "7ms"; nothing if it was not.
+pub(crate) fn between(earlier: Option<&Timestamp>, later: Option<&Timestamp>) -> String {
+    let known = |time: &Timestamp| millis(time.seconds, time.nanos).map(domain::Timestamp);
+    match (earlier.and_then(known), later.and_then(known)) {
+        (Some(earlier), Some(later)) if later > earlier => duration::format(later.since(earlier)),
+        (Some(_) | None, _) => NONE.to_owned(),
+    }
+}
+
 /// "4s ago".
 pub(crate) fn ago(time: Option<&Timestamp>, style: Style) -> String {
     match time.and_then(|time| millis(time.seconds, time.nanos)) {

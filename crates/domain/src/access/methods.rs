@@ -44,7 +44,7 @@ use Effect::{Reads, Uploads, Writes};
 use Right::{Administer, Change, Enrol, Known, Read};
 
 /// All methods of the API, in order of name.
-pub const METHODS: [Method; 55] = [
+pub const METHODS: [Method; 57] = [
     row("muster.api.v1.AccessService/CreateApiToken", Administer, Writes, Part),
     row("muster.api.v1.AccessService/ListApiTokens", Administer, Reads, Part),
     row("muster.api.v1.AccessService/RevokeApiToken", Administer, Writes, Part),
@@ -83,6 +83,7 @@ pub const METHODS: [Method; 55] = [
     row("muster.api.v1.PolicyService/DeletePolicy", Change, Writes, Fleet),
     row("muster.api.v1.PolicyService/DiffPolicy", Read, Reads, Part),
     row("muster.api.v1.PolicyService/ExplainGroup", Read, Reads, Part),
+    row("muster.api.v1.PolicyService/GetChange", Read, Reads, Fleet),
     row("muster.api.v1.PolicyService/GetGroup", Read, Reads, Part),
     row("muster.api.v1.PolicyService/GetKind", Read, Reads, Part),
     row("muster.api.v1.PolicyService/GetPolicy", Read, Reads, Part),
@@ -95,6 +96,7 @@ pub const METHODS: [Method; 55] = [
     row("muster.api.v1.PolicyService/UpdateGroup", Change, Writes, Part),
     row("muster.api.v1.PresenceService/GetAgent", Read, Reads, Part),
     row("muster.api.v1.PresenceService/GetContentStatus", Read, Reads, Part),
+    row("muster.api.v1.PresenceService/GetDelivery", Read, Reads, Fleet),
     row("muster.api.v1.PresenceService/GetStatus", Read, Reads, Part),
     row("muster.api.v1.PresenceService/ListAgents", Read, Reads, Part),
     row("muster.api.v1.PresenceService/Watch", Read, Reads, Part),

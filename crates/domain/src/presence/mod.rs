@@ -20,6 +20,7 @@ mod beat;
 mod content;
 mod credit;
 mod deadlines;
+mod delivery;
 mod groups;
 mod intern;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use content::{
     RevisionCounts,
 };
 pub use credit::{BURST, MAX_HEARTBEAT_RATE, REFILL, Ration};
+pub use delivery::{Deliveries, Delivery, MAX_DELIVERIES, Moments};
 pub use query::{AgentView, Counts, Filter, GroupView, MAX_EXAMINED, Page, Progress, Scope, Summary};
 pub use restore::Remembered;
 pub use status::{Beat, ItemReport, ItemState, Labels, Report, Status};

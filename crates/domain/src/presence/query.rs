@@ -258,6 +258,13 @@ impl Presence {
         self.table.find(id).map(|at| self.view(at))
     }
 
+    /// The mode that an agent runs in: as it says, else as its group has it.
+    #[must_use]
+    pub fn mode(&self, id: &str) -> Option<Mode> {
+        let agent = self.table.get(self.table.find(id)?);
+        Some(agent.mode.unwrap_or_else(|| self.groups.get(agent.group).settings.mode))
+    }
+
     /// Whether an agent matches.
     #[must_use]
     pub fn selects(&self, filter: &Filter, agent: &str) -> bool {

@@ -11,37 +11,87 @@ use axum::response::Response;
 use domain::access::oidc::Denied;
 use domain::access::{Caller, Effect, Lockout, Method, Peer, Refused, Role, method};
 use domain::audit::Asker;
-use tonic::Status;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::{Code, Status};
+use tracing::Instrument as _;
 use wire::api_token::BearerToken;
+use wire::trace::{TRACEPARENT, TraceParent};
 
 use super::oidc::{Oidc, Unproved};
 use super::tokens::{LookUpError, Tokens};
 use super::{Door, Gate, anybody, audited, refuse};
 use crate::clock;
+use crate::telemetry::{Name, metrics, spans};
 
 /// What a credential comes after in its header.
 const BEARER: &str = "bearer ";
 
 /// Lets a call through with its [`Caller`], or answers it.
-pub(super) async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    let asked = Asked::of(&request);
+pub(super) async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let (asked, clock) = (Asked::of(&request), metrics::clock());
     let answer = match gate.look(&asked).await {
         Ok((caller, row)) => {
-            // Nothing behind the gate needs the credential, so nothing can log it.
-            request.headers_mut().remove(header::AUTHORIZATION);
-            request.extensions_mut().insert(caller.clone());
-            match row.effect {
-                Effect::Reads => Ok(next.run(request).await),
-                Effect::Writes | Effect::Uploads => {
-                    let asker = asked.by(Some((caller.name, Some(caller.role))));
-                    audited::run(&gate.0.audit, asker, row, (request, next)).await
-                }
-            }
+            // Who passed the gate may say which trace a call belongs to.
+            let span = spans::rpc(row.name, parent(request.headers()));
+            let called = call(&gate, (caller, row), asked.by(None), (request, next));
+            let answer = called.instrument(span.clone()).await;
+            spans::rpc_ended(&span, code(&answer));
+            answer
         }
-        Err(turned) => Err(gate.turn_away(&asked, turned).await),
+        Err(turned) => gate.turn_away(&asked, turned).await.into_http::<Body>(),
+    };
+    let method = asked.method.map_or("_OTHER", |row| row.name);
+    metrics::since(Name::RpcServer, clock, &["grpc", method, code(&answer)]);
+    answer
+}
+
+/// A call that is let through.
+async fn call(
+    gate: &Gate,
+    (caller, row): (Caller, &'static Method),
+    asker: Asker,
+    (mut request, next): (Request, Next),
+) -> Response {
+    // Nothing behind the gate needs the credential, so nothing can log it.
+    request.headers_mut().remove(header::AUTHORIZATION);
+    request.extensions_mut().insert(caller.clone());
+    let answer = match row.effect {
+        Effect::Reads => Ok(next.run(request).await),
+        Effect::Writes | Effect::Uploads => {
+            let asker = Asker { name: caller.name, role: Some(caller.role), ..asker };
+            audited::run(&gate.0.audit, asker, row, (request, next)).await
+        }
     };
     answer.unwrap_or_else(|status| status.into_http::<Body>())
+}
+
+/// The trace that a caller says its call belongs to.
+fn parent(headers: &HeaderMap) -> Option<TraceParent> {
+    headers.get(TRACEPARENT)?.to_str().ok()?.parse().ok()
+}
+
+/// Name of the status in the first headers: services answer with one message or with a status there.
+fn code(response: &Response) -> &'static str {
+    let status = Status::from_header_map(response.headers());
+    match status.map_or(Code::Ok, |status| status.code()) {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// A call that is not let through.

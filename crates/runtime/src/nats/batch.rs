@@ -11,7 +11,8 @@ use wire::subject::Subject;
 use super::Nats;
 use super::api::{API_TIMEOUT, ApiError, RETRY_PAUSE, parse};
 use super::headers::Headers;
-use super::publish::{Expect, PATIENCE, PublishError, is_conflict, publish_failure};
+use super::publish::{Expect, PATIENCE, PublishError, is_conflict, measured, publish_failure};
+use crate::telemetry::metrics;
 
 /// Most messages of one batch: the server takes no more.
 pub const MAX_BATCH_MESSAGES: usize = 1000;
@@ -103,13 +104,16 @@ impl Nats {
         let count = messages.len();
         assert!((1..=MAX_BATCH_MESSAGES).contains(&count), "a batch has 1 to 1,000 messages, not {count}");
         let subject = messages[0].subject.to_string();
-        match self.send_batch(messages).await {
+        let clock = metrics::clock();
+        let stored = match self.send_batch(messages).await {
             Ok(sequence) => Ok(sequence),
             Err(error) if is_conflict(&error) => {
                 Err(PublishError::Conflict { subject, expected, found: error.to_string() })
             }
             Err(error) => Err(publish_failure(subject, error)),
-        }
+        };
+        measured(clock, "publish_batch", &stored);
+        stored
     }
 
     async fn send_batch(&self, messages: &[BatchMessage]) -> Result<u64, ApiError> {

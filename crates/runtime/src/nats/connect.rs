@@ -11,6 +11,7 @@ use wire::subject::service_inbox_prefix;
 
 use super::login::Login;
 use crate::ids::jitter;
+use crate::telemetry::{Name, metrics};
 use crate::tls::{BrokerTls, PemError, is_loopback_plaintext, tls_problem};
 
 /// Oldest NATS server that works: older ones lack the fixes of 2026 to what Muster relies on.
@@ -312,10 +313,16 @@ fn options(connection: &Connection, link: &Arc<watch::Sender<Link>>) -> ConnectO
 
 fn note(link: &watch::Sender<Link>, event: &Event) {
     match event {
-        Event::Connected => link.send_modify(|link| {
-            link.connected = true;
-            link.connections += 1;
-        }),
+        Event::Connected => {
+            let again = link.borrow().connections > 0;
+            if again {
+                metrics::add(Name::BrokerReconnects, 1, &[]);
+            }
+            link.send_modify(|link| {
+                link.connected = true;
+                link.connections += 1;
+            });
+        }
         Event::Disconnected => {
             tracing::info!("connection to NATS lost");
             link.send_modify(|link| link.connected = false);

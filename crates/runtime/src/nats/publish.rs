@@ -12,6 +12,7 @@ use super::Nats;
 use super::api::{API_TIMEOUT, ApiError, RETRY_PAUSE, parse};
 use super::headers::Headers;
 use super::request::RequestError;
+use crate::telemetry::{Name, metrics};
 
 /// How long a publish goes on while JetStream has no leader or the connection is down: longer than an
 /// election, shorter than a caller waits.
@@ -108,6 +109,19 @@ impl Nats {
         &self,
         stream: &'static str,
         subject: &Subject,
+        message: (Headers, Bytes),
+        expect: Expect,
+    ) -> Result<u64, PublishError> {
+        let clock = metrics::clock();
+        let published = self.publish_until(stream, subject, message, expect).await;
+        measured(clock, "publish", &published);
+        published
+    }
+
+    async fn publish_until(
+        &self,
+        stream: &'static str,
+        subject: &Subject,
         (headers, payload): (Headers, Bytes),
         expect: Expect,
     ) -> Result<u64, PublishError> {
@@ -172,6 +186,25 @@ impl Nats {
         };
         (last.payload == *payload && last.sequence > after).then_some(last.sequence)
     }
+}
+
+/// Enters how long a publish took.
+pub(super) fn measured(
+    clock: Option<std::time::Instant>,
+    operation: &'static str,
+    published: &Result<u64, PublishError>,
+) {
+    let outcome = match published {
+        Ok(_) => "ok",
+        Err(PublishError::Conflict { .. }) => "conflict",
+        Err(
+            PublishError::TooLarge { .. }
+            | PublishError::Full { .. }
+            | PublishError::Unavailable { .. }
+            | PublishError::Refused { .. },
+        ) => "failed",
+    };
+    metrics::since(Name::ClientOperation, clock, &["nats", operation, outcome]);
 }
 
 pub(crate) fn is_conflict(error: &ApiError) -> bool {

@@ -17,6 +17,7 @@ use wire::subject::{STREAM_IDENTITY, identity_root, pattern};
 use crate::Shutdown;
 use crate::keys::KeyError;
 use crate::nats::{Expect, Followed, From, GetError, Headers, Nats, PublishError};
+use crate::telemetry::{Name, metrics};
 
 mod local;
 
@@ -392,6 +393,9 @@ impl Roots {
         };
         let (root, now) = (known.chain.newest(), crate::clock::now());
         let left = root.expires_at.since(now);
+        let seconds = |span: domain::Span| span.0 as f64 / 1000.0;
+        let expiry = seconds(left) - seconds(now.since(root.expires_at));
+        metrics::set(Name::KeyExpiry, expiry, &["trust_root"]);
         if now >= root.expires_at {
             tracing::error!(
                 version = root.version,

@@ -1,6 +1,7 @@
 //! Puts the messages of the log together into whole changes.
 
 use domain::Revision;
+use wire::trace::TraceParent;
 
 use super::LogEvent;
 use super::entry::{ChangeInfo, Entry, Read, StoredEntry};
@@ -14,11 +15,14 @@ pub struct Change {
     pub revision: Revision,
     /// The new states, in the order in which they were written.
     pub entries: Vec<Entry>,
+    /// The span that stored it; `None` if it was not traced.
+    pub place: Option<TraceParent>,
 }
 
 /// A change of which the last entry has not been seen.
 struct Open {
     info: ChangeInfo,
+    place: Option<TraceParent>,
     /// Place of its last entry.
     end: u64,
     entries: Vec<Entry>,
@@ -49,7 +53,7 @@ impl Assembler {
             Read::Foreign { sequence } => {
                 self.close(sequence, &mut events);
                 self.emit(
-                    Change { info: None, revision: Revision(sequence), entries: Vec::new() },
+                    Change { info: None, revision: Revision(sequence), entries: Vec::new(), place: None },
                     &mut events,
                 );
             }
@@ -72,7 +76,8 @@ impl Assembler {
             self.close(entry.sequence, events);
         }
         let (sequence, end) = (entry.sequence, entry.revision().0);
-        let open = self.open.get_or_insert_with(|| Open { info: entry.change, end, entries: Vec::new() });
+        let StoredEntry { change: info, place, .. } = entry;
+        let open = self.open.get_or_insert_with(|| Open { info, place, end, entries: Vec::new() });
         open.entries.push(Entry { key: entry.key, body: entry.body });
         if sequence >= end {
             self.close(end + 1, events);
@@ -83,10 +88,8 @@ impl Assembler {
     fn close(&mut self, sequence: u64, events: &mut Vec<LogEvent>) {
         let Some(open) = self.open.take() else { return };
         if sequence > open.end {
-            self.emit(
-                Change { info: Some(open.info), revision: Revision(open.end), entries: open.entries },
-                events,
-            );
+            let Open { info, place, end, entries } = open;
+            self.emit(Change { info: Some(info), revision: Revision(end), entries, place }, events);
         } else {
             tracing::warn!(change = %open.info.id, "passing over a torn change");
         }
@@ -152,6 +155,7 @@ mod tests {
             index: index.parse().unwrap(),
             count: count.parse().unwrap(),
             repairs: None,
+            place: None,
         }
     }
 

@@ -5,9 +5,11 @@ use domain::Timestamp;
 use prost::Message;
 use wire::store::v1 as proto;
 use wire::subject::StoreKey;
+use wire::trace::{TRACEPARENT, TraceParent};
 
 use super::MAX_ENTRIES;
 use crate::nats::{BatchMessage, Headers, StreamMessage, escape, unescape};
+use crate::telemetry::spans;
 
 const CHANGE: &str = "Muster-Change";
 const INDEX: &str = "Muster-Change-Index";
@@ -63,6 +65,8 @@ pub struct StoredEntry {
     pub count: u32,
     /// If this restates what was before a torn change: the sequence of the torn entry.
     pub repairs: Option<u64>,
+    /// The span that stored it; `None` if it was not traced.
+    pub place: Option<TraceParent>,
 }
 
 /// What a message of the log turns out to be.
@@ -118,6 +122,7 @@ fn parse(message: &StreamMessage) -> Option<StoredEntry> {
         index,
         count,
         repairs: headers.get_number(REPAIRS),
+        place: headers.get(TRACEPARENT).and_then(|text| text.parse().ok()),
     })
 }
 
@@ -173,6 +178,10 @@ fn headers(info: &ChangeInfo, index: u64, count: u64) -> Headers {
     let headers = text(headers, CHANGE, info.id.as_str());
     let headers = text(headers, ACTOR, &info.actor);
     let headers = text(headers, MESSAGE, &info.message);
+    let headers = match spans::current() {
+        Some(place) => text(headers, TRACEPARENT, &place.to_string()),
+        None => headers,
+    };
     match info.trace_id {
         Some(trace_id) => text(headers, TRACE, &format!("{:032x}", u128::from_be_bytes(trace_id))),
         None => headers,
@@ -218,6 +227,7 @@ mod tests {
             index: 1,
             count: 2,
             repairs: None,
+            place: None,
         };
         assert_eq!(read, expected);
     }

@@ -6131,6 +6131,23 @@ impl ::prost::Name for PolicyChange {
         "/muster.api.v1.PolicyChange".into()
     }
 }
+/// See PolicyService.GetChange.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetChangeRequest {
+    /// Store revision of the change, or a place of the store within it.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+}
+impl ::prost::Name for GetChangeRequest {
+    const NAME: &'static str = "GetChangeRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.GetChangeRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.GetChangeRequest".into()
+    }
+}
 /// See PolicyService.ExplainGroup.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainGroupRequest {
@@ -6780,6 +6797,28 @@ pub mod policy_service_client {
                 .insert(GrpcMethod::new("muster.api.v1.PolicyService", "ExplainGroup"));
             self.inner.unary(req, path, codec).await
         }
+        /// Who made the change of a store revision, when, why, and in which trace.
+        pub async fn get_change(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetChangeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ChangeInfo>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.PolicyService/GetChange",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.PolicyService", "GetChange"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -6898,6 +6937,11 @@ pub mod policy_service_server {
             tonic::Response<super::ExplainGroupResponse>,
             tonic::Status,
         >;
+        /// Who made the change of a store revision, when, why, and in which trace.
+        async fn get_change(
+            &self,
+            request: tonic::Request<super::GetChangeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ChangeInfo>, tonic::Status>;
     }
     /// What agents should have. Every write is one atomic change of the store: all of it or nothing.
     /// Reads take `min_revision` and wait (bounded) until this replica has reached it.
@@ -7742,6 +7786,51 @@ pub mod policy_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/muster.api.v1.PolicyService/GetChange" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetChangeSvc<T: PolicyService>(pub Arc<T>);
+                    impl<
+                        T: PolicyService,
+                    > tonic::server::UnaryService<super::GetChangeRequest>
+                    for GetChangeSvc<T> {
+                        type Response = super::ChangeInfo;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetChangeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PolicyService>::get_change(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetChangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -8459,6 +8548,116 @@ impl ::prost::Name for NewHead {
         "/muster.api.v1.NewHead".into()
     }
 }
+/// See PresenceService.GetDelivery.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetDeliveryRequest {
+    /// The revision.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+}
+impl ::prost::Name for GetDeliveryRequest {
+    const NAME: &'static str = "GetDeliveryRequest";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.GetDeliveryRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.GetDeliveryRequest".into()
+    }
+}
+/// How a revision got to agents.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Delivery {
+    /// The revision.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// Groups that got a head of this revision; 0: the change altered no group, or it is not remembered.
+    #[prost(uint32, tag = "2")]
+    pub groups: u32,
+    /// When the first head was compiled and signed.
+    #[prost(message, optional, tag = "3")]
+    pub compiled: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the broker stored the first head.
+    #[prost(message, optional, tag = "4")]
+    pub first_published: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the broker stored the last head.
+    #[prost(message, optional, tag = "5")]
+    pub last_published: ::core::option::Option<::prost_types::Timestamp>,
+    /// Whether all heads up to this revision are published.
+    #[prost(bool, tag = "6")]
+    pub complete: bool,
+    /// Reports of agents that have it in force.
+    #[prost(message, optional, tag = "7")]
+    pub applied: ::core::option::Option<Reports>,
+    /// Reports of agents on which it failed.
+    #[prost(message, optional, tag = "8")]
+    pub failed: ::core::option::Option<Reports>,
+    /// Online agents whose group's head it is and that have not reached it.
+    #[prost(uint64, tag = "9")]
+    pub pending: u64,
+    /// Since when reports are counted: those before are missing.
+    #[prost(message, optional, tag = "10")]
+    pub counted_since: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for Delivery {
+    const NAME: &'static str = "Delivery";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.Delivery".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.Delivery".into()
+    }
+}
+/// When agents reported something.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reports {
+    /// How many did.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// The first.
+    #[prost(message, optional, tag = "2")]
+    pub first: ::core::option::Option<::prost_types::Timestamp>,
+    /// When half of them had, to about 3 % of the time since the head was stored.
+    #[prost(message, optional, tag = "3")]
+    pub median: ::core::option::Option<::prost_types::Timestamp>,
+    /// The last so far.
+    #[prost(message, optional, tag = "4")]
+    pub last: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for Reports {
+    const NAME: &'static str = "Reports";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.Reports".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.Reports".into()
+    }
+}
+/// The way of a change: what `muster trace` shows. No service answers with it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeTrace {
+    /// The change.
+    #[prost(message, optional, tag = "1")]
+    pub change: ::core::option::Option<ChangeInfo>,
+    /// How it got to agents.
+    #[prost(message, optional, tag = "2")]
+    pub delivery: ::core::option::Option<Delivery>,
+    /// Where its trace is shown; empty if no address is configured or no trace is known.
+    #[prost(string, tag = "3")]
+    pub url: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ChangeTrace {
+    const NAME: &'static str = "ChangeTrace";
+    const PACKAGE: &'static str = "muster.api.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "muster.api.v1.ChangeTrace".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/muster.api.v1.ChangeTrace".into()
+    }
+}
 /// Whether an agent is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -8747,6 +8946,28 @@ pub mod presence_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// How a revision got to agents, as far as presence remembers: the newest 256 revisions, since its start.
+        pub async fn get_delivery(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetDeliveryRequest>,
+        ) -> std::result::Result<tonic::Response<super::Delivery>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.api.v1.PresenceService/GetDelivery",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.api.v1.PresenceService", "GetDelivery"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -8796,6 +9017,11 @@ pub mod presence_service_server {
             &self,
             request: tonic::Request<super::GetContentStatusRequest>,
         ) -> std::result::Result<tonic::Response<super::ContentStatus>, tonic::Status>;
+        /// How a revision got to agents, as far as presence remembers: the newest 256 revisions, since its start.
+        async fn get_delivery(
+            &self,
+            request: tonic::Request<super::GetDeliveryRequest>,
+        ) -> std::result::Result<tonic::Response<super::Delivery>, tonic::Status>;
     }
     /// Presence of agents and their progress.
     #[derive(Debug)]
@@ -9086,6 +9312,51 @@ pub mod presence_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetContentStatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.api.v1.PresenceService/GetDelivery" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetDeliverySvc<T: PresenceService>(pub Arc<T>);
+                    impl<
+                        T: PresenceService,
+                    > tonic::server::UnaryService<super::GetDeliveryRequest>
+                    for GetDeliverySvc<T> {
+                        type Response = super::Delivery;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetDeliveryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PresenceService>::get_delivery(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetDeliverySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

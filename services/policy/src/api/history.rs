@@ -118,22 +118,30 @@ fn show_generation(older: Option<&Generation>, generation: &Generation) -> v1::P
     let [before, after] = [older, Some(generation)].map(|g| g.and_then(|g| g.policy.as_deref()));
     let [before, after] = [before, after].map(|policy| policy.map(|policy| policy.document.value()));
     let changed = domain::diff::diff(before, after).len();
-    let change = &generation.change;
     v1::PolicyGeneration {
         generation: generation.number,
-        change: Some(v1::ChangeInfo {
-            revision: generation.revision.0,
-            actor: change.actor.clone(),
-            message: change.message.clone(),
-            time: Some(wire::time::to_timestamp(change.time)),
-            trace_id: change
-                .trace_id
-                .map(|id| format!("{:032x}", u128::from_be_bytes(id)))
-                .unwrap_or_default(),
-        }),
+        change: Some(show_change(generation.revision, &generation.change)),
         deleted: generation.policy.is_none(),
         values_changed: u32::try_from(changed).unwrap_or(u32::MAX),
     }
+}
+
+fn show_change(revision: Revision, change: &ChangeInfo) -> v1::ChangeInfo {
+    v1::ChangeInfo {
+        revision: revision.0,
+        actor: change.actor.clone(),
+        message: change.message.clone(),
+        time: Some(wire::time::to_timestamp(change.time)),
+        trace_id: change.trace_id.map(wire::trace::show).unwrap_or_default(),
+    }
+}
+
+/// The change of a store revision.
+pub(super) async fn change(replica: &Replica, revision: u64) -> Result<v1::ChangeInfo, Status> {
+    let found =
+        replica.log.change_at(Revision(revision)).await.map_err(|error| refuse::unreadable(&error))?;
+    let (change, at) = found.ok_or_else(|| refuse::missing("Change", &revision.to_string()))?;
+    Ok(show_change(at, &change))
 }
 
 pub(super) async fn diff(

@@ -15,9 +15,11 @@ use std::sync::Arc;
 
 use domain::change::Claim;
 use runtime::access::{caller, written};
+use runtime::telemetry::spans;
 use tonic::{Request, Response, Status};
 use wire::api::v1;
 use wire::api::v1::policy_service_server::PolicyService;
+use wire::trace::TRACEPARENT;
 
 use crate::change::Manner;
 use crate::replica::Replica;
@@ -34,8 +36,10 @@ pub(crate) struct Api(pub(crate) Arc<Replica>);
 /// `INVALID_ARGUMENT` if the reason is too long, `INTERNAL` if nobody knows who asks.
 fn manner<T>(request: Request<T>, of: impl FnOnce(&mut T) -> (bool, String)) -> Result<(Manner, T), Status> {
     let caller = caller(request.extensions())?;
-    let trace_id =
-        request.metadata().get("traceparent").and_then(|value| wire::trace::trace_id(value.to_str().ok()?));
+    let asked =
+        request.metadata().get(TRACEPARENT).and_then(|value| wire::trace::trace_id(value.to_str().ok()?));
+    // The call's own, which is the caller's if it named one; without telemetry only the caller knows one.
+    let trace_id = spans::current().map(|place| place.trace_id).or(asked);
     let mut request = request.into_inner();
     let (dry_run, message) = of(&mut request);
     let message = convert::message(message)?;
@@ -193,6 +197,13 @@ impl PolicyService for Api {
         request: Request<v1::RollbackPolicyRequest>,
     ) -> Result<Response<v1::PolicyChange>, Status> {
         history::rollback(&self.0, request).await.map(changed)
+    }
+
+    async fn get_change(
+        &self,
+        request: Request<v1::GetChangeRequest>,
+    ) -> Result<Response<v1::ChangeInfo>, Status> {
+        history::change(&self.0, request.into_inner().revision).await.map(Response::new)
     }
 
     async fn explain_group(

@@ -133,7 +133,7 @@ async fn batches_are_bounded_in_bytes_and_leave_nothing_out() {
     let (count, mut rest) = (all.len(), all.into_iter());
     let (mut sealed, mut sizes) = (BTreeSet::new(), Vec::new());
     while rest.len() > 0 {
-        let batch = seal::batch(&silent.replica, &view, &mut rest);
+        let batch = seal::batch(&silent.replica, &view, &mut rest, None);
         sizes.push(batch.iter().map(|head| head.message.1.len()).sum::<usize>());
         sealed.extend(batch.into_iter().map(|head| head.group));
     }

@@ -1,0 +1,79 @@
+use std::collections::BTreeSet;
+
+use super::exporters::Wanted;
+use super::metrics::is_declared;
+use super::*;
+
+/// Series that the SDK keeps of one metric; more end up in one that says nothing.
+const SDK_SERIES: usize = 2000;
+
+#[test]
+fn names_are_dotted_and_labels_few() {
+    let mut names = BTreeSet::new();
+    for metric in CATALOGUE {
+        let Metric { name, labels, .. } = metric;
+        assert!(names.insert(*name), "{name} stands twice");
+        assert!(name.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'.' | b'_')), "{name}");
+        assert!(metric.series() <= SDK_SERIES, "{name} has {} series", metric.series());
+        assert!(labels.len() <= 4 && metric.meaning.ends_with('.'), "{name}");
+        for label in *labels {
+            let id = ["agent", "host", "user", "token", "revision", "group", "policy", "error"];
+            assert!(!id.iter().any(|word| label.name.contains(word)), "{name} has the label {}", label.name);
+        }
+    }
+    assert_eq!(Name::Agents.metric().name, "muster.agents");
+    assert_eq!(Name::RpcServer as usize, CATALOGUE.len() - 1);
+}
+
+#[test]
+fn labels_that_are_not_in_the_table_are_refused() {
+    let heartbeats = Name::Heartbeats.metric();
+    assert!(is_declared(heartbeats, &["push", "answered"]));
+    for wrong in [&["push"][..], &["answered", "push"], &["push", "answered", "x"], &["push", "agent-17"]] {
+        assert!(!is_declared(heartbeats, wrong), "{wrong:?}");
+    }
+    let undeclared = || metrics::add(Name::Heartbeats, 1, &["push", "agent-17"]);
+    assert!(std::panic::catch_unwind(undeclared).is_err(), "a debug build ends");
+}
+
+#[test]
+fn prometheus_names_follow_from_the_table() {
+    let check = |name: Name, expected: &str| assert_eq!(name.metric().prometheus(), expected);
+    check(Name::Agents, "muster_agents");
+    check(Name::Heartbeats, "muster_heartbeats_total");
+    check(Name::ContentBytes, "muster_content_bytes_total");
+    check(Name::RpcServer, "rpc_server_call_duration_seconds");
+}
+
+#[test]
+fn signals_are_exported_where_an_endpoint_is_given() {
+    let check = |variables: &[(&str, &str)], expected: Option<[bool; 3]>| {
+        let get =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let wanted = Wanted::read(get).ok().map(|wanted| [wanted.traces, wanted.metrics, wanted.logs]);
+        assert_eq!(wanted, expected, "{variables:?}");
+    };
+    let all = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
+    check(&[], Some([false; 3]));
+    check(&[all], Some([true; 3]));
+    check(&[all, ("OTEL_SDK_DISABLED", "TRUE")], Some([false; 3]));
+    check(&[all, ("OTEL_LOGS_EXPORTER", "none")], Some([true, true, false]));
+    check(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "x")], Some([true, false, false]));
+    check(&[all, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")], None);
+    check(
+        &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"), all, ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "grpc")],
+        None,
+    );
+}
+
+#[test]
+fn what_exporters_say_is_not_exported() {
+    for target in
+        ["tonic", "tonic::transport", "h2::proto", "hyper_util::client", "opentelemetry_sdk", "tower::x"]
+    {
+        assert!(is_of_exporters(target), "{target}");
+    }
+    for target in ["policy::change", "runtime::nats", "towering", "h2o"] {
+        assert!(!is_of_exporters(target), "{target}");
+    }
+}
