@@ -45,6 +45,20 @@ take() { # folder, module, to, paths...
   for path in "$@"; do install -m 644 "$dir/$path" "$to/"; done
 }
 
+# Prometheus' tool for rules: what is on PATH, else out of Debian's package, which is not installed for it.
+promtool() {
+  local work found
+  [ -x "$tools/bin/promtool" ] && return
+  if found=$(command -v promtool); then ln -sf "$found" "$tools/bin/promtool"; return; fi
+  command -v apt-get >/dev/null || fail "promtool is missing: install Prometheus, or put promtool on PATH"
+  work=$(mktemp -d "$tools/install.XXXXXX")
+  (cd "$work" && apt-get download prometheus >/dev/null && dpkg-deb -x prometheus_*.deb .) \
+    || { rm -rf "$work"; fail "promtool could not be taken out of the package prometheus: apt-get update first?"; }
+  mv "$work/usr/bin/promtool" "$tools/bin/promtool"
+  rm -rf "$work"
+  say "promtool is in $tools/bin"
+}
+
 command -v go >/dev/null || fail "go is missing; it builds the tools of the cluster tests: install Go 1.26 or newer"
 mkdir -p "$tools/bin" "$tools/stamps"
 tools=$(cd "$tools" && pwd)
@@ -53,6 +67,8 @@ for folder in "${@:-all}"; do
     kubeconform | all) build kubeconform '' github.com/yannh/kubeconform/cmd/kubeconform ;;&
     helm | all) build helm "-X helm.sh/helm/v4/internal/version.version=$(required helm helm.sh/helm/v4)" helm.sh/helm/v4/cmd/helm ;;&
     etcd | all) build etcd '' etcd=go.etcd.io/etcd/server/v3 ;;&
+    otelcol | all) build otelcol '' otelcol=. ;;&
+    promtool | all) promtool ;;&
     kwok | all) build kwok "-X sigs.k8s.io/kwok/pkg/consts.Version=$(required kwok sigs.k8s.io/kwok)" sigs.k8s.io/kwok/cmd/kwok ;;&
     k8s | all)
       version=$(required k8s k8s.io/kubernetes)
@@ -67,7 +83,7 @@ for folder in "${@:-all}"; do
       take crds sigs.k8s.io/gateway-api "$tools/share/crds" \
         config/crd/standard/gateway.networking.k8s.io_{grpcroutes,tlsroutes,backendtlspolicies}.yaml
       ;;&
-    kubeconform | helm | etcd | kwok | k8s | schemas | all) ;;
+    kubeconform | helm | etcd | kwok | otelcol | promtool | k8s | schemas | all) ;;
     *) fail "no folder named $folder" ;;
   esac
 done

@@ -1,4 +1,5 @@
-//! The chart: what it renders to, what it refuses, and what a real Kubernetes control plane makes of it.
+//! The chart: what it renders to, what it refuses, and what a real Kubernetes control plane makes of it; and what a real
+//! OpenTelemetry collector hears of a fleet.
 
 #[cfg(test)]
 mod bootstrap;
@@ -12,5 +13,7 @@ mod pods;
 mod refusals;
 #[cfg(test)]
 mod render;
+#[cfg(test)]
+mod telemetry;
 #[cfg(test)]
 mod values;

@@ -1,0 +1,349 @@
+//! What a real collector hears: one trace from `muster apply` to "applied", metrics of the catalogue and nothing else, no
+//! secret anywhere; and what happens when there is none.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cluster::{free_port, have, tool};
+use live::{AgentProcess, Fleet, Process, eventually};
+use runtime::telemetry::{CATALOGUE, SHUTDOWN_TIMEOUT};
+use serde_json::{Value, json};
+
+/// Kinds of spans, as OTLP numbers them.
+const INTERNAL: u64 = 1;
+const SERVER: u64 = 2;
+const PRODUCER: u64 = 4;
+const CONSUMER: u64 = 5;
+/// Id of an agent that no other text has in it.
+const AGENT: &str = "canary-agent-17";
+/// How long tasks and connections may take on a busy machine, beside the telemetry.
+const STOP_SLACK: Duration = Duration::from_secs(10);
+
+const MANIFESTS: &str = "
+{apiVersion: muster.dev/v1alpha1, kind: PolicyKind, metadata: {name: app}, spec: {schema: {type: object}}}
+---
+{apiVersion: muster.dev/v1alpha1, kind: Policy, metadata: {name: app}, spec: {kind: app, document: {n: 0}}}
+---
+{apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: push}, spec: {path: /push, policies: [app]}}
+";
+
+/// A collector that writes what it hears to files.
+struct Collector {
+    dir: PathBuf,
+    port: u16,
+    _process: Process,
+}
+
+impl Collector {
+    async fn start(dir: &Path) -> Self {
+        let (port, dir) = (free_port(), dir.join("otel"));
+        fs::create_dir_all(&dir).unwrap();
+        let file = |name: &str| json!({ "path": dir.join(name), "flush_interval": "100ms" });
+        let pipeline = |name: &str| json!({ "receivers": ["otlp"], "exporters": [format!("file/{name}")] });
+        let config = json!({
+            "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": format!("127.0.0.1:{port}") } } } },
+            "exporters": { "file/traces": file("traces"), "file/metrics": file("metrics"), "file/logs": file("logs") },
+            "service": {
+                "telemetry": { "metrics": { "level": "none" } },
+                "pipelines": {
+                    "traces": pipeline("traces"), "metrics": pipeline("metrics"), "logs": pipeline("logs"),
+                },
+            },
+        });
+        fs::write(dir.join("config.yaml"), config.to_string()).unwrap();
+        let mut command = tokio::process::Command::new(tool("otelcol"));
+        command.arg("--config").arg(dir.join("config.yaml"));
+        let process = Process::of(&dir, "otelcol", command);
+        eventually("the collector listens", async || {
+            let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+            connected.map(drop).map_err(|error| format!("{error}: {}", process.log()))
+        })
+        .await;
+        Self { dir, port, _process: process }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(name)).unwrap_or_default()
+    }
+
+    /// What was heard of a signal: the members of `outer`, `inner` and `leaf` below each other in each line.
+    fn all(&self, name: &str, [outer, inner, leaf]: [&str; 3]) -> Vec<Value> {
+        // The last line may be half written.
+        let lines: Vec<Value> =
+            self.text(name).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let members = |values: Vec<Value>, key: &str| -> Vec<Value> {
+            values.iter().flat_map(|value| value[key].as_array().cloned().unwrap_or_default()).collect()
+        };
+        members(members(members(lines, outer), inner), leaf)
+    }
+
+    fn spans(&self) -> Vec<Value> {
+        self.all("traces", ["resourceSpans", "scopeSpans", "spans"])
+    }
+}
+
+fn environment(endpoint: &str) -> [(&str, &str); 4] {
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "100"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
+    ]
+}
+
+/// A control plane that tells a collector, with all its agents telling of every change.
+async fn fleet(endpoint: &str) -> Fleet {
+    let mut fleet = Fleet::start_with(&["--trace-agents", "100"]).await;
+    fleet.services[0].process.stop().await;
+    fleet.restart_with(0, &environment(endpoint)).await;
+    fleet.cli("policy").apply(MANIFESTS).await;
+    fleet
+}
+
+async fn agent(fleet: &Fleet, endpoint: &str, token: &str) -> AgentProcess {
+    let mut agent = AgentProcess::new(fleet.dir(), AGENT, token).with_options(&["--trace-agents", "100"]);
+    agent.start_with(&environment(endpoint));
+    agent.reaches("app", "/n", &json!(0)).await;
+    agent
+}
+
+fn named<'a>(spans: &'a [Value], trace: &str, name: &str) -> Option<&'a Value> {
+    spans.iter().find(|span| span["traceId"] == trace && span["name"] == name)
+}
+
+fn attributes(of: &Value) -> BTreeMap<String, String> {
+    let pairs = of["attributes"].as_array().cloned().unwrap_or_default();
+    let value = |pair: &Value| {
+        let value = pair["value"].as_object().and_then(|value| value.values().next()).cloned();
+        value
+            .map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    };
+    pairs.iter().map(|pair| (pair["key"].as_str().unwrap_or_default().to_owned(), value(pair))).collect()
+}
+
+/// The span of that name, of that kind, below another one.
+fn below<'a>(spans: &'a [Value], trace: &str, (name, kind): (&str, u64), parent: &Value) -> &'a Value {
+    let span = named(spans, trace, name).unwrap_or_else(|| panic!("there is no span {name}"));
+    assert_eq!((&span["kind"], &span["parentSpanId"]), (&json!(kind), &parent["spanId"]), "{span:#}");
+    span
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_leads_from_apply_to_applied_and_no_secret_is_told() {
+    if !have(&["otelcol"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path()).await;
+    let fleet = fleet(&collector.endpoint()).await;
+    let token = fleet.token("/push", 1).await;
+    let mut agent = agent(&fleet, &collector.endpoint(), &token).await;
+
+    let change = MANIFESTS.replace("{n: 0}", "{n: 1}");
+    let output = fleet.cli("policy").run_with(&["apply", "-f", "-", "-o", "json"], &change).await.ok();
+    let made: Value = serde_json::from_str(&output).unwrap();
+    let revision = made["result"]["revision"].as_str().unwrap().to_owned();
+    agent.reaches("app", "/n", &json!(1)).await;
+    let shown = eventually("the change is traced to its agent", async || {
+        let shown = fleet.cli("policy").json(&format!("trace {revision} --url http://t/{{trace_id}}")).await;
+        if shown["delivery"]["applied"]["count"] == "1" { Ok(shown) } else { Err(shown.to_string()) }
+    })
+    .await;
+    let trace = shown["change"]["traceId"].as_str().expect("it has a trace").to_owned();
+    assert_eq!(shown["url"], format!("http://t/{trace}"));
+    for moment in ["compiled", "firstPublished", "lastPublished"] {
+        assert!(shown["delivery"][moment].is_string(), "{moment}: {shown:#}");
+    }
+    let spans = eventually("all spans have arrived", async || {
+        let spans = collector.spans();
+        let linked = spans.iter().filter(|span| span["links"][0]["traceId"] == trace.as_str()).count();
+        let published = named(&spans, &trace, "publish desired.group.{group}").is_some();
+        let names: Vec<_> = spans.iter().map(|span| span["name"].clone()).collect();
+        if linked >= 2 && published { Ok(spans) } else { Err(format!("{linked} linked of {names:?}")) }
+    })
+    .await;
+    the_trace_is_whole(&spans, &trace);
+    agent.process().stop().await;
+
+    metrics_are_those_of_the_catalogue(&collector).await;
+    logs_name_their_trace(&collector, &fleet, &trace).await;
+    no_secret_is_told(&collector, &fleet, &agent, &token);
+}
+
+fn the_trace_is_whole(spans: &[Value], trace: &str) {
+    let apply = named(spans, trace, "muster.api.v1.PolicyService/Apply").expect("the call is a span");
+    assert_eq!(apply["kind"], SERVER);
+    assert!(
+        apply["parentSpanId"].as_str().is_some_and(|parent| !parent.is_empty()),
+        "the caller is its parent"
+    );
+    let told = attributes(apply);
+    assert_eq!(told["rpc.method"], "muster.api.v1.PolicyService/Apply");
+    assert_eq!((&told["rpc.system.name"][..], &told["rpc.response.status_code"][..]), ("grpc", "OK"));
+    below(spans, trace, ("plan", INTERNAL), apply);
+    let stored = below(spans, trace, ("publish store.{object}", PRODUCER), apply);
+    let compiled = below(spans, trace, ("compile", INTERNAL), stored);
+    let published = below(spans, trace, ("publish desired.group.{group}", PRODUCER), compiled);
+    let told = attributes(published);
+    for (name, value) in [
+        ("messaging.system", "nats"),
+        ("messaging.operation.name", "publish"),
+        ("messaging.operation.type", "send"),
+        ("messaging.destination.template", "desired.group.{group}"),
+    ] {
+        assert_eq!(told.get(name).map(String::as_str), Some(value), "{told:?}");
+    }
+    for template in ["notify.group.{group}", "svc.heartbeat.{agent}"] {
+        let linked = |span: &&Value| {
+            span["name"] == format!("process {template}") && span["links"][0]["traceId"] == trace
+        };
+        let process = spans.iter().find(linked).unwrap_or_else(|| panic!("no span is linked: {template}"));
+        assert_eq!(process["kind"], CONSUMER);
+        assert_ne!(process["traceId"], trace, "what an agent says is a trace of its own");
+        assert!(process["parentSpanId"].as_str().is_none_or(str::is_empty), "{process:#}");
+        assert_eq!(attributes(process)["muster.agent"], AGENT);
+        if template == "notify.group.{group}" {
+            let own = process["traceId"].as_str().unwrap();
+            for step in ["verify", "stage", "apply", "health"] {
+                below(spans, own, (step, INTERNAL), process);
+            }
+        }
+    }
+    for span in spans {
+        let name = span["name"].as_str().unwrap_or_default();
+        assert!(!name.contains(AGENT), "names of spans have no ids: {name}");
+    }
+}
+
+async fn metrics_are_those_of_the_catalogue(collector: &Collector) {
+    let metrics = eventually("metrics of services and agents have arrived", async || {
+        let metrics = collector.all("metrics", ["resourceMetrics", "scopeMetrics", "metrics"]);
+        let has = |name: &str| metrics.iter().any(|metric| metric["name"] == name);
+        let wanted = [
+            "muster.agents",
+            "muster.heartbeats",
+            "muster.heartbeat.lag",
+            "muster.policy.convergence.duration",
+            "muster.agent.activations",
+            "muster.enrolments",
+            "muster.key.expiry",
+            "rpc.server.call.duration",
+            "messaging.client.operation.duration",
+            "messaging.process.duration",
+        ];
+        let missing: Vec<_> = wanted.into_iter().filter(|name| !has(name)).collect();
+        if missing.is_empty() { Ok(metrics) } else { Err(format!("{missing:?} are missing")) }
+    })
+    .await;
+    for metric in &metrics {
+        let row = CATALOGUE.iter().find(|row| metric["name"] == row.name);
+        let row = row.unwrap_or_else(|| panic!("{} is not in the catalogue", metric["name"]));
+        assert_eq!(metric["unit"], row.unit);
+        for kind in ["sum", "gauge", "histogram"] {
+            for point in metric[kind]["dataPoints"].as_array().into_iter().flatten() {
+                for (label, value) in attributes(point) {
+                    let declared = row.labels.iter().find(|declared| declared.name == label);
+                    let declared = declared.unwrap_or_else(|| panic!("{} has the label {label}", row.name));
+                    assert!(declared.values.contains(&&value[..]), "{}: {label} is {value}", row.name);
+                }
+            }
+        }
+    }
+    assert!(!collector.text("metrics").contains(AGENT), "the id of an agent is never a label");
+    let unverified = metrics.iter().filter(|metric| metric["name"] == "muster.agent.activations");
+    assert!(unverified.into_iter().all(|metric| !metric.to_string().contains("\"false\"")));
+}
+
+async fn logs_name_their_trace(collector: &Collector, fleet: &Fleet, trace: &str) {
+    eventually("a log of the change names its trace", async || {
+        let logs = collector.all("logs", ["resourceLogs", "scopeLogs", "logRecords"]);
+        let found = logs
+            .iter()
+            .any(|log| log["traceId"] == trace && log["body"]["stringValue"] == "committed a change");
+        if found { Ok(()) } else { Err(format!("{} logs", logs.len())) }
+    })
+    .await;
+    let log = fleet.services[0].process.log();
+    let line = log.lines().find(|line| line.contains("committed a change") && line.contains(trace));
+    let line: Value = serde_json::from_str(line.expect("the line on standard error has it too")).unwrap();
+    assert_eq!(line["trace_id"], trace);
+}
+
+fn no_secret_is_told(collector: &Collector, fleet: &Fleet, agent: &AgentProcess, token: &str) {
+    let read = |path: PathBuf| fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut secrets = vec![("join token".to_owned(), token.to_owned())];
+    let admin = fs::read_to_string(fleet.dir().join("admin.token")).expect("there is an administrator");
+    secrets.push(("API token".to_owned(), admin.trim().to_owned()));
+    for key in ["director.key", "content.key", "root.key"] {
+        let bytes = read(fleet.dir().join(key));
+        let hex: String = bytes[..12].iter().map(|byte| format!("{byte:02x}")).collect();
+        secrets.extend([(format!("{key} in hex"), hex), (key.to_owned(), STANDARD.encode(&bytes[..12]))]);
+    }
+    let seed = String::from_utf8(read(agent.state.join("agent.key"))).expect("it is text");
+    secrets.push(("key of the agent".to_owned(), seed.trim().to_owned()));
+    for signal in ["traces", "metrics", "logs"] {
+        let text = collector.text(signal);
+        assert!(!text.is_empty(), "{signal} were heard");
+        for (name, secret) in &secrets {
+            assert!(secret.len() >= 12 && !text.contains(&secret[..]), "{name} is in {signal}");
+        }
+    }
+}
+
+/// A collector that is not there, and one that takes connections and says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_collector_changes_arrive_and_processes_end_in_time() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let places =
+        [format!("http://127.0.0.1:{}", free_port()), format!("http://{}", silent.local_addr().unwrap())];
+    for endpoint in places {
+        let mut fleet = fleet(&endpoint).await;
+        let token = fleet.token("/push", 1).await;
+        let mut agent = agent(&fleet, &endpoint, &token).await;
+        fleet.cli("policy").apply(&MANIFESTS.replace("{n: 0}", "{n: 1}")).await;
+        agent.reaches("app", "/n", &json!(1)).await;
+        for process in [agent.process(), &mut fleet.services[0].process] {
+            let asked = Instant::now();
+            assert!(process.stop().await.success(), "{}", process.log());
+            let took = asked.elapsed();
+            assert!(took < SHUTDOWN_TIMEOUT + STOP_SLACK, "{took:?}: {}", process.log());
+        }
+    }
+}
+
+/// The rules for Prometheus, by its own tool: each alert fires and does not.
+#[tokio::test]
+async fn alerts_fire_when_they_should_and_not_else() {
+    if !have(&["promtool"]) {
+        return;
+    }
+    let dir = cluster::root().join("deploy/observability");
+    for args in [["check", "rules", "rules.yaml"], ["test", "rules", "rules_test.yaml"]] {
+        let run = tokio::process::Command::new(tool("promtool")).args(args).current_dir(&dir).output();
+        let output = run.await.expect("promtool runs");
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+    }
+}
+
+/// The example in deploy/observability, by the collector itself.
+#[tokio::test]
+async fn the_example_of_a_collector_is_one() {
+    if !have(&["otelcol"]) {
+        return;
+    }
+    let config = cluster::root().join("deploy/observability/collector.yaml");
+    let run =
+        tokio::process::Command::new(tool("otelcol")).arg("validate").arg("--config").arg(config).output();
+    let output = run.await.expect("the collector runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
