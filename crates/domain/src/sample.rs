@@ -21,7 +21,7 @@ mod tests {
 
     #[test]
     fn about_the_share_is_sampled_and_others_for_each_revision() {
-        let agents: Vec<_> = (0..20_000).map(|n| AgentId::new(&format!("agent-{n}")).unwrap()).collect();
+        let agents: Vec<_> = (0..20_000).map(|n| AgentId::new(format!("agent-{n}")).unwrap()).collect();
         let sampled = |revision, share| -> Vec<usize> {
             let picked = agents.iter().enumerate().filter(|(_, a)| is_sampled(a, Revision(revision), share));
             picked.map(|(n, _)| n).collect()

@@ -49,7 +49,7 @@ impl Assembler {
     pub(super) fn push(&mut self, read: Read) -> Vec<LogEvent> {
         let mut events = Vec::new();
         match read {
-            Read::Entry(entry) => self.push_entry(entry, &mut events),
+            Read::Entry(entry) => self.push_entry(*entry, &mut events),
             Read::Foreign { sequence } => {
                 self.close(sequence, &mut events);
                 self.emit(
@@ -124,7 +124,7 @@ mod tests {
             let events = match step.split(' ').collect::<Vec<_>>()[..] {
                 ["|"] => assembler.caught_up(),
                 ["!", sequence] => assembler.push(Read::Foreign { sequence: sequence.parse().unwrap() }),
-                [id, sequence, place] => assembler.push(Read::Entry(entry(id, sequence, place))),
+                [id, sequence, place] => assembler.push(Read::Entry(Box::new(entry(id, sequence, place)))),
                 _ => panic!("{step}"),
             };
             shown.extend(events.into_iter().map(|event| match event {

@@ -71,7 +71,7 @@ pub struct StoredEntry {
 
 /// What a message of the log turns out to be.
 pub(super) enum Read {
-    Entry(StoredEntry),
+    Entry(Box<StoredEntry>),
     /// Something else that got into the stream.
     Foreign {
         sequence: u64,
@@ -81,7 +81,7 @@ pub(super) enum Read {
 impl Read {
     pub(super) fn entry(self) -> Option<StoredEntry> {
         match self {
-            Self::Entry(entry) => Some(entry),
+            Self::Entry(entry) => Some(*entry),
             Self::Foreign { .. } => None,
         }
     }
@@ -90,7 +90,7 @@ impl Read {
 pub(super) fn read(message: StreamMessage) -> Read {
     let sequence = message.sequence;
     match parse(&message) {
-        Some(entry) => Read::Entry(entry),
+        Some(entry) => Read::Entry(Box::new(entry)),
         None => {
             tracing::error!(
                 sequence,
