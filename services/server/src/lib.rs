@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use runtime::log::{self, LogConfig};
+use runtime::log::LogConfig;
 use runtime::telemetry::TelemetryArgs;
 use runtime::{ServiceArgs, Shutdown, telemetry};
 
