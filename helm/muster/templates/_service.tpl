@@ -37,6 +37,7 @@
 {{- $_ := set $env "MUSTER_CONTENT_KEY" (dict "value" "/etc/muster/keys/content.key") -}}
 {{- $_ := set $env "MUSTER_WORK_DIR" (dict "value" "/var/lib/muster") -}}
 {{- end -}}
+{{- $env = merge $env (include "muster.otelEnv" .root | fromYaml) -}}
 {{- range $flag, $value := .block.options -}}
 {{- $text := ternary (int64 $value | toString) (toString $value) (kindIs "float64" $value) -}}
 {{- $_ := set $env (printf "MUSTER_%s" ($flag | upper | replace "-" "_")) (dict "value" $text) -}}

@@ -111,6 +111,7 @@ fn network_policies_are_the_edges_of_the_page() {
     let all = json!({
         "agent": { "enabled": true, "joinTokenSecret": "join" },
         "backup": { "enabled": true },
+        "global": { "otel": { "endpoint": "http://collector.telemetry:4317" } },
         "operator": { "enabled": true, "tokenSecret": "token" },
     });
     assert_eq!(cluster::rendered(&render(&Chart::new().with(all))), cluster::documented(&page));
@@ -146,6 +147,35 @@ fn a_block_wins_over_defaults_also_with_what_is_empty() {
     assert_eq!(value("MUSTER_SNAPSHOT_VALIDITY"), Some("3d".into()));
     assert!(objects.get("Deployment", "muster-presence")["spec"]["replicas"].is_null());
     assert_eq!(objects.get("Deployment", "muster-identity")["spec"]["replicas"], 4);
+}
+
+#[test]
+fn a_collector_hears_who_told_it_something() {
+    if !have(&["helm"]) {
+        return;
+    }
+    let otel = json!({ "endpoint": "http://c:4317", "sampler": "traceidratio", "samplerArgument": "0.1", "resourceAttributes": { "site": "x" } });
+    let objects = render(&Chart::new().with(json!({
+        "global": { "otel": otel },
+        "agent": { "enabled": true, "joinTokenSecret": "join" },
+        "operator": { "enabled": true, "tokenSecret": "token" },
+    })));
+    for name in ["policy", "content", "presence", "identity", "operator", "agent"] {
+        let kind = if name == "agent" { "DaemonSet" } else { "Deployment" };
+        let object = objects.get(kind, &format!("muster-{name}"));
+        let env = object.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array).unwrap();
+        let at =
+            |name: &str| env.iter().position(|e| e["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(env[at("OTEL_EXPORTER_OTLP_ENDPOINT")]["value"], "http://c:4317", "{name}");
+        assert_eq!(env[at("OTEL_TRACES_SAMPLER_ARG")]["value"], "0.1", "{name}");
+        let attributes = env[at("OTEL_RESOURCE_ATTRIBUTES")]["value"].as_str().unwrap();
+        assert!(attributes.ends_with(",site=x"), "{attributes}");
+        // Kubernetes puts in what stands before.
+        for part in attributes.split("$(").skip(1) {
+            let variable = part.split(')').next().unwrap();
+            assert!(at(variable) < at("OTEL_RESOURCE_ATTRIBUTES"), "{name}: {variable}");
+        }
+    }
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn matches(expected: &[String], printed: &[&str]) -> bool {
     }
 }
 
-/// A line without what differs from run to run: moments, ages, the number of spaces.
+/// A line without what differs from run to run: moments, ages, trace ids, the number of spaces.
 fn levelled(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     let is_moment = |word: &str| word.len() >= 20 && word.ends_with('Z') && word[4..].starts_with('-');
@@ -74,6 +74,7 @@ fn levelled(line: &str) -> String {
         let ago_in = |ahead: usize| words.get(at + ahead) == Some(&"ago");
         match word {
             _ if is_moment(word) => level.push("MOMENT"),
+            _ if word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit()) => level.push("TRACE"),
             _ if is_age(word) && (ago_in(1) || ago_in(2)) => level.push("AGE"),
             _ if word.len() <= 2 && ago_in(1) => {}
             _ => level.push(word),
