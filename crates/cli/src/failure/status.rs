@@ -146,6 +146,11 @@ pub(super) fn way_out(status: &Status, url: &str) -> Option<String> {
                 Some(kind) if kind.contains("agent") => "agent",
                 Some(kind) if kind.contains("token") => "token",
                 Some(kind) if kind.contains("channel") || kind.contains("content") => "content",
+                Some("change") => {
+                    return Some(
+                        "`muster policy history NAME` shows the revisions of a policy's changes".to_owned(),
+                    );
+                }
                 Some(_) | None => return None,
             };
             format!("`muster {noun} list` shows what there is")
@@ -256,6 +261,13 @@ mod tests {
             Status::with_error_details(Code::NotFound, "revision 3 of channel a was retired", details),
             exit::NOT_FOUND,
             "error: revision 3 of channel a was retired\ntry: `muster content list` shows what there is\n",
+        );
+        let details = ErrorDetails::with_resource_info("Change", "22", "", "");
+        check(
+            Status::with_error_details(Code::NotFound, "there is no Change \"22\"", details),
+            exit::NOT_FOUND,
+            "error: there is no Change \"22\"\n\
+             try: `muster policy history NAME` shows the revisions of a policy's changes\n",
         );
     }
 
