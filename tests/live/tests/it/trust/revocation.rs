@@ -46,8 +46,10 @@ async fn t21_a_revoked_agent_is_cut_off_at_once_and_for_ever() {
     // Once more is no failure: it makes sure.
     let _ = fleet.cli("identity").run("agent revoke thief --yes").await.ok();
 
-    fleet.nats.kill().await.expect("the broker can be killed");
+    // Identity first: what it tells the broker is a file there, which a kill in the middle would tear.
     fleet.services[0].process.kill().await;
+    assert!(Bare::connect(&fleet.nats.url(), Some(&thief.user)).await.is_err(), "the broker knows");
+    fleet.nats.kill().await.expect("the broker can be killed");
     fleet.nats.start_again().await.expect("the broker starts again");
     assert!(Bare::connect(&fleet.nats.url(), Some(&thief.user)).await.is_err(), "the broker remembers");
     fleet.restart(0).await;
