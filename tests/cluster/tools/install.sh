@@ -46,10 +46,10 @@ take() { # folder, module, to, paths...
 }
 
 # Prometheus' tool for rules: what is on PATH, else out of Debian's package, which is not installed for it.
-promtool() {
+take_promtool() {
   local work found
   [ -x "$tools/bin/promtool" ] && return
-  if found=$(command -v promtool); then ln -sf "$found" "$tools/bin/promtool"; return; fi
+  if found=$(type -P promtool); then ln -sf "$found" "$tools/bin/promtool"; return; fi
   command -v apt-get >/dev/null || fail "promtool is missing: install Prometheus, or put promtool on PATH"
   work=$(mktemp -d "$tools/install.XXXXXX")
   (cd "$work" && apt-get download prometheus >/dev/null && dpkg-deb -x prometheus_*.deb .) \
@@ -68,7 +68,7 @@ for folder in "${@:-all}"; do
     helm | all) build helm "-X helm.sh/helm/v4/internal/version.version=$(required helm helm.sh/helm/v4)" helm.sh/helm/v4/cmd/helm ;;&
     etcd | all) build etcd '' etcd=go.etcd.io/etcd/server/v3 ;;&
     otelcol | all) build otelcol '' otelcol=. ;;&
-    promtool | all) promtool ;;&
+    promtool | all) take_promtool ;;&
     kwok | all) build kwok "-X sigs.k8s.io/kwok/pkg/consts.Version=$(required kwok sigs.k8s.io/kwok)" sigs.k8s.io/kwok/cmd/kwok ;;&
     k8s | all)
       version=$(required k8s k8s.io/kubernetes)
