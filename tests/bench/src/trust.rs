@@ -68,19 +68,20 @@ pub async fn section(bench: &Bench) -> Result<String> {
                 vec![name.to_owned(), it.rate.to_string(), it.musterd.to_string(), it.broker.to_string()]
             })
             .into();
-    let cores =
-        ON_PAPER * RENEWALS_A_DAY / 86_400.0 * (renewals.musterd.median() + renewals.broker.median()) / 1e3;
+    // Of the milliseconds of a second.
+    let percent =
+        ON_PAPER * RENEWALS_A_DAY / 86_400.0 * (renewals.musterd.median() + renewals.broker.median()) / 10.0;
     let all_at_once = ON_PAPER / renewals.rate.median();
     let (flooded, gush) = floods(bench).await?;
     Ok(format!(
         "## Trust: joins, renewals, a flood\n\n{}\n\n{WHAT}\n\n{}\nOn paper, {} agents whose claims are good for a day renew {} \
-         times a second, which takes {} of one core. If all of them came at\nonce, after an outage of more than a day, it would take {} \
+         times a second, which takes {} % of one core. If all of them came at\nonce, after an outage of more than a day, it would take {} \
          s at the rate above.\n\n{FLOOD} It sent\n{} messages a second.\n\n{}",
         bench.machine.line(),
         page::table(&["", "a second", "musterd, ms of a core each", "broker, ms of a core each"], &rows),
         number(ON_PAPER),
         number(ON_PAPER * RENEWALS_A_DAY / 86_400.0),
-        number(cores),
+        number(percent),
         number(all_at_once),
         number(gush.median()),
         page::table(&["64 agents", "half within, ms", "99 % within, ms", "99 %, against alone"], &flooded),
