@@ -140,7 +140,7 @@ catalogue! {
         "presence",
         "Heartbeats that arrived, by what became of them. `heard`: a report that asks for no answer. `shed`: beyond what an agent may send.";
     HeartbeatLag: "muster.heartbeat.lag", "s", Histogram(SHORT), [], "presence",
-        "Time from taking a heartbeat from the connection until its answer went out, waits for the registry and the store included.";
+        "Time from taking a heartbeat from the connection until its answer went out. Those that waited for the record of a newcomer are left out.";
     Convergence: "muster.policy.convergence.duration", "s", Histogram(LONG), [MODE, APPLIED], "presence",
         "Time from the head in the store until an agent reported it applied or failed. Only agents that were online when the head came.";
     ConvergenceIntervals: "muster.policy.convergence.intervals", "{interval}", Histogram(INTERVALS), [MODE, APPLIED], "presence",
