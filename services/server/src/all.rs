@@ -264,17 +264,32 @@ async fn start_server(
     for fleet in fleets {
         broker::init(&dir.broker(), &fleet.id)?;
     }
-    let mut setup = Setup::new(binary, dir.nats()?).with_operator(&dir.broker())?;
-    setup.port = args.nats_port.or_else(|| dir.nats_port());
-    let TlsFiles { cert, key, .. } = ca.files();
-    setup.tls = Some(ServerTls { cert, key, ca: ca.ca(), client_ca: None, first: true });
-    let server = NatsServer::start(setup).await?;
+    let server = own_server(binary, dir, &ca, args.nats_port).await?;
     dir.keep_nats_port(server.port())?;
-    let tls = BrokerTlsArgs { nats_ca_file: Some(ca.ca()), nats_tls_first: true, ..BrokerTlsArgs::default() };
+    let tls = own_server_tls(ca.ca());
     let urls = vec![server.url()];
     tasks.spawn("renew certificates", renew(ca, Some(server.reloads()), tasks.shutdown().clone()));
     tasks.spawn("nats-server", supervise(server, tasks.shutdown().clone()));
     Ok(Broker { urls, creds: Some(broker::fleet_dir(&dir.broker(), &args.fleet)), tls })
+}
+
+/// Starts the server of a data directory, with its certificate from the local CA: at this port, or the one it had.
+pub(crate) async fn own_server(
+    binary: PathBuf,
+    dir: &DataDir,
+    ca: &LocalCa,
+    port: Option<u16>,
+) -> Result<NatsServer, AllError> {
+    let mut setup = Setup::new(binary, dir.nats()?).with_operator(&dir.broker())?;
+    setup.port = port.or_else(|| dir.nats_port());
+    let TlsFiles { cert, key, .. } = ca.files();
+    setup.tls = Some(ServerTls { cert, key, ca: ca.ca(), client_ca: None, first: true });
+    Ok(NatsServer::start(setup).await?)
+}
+
+/// How clients of that server verify it.
+pub(crate) fn own_server_tls(ca: PathBuf) -> BrokerTlsArgs {
+    BrokerTlsArgs { nats_ca_file: Some(ca), nats_tls_first: true, ..BrokerTlsArgs::default() }
 }
 
 /// Renews the certificate from the local CA in time. The listener sees the new one by itself.

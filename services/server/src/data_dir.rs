@@ -73,6 +73,20 @@ pub struct Addresses {
     pub pid: u32,
 }
 
+impl Addresses {
+    /// Reads what a running `musterd all` left in its directory.
+    pub(crate) fn read(data_dir: &Path) -> Result<Self, DataDirError> {
+        let path = data_dir.join(ADDRESSES);
+        let read = std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+        read.map_err(|source| DataDirError::File { action: "read", path, source })
+    }
+}
+
+/// The directory of the broker's operator and accounts in a data directory.
+pub(crate) fn broker_of(data_dir: &Path) -> PathBuf {
+    data_dir.join(BROKER)
+}
+
 /// A data directory that this process alone uses, until it is dropped.
 pub(crate) struct DataDir {
     path: PathBuf,
@@ -143,7 +157,7 @@ impl DataDir {
 
     /// The directory of the broker's operator and accounts.
     pub(crate) fn broker(&self) -> PathBuf {
-        self.path.join(BROKER)
+        broker_of(&self.path)
     }
 
     /// The file of the director key.

@@ -1,5 +1,6 @@
 //! What a backup is on disk: a folder with one file a stream, and a page that says what they are.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -77,8 +78,16 @@ pub(crate) struct Part {
 
 impl Part {
     /// Messages that it had.
-    pub(crate) fn messages(&self) -> u64 {
+    fn messages(&self) -> u64 {
         self.packed.state.get("messages").and_then(serde_json::Value::as_u64).unwrap_or_default()
+    }
+}
+
+/// A row for people.
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = wire::size::rounded(self.bytes);
+        write!(f, "{:<10} {:>12} messages  {size:>12}", self.stream, self.messages())
     }
 }
 

@@ -8,17 +8,18 @@ use clap::Args;
 use domain::catalog::Entry;
 use domain::{Epoch, Revision};
 use runtime::nats::{Login, Nats};
-use runtime::nats_server::{NatsServer, Setup, find};
+use runtime::nats_server::{NatsServer, find};
 use runtime::store::{ChangeInfo, CommitError, Log};
-use runtime::tls::{LocalCa, ServerTls, TlsFiles};
+use runtime::tls::LocalCa;
 use runtime::{BrokerTlsArgs, Shutdown, broker, clock, ids};
 use serde_json::json;
 use wire::access::{Account, Permissions, STREAMS};
 use wire::subject::StoreKey;
 
+use super::Place;
 use super::folder::{Folder, Page};
-use super::{BrokerError, Place, broker_of, size};
-use crate::data_dir::DataDir;
+use crate::all::{own_server, own_server_tls};
+use crate::data_dir::{DataDir, broker_of};
 
 /// Below this lie the answers to what restores.
 const INBOX: &str = "_INBOX_svc.restore";
@@ -104,7 +105,7 @@ async fn put_back(
     let connection = place.connection("musterd restore");
     let login = Some(Login::read(&creds).context("the minted credentials are none")?);
     let connection = runtime::nats::Connection { login, inbox_prefix: INBOX.to_owned(), ..connection };
-    let nats = Nats::connect(&connection).await.map_err(BrokerError::from)?;
+    let nats = Place::connect(&connection).await?;
     let put = async {
         clear(args, &nats, &folder.page).await?;
         let mut said = std::io::stdout();
@@ -113,7 +114,7 @@ async fn put_back(
             packed.config.insert("num_replicas".to_owned(), json!(args.stream_replicas));
             let unpacked = nats.unpack_stream(&part.stream, &packed, folder.read(part)?).await;
             unpacked.with_context(|| format!("stream {} cannot be put back", part.stream))?;
-            writeln!(said, "{:<10} {:>12} messages  {:>12}", part.stream, part.messages(), size(part.bytes))?;
+            writeln!(said, "{part}")?;
         }
         let epoch = raise(&nats, &folder.page).await?;
         writeln!(
@@ -209,13 +210,8 @@ impl Server {
     async fn start(data_dir: &Path, binary: Option<&Path>) -> anyhow::Result<Self> {
         let dir = DataDir::open(data_dir)?;
         let ca = LocalCa::open(dir.tls(), &[])?;
-        let mut setup = Setup::new(find(binary).await?, dir.nats()?).with_operator(&dir.broker())?;
-        setup.port = dir.nats_port();
-        let TlsFiles { cert, key, .. } = ca.files();
-        setup.tls = Some(ServerTls { cert, key, ca: ca.ca(), client_ca: None, first: true });
-        let nats = NatsServer::start(setup).await?;
-        let tls =
-            BrokerTlsArgs { nats_ca_file: Some(ca.ca()), nats_tls_first: true, ..BrokerTlsArgs::default() };
+        let nats = own_server(find(binary).await?, &dir, &ca, None).await?;
+        let tls = own_server_tls(ca.ca());
         Ok(Self { nats, tls, _dir: dir })
     }
 

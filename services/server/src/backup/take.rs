@@ -11,7 +11,8 @@ use runtime::{Shutdown, clock};
 use wire::access::{Role, STREAMS};
 
 use super::folder::{self, Draft};
-use super::{BrokerError, Place, broker_of, local, size};
+use super::{Place, local};
+use crate::data_dir::broker_of;
 
 /// Options of `musterd backup`.
 #[derive(Debug, Clone, Args)]
@@ -62,7 +63,7 @@ pub(crate) async fn take(args: &BackupArgs, shutdown: Shutdown) -> anyhow::Resul
         files.keys.fleet
     );
     let connection = place.connection("musterd backup").with_login(Role::Backup, files.fleet);
-    let nats = Nats::connect(&connection).await.map_err(BrokerError::from)?;
+    let nats = Place::connect(&connection).await?;
     let taken = tokio::select! {
         taken = write(args, &place, &nats) => taken,
         () = shutdown.requested() => Err(anyhow::anyhow!("told to stop before the backup was whole")),
@@ -80,7 +81,7 @@ async fn write(args: &BackupArgs, place: &Place, nats: &Nats) -> anyhow::Result<
         let packed = nats.pack_stream(stream.name, |piece| writing.write(piece)).await;
         let packed = packed.with_context(|| format!("stream {} cannot be taken", stream.name))?;
         let part = draft.add(stream.name, writing, packed)?;
-        writeln!(said, "{:<10} {:>12} messages  {:>12}", part.stream, part.messages(), size(part.bytes))?;
+        writeln!(said, "{part}")?;
     }
     let (path, _) = draft.finish()?;
     writeln!(said, "{}", path.display())?;
