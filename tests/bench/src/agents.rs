@@ -218,7 +218,7 @@ impl Fleet {
 }
 
 /// How to verify the broker that a token leads to, kept as agents keep it.
-fn trust(dir: &Path, token: &JoinToken) -> Result<BrokerTls> {
+pub(crate) fn trust(dir: &Path, token: &JoinToken) -> Result<BrokerTls> {
     let ca = dir.join("broker-ca.pem");
     std::fs::write(&ca, runtime::tls::pem_of(&token.broker.cas))?;
     Ok(BrokerTls { ca: Some(ca), identity: None, first: token.broker.tls_first })

@@ -23,7 +23,7 @@ use crate::control::Control;
 use crate::load::{self, CONNECTIONS};
 use crate::stats::{Series, float, number};
 use crate::w2::OurSide;
-use crate::{Bench, clients, micro, page, say};
+use crate::{Bench, agents, clients, micro, page, say};
 
 /// Agents that join in one run, and whose claims are renewed once.
 const AGENTS: usize = 1_000;
@@ -106,11 +106,8 @@ async fn entries(bench: &Bench) -> Result<(Figures, Figures)> {
     let dir = tempfile::Builder::new().prefix("muster-bench-trust-").tempdir()?;
     for run in 0..=bench.runs() {
         let token = JoinToken::decode(&control.token(count).await?)?;
-        let ca = dir.path().join("broker-ca.pem");
-        std::fs::write(&ca, runtime::tls::pem_of(&token.broker.cas))?;
-        let tls = BrokerTls { ca: Some(ca), identity: None, first: token.broker.tls_first };
-        let one = async |token: &JoinToken| join(token, &tls, count).await;
-        let joined = timed(&mut joins, &control, count, one(&token)).await?;
+        let tls = agents::trust(dir.path(), &token)?;
+        let joined = timed(&mut joins, &control, count, join(&token, &tls, count)).await?;
         timed(&mut renewals, &control, count, renew(&joined, &tls)).await?;
         if run == 0 {
             // The first finds cold caches; it is not counted.
