@@ -2,6 +2,8 @@
 //! theirs with the same code.
 
 mod find;
+#[cfg(target_os = "linux")]
+mod leftover;
 mod process;
 mod supervise;
 

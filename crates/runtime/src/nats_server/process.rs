@@ -15,6 +15,8 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+#[cfg(target_os = "linux")]
+use super::leftover;
 use crate::broker::{InitError, server_config};
 use crate::tasks::{Attached, attach};
 use crate::tls::{ServerTls, verified};
@@ -23,7 +25,7 @@ use crate::tls::{ServerTls, verified};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time to end by itself; then it is killed. With `sync_interval: always` nothing acknowledged is lost.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause between looks at a starting server.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -41,6 +43,12 @@ const FREE_PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Ports tried before the system is asked for one. One in two would have to be taken to try this many.
 const PORT_TRIES: u32 = 16;
+
+/// Its configuration.
+const CONFIG: &str = "nats.conf";
+
+/// Where it writes its process id.
+const PID: &str = "nats.pid";
 
 /// Folder for the accounts that it was told of.
 const ACCOUNTS: &str = "accounts";
@@ -165,7 +173,8 @@ impl NatsServer {
             path: store,
             source,
         })?;
-        end_leftover(&setup).await?;
+        #[cfg(target_os = "linux")]
+        leftover::end(&setup.dir.join(CONFIG), &setup.dir.join(PID)).await?;
         if let Some(port) = setup.port
             && std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()
         {
@@ -330,7 +339,7 @@ fn free_port() -> Option<u16> {
 }
 
 fn spawn(setup: &Setup, port: Option<u16>) -> Result<(Child, Said, Attached), ServerError> {
-    let path = setup.dir.join("nats.conf");
+    let path = setup.dir.join(CONFIG);
     std::fs::write(&path, configuration(setup, port)).map_err(|source| ServerError::File {
         action: "write",
         path: path.clone(),
@@ -362,7 +371,7 @@ fn configuration(setup: &Setup, port: Option<u16>) -> String {
         "listen: \"127.0.0.1:{port}\"\n\
          server_name: muster\n\
          ports_file_dir: {dir:?}\n\
-         pid_file: \"{dir}/nats.pid\"\n\
+         pid_file: \"{dir}/{PID}\"\n\
          logtime: false\n\
          max_connections: 200000\n\
          ping_interval: \"30s\"\n\
@@ -412,32 +421,4 @@ async fn pass_on(stderr: ChildStderr, said: Said) {
         }
         said.push_back(text.to_owned());
     }
-}
-
-/// Ends the server that a killed process left behind: two servers must never share a store. It is known by
-/// its process id file and by its command line, which names our configuration file.
-async fn end_leftover(setup: &Setup) -> Result<(), ServerError> {
-    let pid_file = setup.dir.join("nats.pid");
-    let Ok(text) = std::fs::read_to_string(&pid_file) else { return Ok(()) };
-    let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else { return Ok(()) };
-    let ours = || {
-        let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        let config = setup.dir.join("nats.conf");
-        command.split(|byte| *byte == 0).any(|argument| argument == config.as_os_str().as_encoded_bytes())
-    };
-    let deadline = Instant::now() + STOP_TIMEOUT;
-    let mut signal = Signal::TERM;
-    while ours() {
-        tracing::warn!(pid = %pid.as_raw_nonzero(), "ending the nats-server that an earlier process left behind");
-        kill_process(pid, signal).map_err(|error| ServerError::Signal(error.into()))?;
-        while ours() && Instant::now() < deadline {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        if signal == Signal::KILL && ours() {
-            // A killed process that stays is one whose parent does not collect it; it holds nothing any more.
-            return Ok(());
-        }
-        signal = Signal::KILL;
-    }
-    Ok(())
 }
