@@ -18,6 +18,7 @@ pub mod digest;
 pub mod document;
 pub mod enrol;
 pub mod explain;
+pub mod flood;
 pub mod id;
 pub mod path;
 pub mod presence;

@@ -108,6 +108,8 @@ pub mod pattern {
     pub const CLAIMS: &str = "$SYS.REQ.CLAIMS.UPDATE";
     /// Heartbeats that other presence replicas heard.
     pub const BEATS: &str = "presence.beats";
+    /// Agents that send far more than they may.
+    pub const FLOODS: &str = "presence.flood.*";
     /// How many agents hold which content.
     pub const CENSUS: &str = "presence.content";
     /// All content.
@@ -316,6 +318,12 @@ pub fn beats() -> Subject {
     Subject(pattern::BEATS.into())
 }
 
+/// An agent sends far more than it may.
+#[must_use]
+pub fn flood(id: &AgentId) -> Subject {
+    Subject(format!("presence.flood.{id}"))
+}
+
 /// A presence transition of an agent.
 #[must_use]
 pub fn events_presence(id: &AgentId) -> Subject {
@@ -438,10 +446,11 @@ pub fn parse_heartbeat(subject: &str) -> Option<AgentId> {
     AgentId::new(subject.strip_prefix("svc.heartbeat.")?).ok()
 }
 
-/// The agent of `identity.agent.<id>`, `desired.agent.<id>` or `notify.agent.<id>`.
+/// The agent of `identity.agent.<id>`, `desired.agent.<id>`, `notify.agent.<id>`, `events.presence.<id>` or
+/// `presence.flood.<id>`.
 #[must_use]
 pub fn parse_agent(subject: &str) -> Option<AgentId> {
-    let id = ["identity.agent.", "desired.agent.", "notify.agent.", "events.presence."]
+    let id = ["identity.agent.", "desired.agent.", "notify.agent.", "events.presence.", "presence.flood."]
         .iter()
         .find_map(|prefix| subject.strip_prefix(prefix))?;
     AgentId::new(id).ok()

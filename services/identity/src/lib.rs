@@ -24,10 +24,11 @@ mod status;
 mod uses;
 mod waiting;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
+use domain::flood::{Bans, MAX_BAN};
 use domain::{FleetId, Span};
 use runtime::broker::RoleFiles;
 use runtime::keys::Signer;
@@ -62,6 +63,19 @@ pub struct Config {
     /// have expired.
     #[arg(long, env = "MUSTER_AGENT_CLAIMS_TTL", value_name = "TIME", default_value = "24h", value_parser = claims::ttl)]
     pub agent_claims_ttl: Duration,
+
+    /// How long the broker shuts an agent out that sends a thousand messages in a second beyond what it may. Each time
+    /// it does so again within an hour takes twice as long, up to an hour. 0s: never.
+    #[arg(long, env = "MUSTER_AGENT_FLOOD_BAN", value_name = "TIME", default_value = "1m", value_parser = ban)]
+    pub agent_flood_ban: Duration,
+}
+
+fn ban(text: &str) -> Result<Duration, String> {
+    let ban = runtime::config::duration(text)?;
+    match Span::from(ban) <= MAX_BAN {
+        true => Ok(ban),
+        false => Err("must be at most 1h".to_owned()),
+    }
 }
 
 /// What the parts of the service share.
@@ -73,6 +87,7 @@ struct Shared {
     system: Option<Nats>,
     role: Option<Arc<RoleFiles>>,
     revoked: Revoked,
+    bans: Mutex<Bans>,
     waiting: Waiting,
     broker: SignedBroker,
     claims_ttl: Span,
@@ -104,6 +119,7 @@ pub async fn start(
         system: context.system.clone(),
         role: context.role.clone(),
         revoked: Revoked::default(),
+        bans: Mutex::new(Bans::new(config.agent_flood_ban.into())),
         waiting: Waiting::default(),
         broker: SignedBroker::default(),
         claims_ttl: config.agent_claims_ttl.into(),

@@ -1,20 +1,24 @@
-//! Who counts no more at the broker: agents that were deleted, until the last claims they may have got are over.
+//! Who counts no more at the broker: agents that were deleted, until the last claims they may have got are over, and
+//! agents that flood, for a while.
 //!
-//! The registry says who that is. Every replica follows it and tells the broker, at the start, after each deletion, and
-//! when the connection was made anew: a broker that lost what it had been told hears it again.
+//! The registry says who was deleted. Every replica follows it and tells the broker, at the start, after each deletion, and
+//! when the connection was made anew: a broker that lost what it had been told hears it again. Presence says who floods, to
+//! every replica; it is nowhere stored, and who goes on is shut out again.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use domain::flood::Bans;
 use domain::registry::{AgentKey, Gone, Registered};
-use domain::{Span, Timestamp};
+use domain::{AgentId, Span, Timestamp};
+use futures::StreamExt as _;
 use runtime::nats::{Followed, From, Headers, RequestError};
 use runtime::{Nats, Shutdown, clock};
 use tokio::time::Instant;
 use wire::subject::{STREAM_IDENTITY, claims, parse_agent, pattern};
 
-use crate::Shared;
+use crate::{Shared, registry};
 
 /// How long the broker may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -24,7 +28,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long after the end of its claims a deleted agent is still named: clocks differ.
 const MARGIN: Span = Span::from_secs(3600);
-/// Most that are named: the claims of an account are one message, and each takes about 80 bytes of it.
+/// Most that are named, besides those who flood: the claims of an account are one message, and each takes about 80 bytes
+/// of it.
 const MAX_REVOKED: usize = 8_000;
 
 /// Why the broker was not told.
@@ -38,10 +43,14 @@ pub(crate) enum TellError {
     Sign(#[from] nkeys::error::Error),
 }
 
-/// The connection was closed for good.
+/// Why it is not known any more who counts.
 #[derive(Debug, thiserror::Error)]
-#[error("the registry cannot be followed: the connection is closed")]
-pub(crate) struct FollowError;
+pub(crate) enum FollowError {
+    #[error("the registry cannot be followed: the connection is closed")]
+    Closed,
+    #[error("what presence says of floods cannot be subscribed to")]
+    Subscribe(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
 
 /// Who counts no more, as far as this replica knows.
 #[derive(Default)]
@@ -77,7 +86,11 @@ pub(crate) async fn tell(shared: &Shared) -> Result<(), TellError> {
     let (Some(system), Some(role)) = (&shared.system, &shared.role) else { return Ok(()) };
     let Some(signer) = &role.signers.account else { return Ok(()) };
     let now = clock::now();
-    let revoked = shared.revoked.current(shared.claims_ttl, now);
+    let mut revoked = shared.revoked.current(shared.claims_ttl, now);
+    for (key, until) in bans(shared).current(now) {
+        // Claims that are made before then do not count either.
+        revoked.entry(key.to_string()).or_insert(until);
+    }
     let count = revoked.len();
     for (_, account) in role.keys.claims(signer, revoked, now)? {
         let answer = system.request(&claims(), Headers::new(), account.into(), ANSWER_WITHIN).await?;
@@ -99,17 +112,30 @@ pub(crate) async fn run(shared: &Shared, shutdown: &Shutdown) -> Result<(), Foll
 async fn follow(shared: &Shared, system: &Nats) -> Result<(), FollowError> {
     let mut records =
         shared.nats.follow(STREAM_IDENTITY, pattern::IDENTITY_AGENTS, From::LastPerSubject, false);
+    let floods = shared.nats.subscribe(pattern::FLOODS).await;
+    let mut floods = floods.map_err(|error| FollowError::Subscribe(Box::new(error)))?;
     let mut link = system.link();
     let mut due = None;
     loop {
+        let now = clock::now();
+        let ban_ends = bans(shared).next_end(now).map(|end| Instant::now() + end.since(now).into());
         tokio::select! {
             followed = records.next() => {
-                if is_news(shared, followed.ok_or(FollowError)?) {
+                if is_news(shared, followed.ok_or(FollowError::Closed)?) {
                     due.get_or_insert(Instant::now() + GATHER);
                 }
             }
             changed = link.changed() => {
-                changed.map_err(|_| FollowError)?;
+                changed.map_err(|_| FollowError::Closed)?;
+                due.get_or_insert(Instant::now() + GATHER);
+            }
+            flood = floods.next() => {
+                let flood = flood.ok_or(FollowError::Closed)?;
+                if let Some(agent) = parse_agent(&flood.subject) && ban(shared, &agent).await {
+                    due.get_or_insert_with(Instant::now);
+                }
+            }
+            () = tokio::time::sleep_until(ban_ends.unwrap_or_else(Instant::now)), if ban_ends.is_some() => {
                 due.get_or_insert(Instant::now() + GATHER);
             }
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -123,6 +149,27 @@ async fn follow(shared: &Shared, system: &Nats) -> Result<(), FollowError> {
             }
         }
     }
+}
+
+fn bans(shared: &Shared) -> MutexGuard<'_, Bans> {
+    shared.bans.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Shuts an agent out for a while. True if the broker has to be told.
+async fn ban(shared: &Shared, agent: &AgentId) -> bool {
+    let stored = match registry::read(&shared.nats, agent).await {
+        Ok(stored) => stored,
+        Err(error) => {
+            tracing::warn!(%agent, error = %runtime::log::chain(&error), "an agent that floods is not shut out");
+            return false;
+        }
+    };
+    let Some(registration) = stored.as_ref().and_then(|stored| stored.record.registered.agent()) else {
+        return false;
+    };
+    let Some(length) = bans(shared).flood(clock::now(), &registration.key) else { return false };
+    tracing::warn!(%agent, seconds = length.0 / 1000, "this agent sent far more than it may: the broker shuts it out; `muster agent revoke` does for good");
+    true
 }
 
 /// Whether the broker has to be told: of an agent that was deleted, and once the registry was read.

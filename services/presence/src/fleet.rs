@@ -6,6 +6,7 @@ use async_nats::Subject;
 use bytes::Bytes;
 use domain::content::DownloadWish;
 use domain::content::allowance::{Allowance, Decision, Terms};
+use domain::flood::Watch;
 use domain::presence::{Answer, Effect, Presence, Ration, Standing};
 use domain::{AgentId, GroupId, Revision, Span, Timestamp};
 use runtime::Roots;
@@ -28,7 +29,7 @@ use crate::watchers::Watchers;
 use crate::{convert, present};
 
 /// How often an agent that sends too much is named, at most: others may do the same meanwhile.
-const TELL_FLOODS_EVERY: Span = Span::from_secs(10);
+const TELL_EXCESS_EVERY: Span = Span::from_secs(10);
 
 /// What was refused or left out since the last report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,8 +88,11 @@ pub(crate) struct Fleet {
     judged_until: Timestamp,
     round: Round,
     telling: Telling,
+    floods: Watch,
+    /// Agents that flood, to be told on.
+    pub(crate) flooding: Vec<AgentId>,
     /// When an agent that sends too much was named last.
-    flood_told: Timestamp,
+    excess_told: Timestamp,
     /// The fleet's trust roots, where they are known.
     pub(crate) roots: Option<Roots>,
     /// Version of the newest one, as of the last step.
@@ -123,7 +127,9 @@ impl Fleet {
             judged_until: now,
             round: Round::new(checkpoint_interval, now),
             telling: Telling::default(),
-            flood_told: Timestamp::default(),
+            floods: Watch::default(),
+            flooding: Vec::new(),
+            excess_told: Timestamp::default(),
             roots: None,
             root_version: 0,
             measure: Measure::new(now),
@@ -175,7 +181,7 @@ impl Fleet {
         }
         if !self.machine.admits(now, agent.as_str()) {
             self.count(&agent, "shed");
-            self.note_flood(&agent, now);
+            self.note_excess(agent, now);
             return None;
         }
         let heartbeat = match wire::heartbeat::read(&message.payload) {
@@ -222,12 +228,15 @@ impl Fleet {
         }
     }
 
-    /// Counts what an agent sends beyond its quota, and names one that does so now and then.
-    fn note_flood(&mut self, agent: &AgentId, now: Timestamp) {
+    /// Counts what an agent sends beyond its quota, names one that does so now and then, and notes one that floods.
+    fn note_excess(&mut self, agent: AgentId, now: Timestamp) {
         self.refused.over_quota += 1;
-        if now.since(self.flood_told) >= TELL_FLOODS_EVERY {
-            self.flood_told = now;
-            tracing::warn!(%agent, "this agent sends more heartbeats than it may: the rest is not read; `muster agent revoke` cuts it off");
+        if now.since(self.excess_told) >= TELL_EXCESS_EVERY {
+            self.excess_told = now;
+            tracing::warn!(%agent, "this agent sends more heartbeats than it may: the rest is not read");
+        }
+        if self.floods.note(now, &agent) {
+            self.flooding.push(agent);
         }
     }
 

@@ -257,6 +257,12 @@ impl Server {
         if let Some(last) = message {
             self.heartbeat(last, now).await;
         }
+        for agent in std::mem::take(&mut self.fleet.flooding) {
+            // It is noticed again soon if it goes on.
+            let told =
+                self.nats.client().publish(String::from(wire::subject::flood(&agent)), Bytes::new()).await;
+            tracing::warn!(%agent, told = told.is_ok(), "this agent floods: identity is told to shut it out for a while");
+        }
     }
 
     async fn heartbeat(&mut self, message: Message, now: Timestamp) {

@@ -202,9 +202,14 @@ impl Fleet {
         self.members[which].iter().map(lacks).sum()
     }
 
+    /// What the agents learnt when they joined.
+    pub fn enrolments(&self) -> impl Iterator<Item = &Enrolment> {
+        self.members.iter().map(|member| &member.enrolment)
+    }
+
     /// Ids of the agents.
     pub fn ids(&self) -> impl Iterator<Item = &AgentId> {
-        self.members.iter().map(|member| &member.enrolment.agent)
+        self.enrolments().map(|enrolment| &enrolment.agent)
     }
 
     /// URLs that the agents use, and how they verify those.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agent::Access;
 use anyhow::{Context as _, Result, ensure};
 use async_nats::ConnectOptions;
 use bytes::Bytes;
@@ -263,10 +264,16 @@ impl OurSide {
         Ok(())
     }
 
-    /// How one of the agents connects, and where it sends its heartbeats.
-    pub(crate) fn agent(&self, at: usize) -> Result<(ConnectOptions, AgentId)> {
-        let id = self.fleet.ids().nth(at).context("no such agent")?.clone();
-        Ok((options(&self.creds, &self.tls)?, id))
+    /// How one of the agents connects, with its own claims, and who it is. It tries once.
+    pub(crate) fn agent(&self, at: usize) -> Result<(Connection, AgentId)> {
+        let enrolment = self.fleet.enrolments().nth(at).context("no such agent")?;
+        let connection = Connection {
+            login: enrolment.access.as_ref().map(Access::login),
+            tls: self.tls.clone(),
+            patience: Duration::ZERO,
+            ..Connection::agent(vec![self.url.clone()], &enrolment.agent)
+        };
+        Ok((connection, enrolment.agent.clone()))
     }
 
     /// Closes all connections.

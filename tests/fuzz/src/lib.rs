@@ -11,7 +11,8 @@ mod wires;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; each has a folder in `corpus`.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
+    ("broker", wires::broker),
     ("config", files::config),
     ("content", wires::content),
     ("envelope", wires::envelope),

@@ -15,7 +15,8 @@ use wire::root::{self, Chain};
 use wire::sign::KeySet;
 use wire::subject::{self, StoreKey};
 use wire::{
-    catalog, content as contents, heartbeat as beats, jwt, offline, piece, registry, snapshot as snapshots,
+    broker as brokers, catalog, content as contents, heartbeat as beats, jwt, offline, piece, registry,
+    snapshot as snapshots,
 };
 
 /// Largest result that a frame may promise here, in bytes.
@@ -93,6 +94,18 @@ pub(crate) fn snapshot(data: &[u8]) {
         let sealed = snapshots::seal_assignment(&found, &key());
         again(&found, snapshots::open_assignment(&sealed, &trusted()));
     }
+}
+
+/// What is said of the broker is believed only of who holds the key; what is read is written the same.
+pub(crate) fn broker(data: &[u8]) {
+    let opened =
+        |payload: Vec<u8>| brokers::open(&envelope::seal(envelope::BROKER, payload, &key()), &trusted());
+    if let Ok(found) = opened(data.to_vec()) {
+        again(&found, opened(brokers::encode(&found)));
+    }
+    let payload = Bytes::copy_from_slice(data);
+    let unsigned = Envelope { payload_type: envelope::BROKER.to_owned(), payload, signatures: Vec::new() };
+    assert!(brokers::open(&unsigned, &trusted()).is_err(), "nobody signed it");
 }
 
 pub(crate) fn heartbeat(data: &[u8]) {

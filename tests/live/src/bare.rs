@@ -160,6 +160,11 @@ impl Bare {
         }
     }
 
+    /// Sends operations without hearing what is said of them, also on a connection that the broker closes meanwhile.
+    pub async fn pour(&mut self, operations: &[u8]) {
+        self.write(operations).await;
+    }
+
     /// What the broker says next, on a connection that it may close.
     pub async fn until_closed(&mut self) -> Vec<String> {
         let mut said = Vec::new();

@@ -51,6 +51,7 @@ fn built() -> BTreeSet<String> {
         subject::heartbeat(&agent),
         subject::enrol(),
         subject::beats(),
+        subject::flood(&agent),
         subject::events_presence(&agent),
         subject::events_checkpoint(0),
         subject::inbox_prefix(&agent),

@@ -162,6 +162,12 @@ pub const ROWS: &[Row] = &[
     row(("presence.beats", "`BeatBatch`"), Place::Fleet, &[PRESENCE], &[PRESENCE]),
     row(("presence.content", "`ContentCensus`"), Place::Fleet, &[PRESENCE], &[CONTENT]),
     row(
+        ("presence.flood.<agent>", "none: the agent sends far more than it may"),
+        Place::Fleet,
+        &[PRESENCE],
+        &[IDENTITY],
+    ),
+    row(
         ("content.manifest.<manifest>", "`Envelope` of `Manifest`"),
         Place::Fleet,
         &[CONTENT],

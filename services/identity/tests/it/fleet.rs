@@ -78,7 +78,11 @@ impl Fleet {
                 .unwrap();
         let mut routes = RoutesBuilder::default();
         identity::start(
-            &identity::Config { enrol_parallel: 64, agent_claims_ttl: PATIENCE },
+            &identity::Config {
+                enrol_parallel: 64,
+                agent_claims_ttl: PATIENCE,
+                agent_flood_ban: Duration::ZERO,
+            },
             &context,
             &mut routes,
         )
