@@ -17,7 +17,7 @@ mod role;
 
 pub use claims::{FleetKeys, OperatorKeys};
 pub use init::{InitError, Made, fleet_dir, init, mint, server_config};
-pub use role::{RoleError, RoleFiles, Signers};
+pub use role::{OtherFleet, RoleError, RoleFiles, Signers};
 
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use wire::subject::pattern;
 pub use args::ServiceArgs;
 
 use crate::access::{Gate, OpenError};
-use crate::broker::{RoleError, RoleFiles};
+use crate::broker::{OtherFleet, RoleError, RoleFiles};
 use crate::content_keys::{ContentKeys, ContentKeysError};
 use crate::keys::{self, KeyError};
 use crate::nats::{
@@ -38,15 +38,8 @@ pub enum ServiceError {
     #[error("the credentials for the broker cannot be used")]
     Role(#[from] RoleError),
     /// The credentials for the broker are of another fleet.
-    #[error(
-        "the credentials for the broker are of fleet {found:?}, this service serves {fleet:?}: give --nats-creds of that fleet, or another --fleet"
-    )]
-    OtherFleet {
-        /// Whose credentials they are.
-        found: String,
-        /// The fleet that is served.
-        fleet: FleetId,
-    },
+    #[error(transparent)]
+    OtherFleet(#[from] OtherFleet),
     /// A stream is not as it should be.
     #[error("the streams cannot be prepared")]
     Stream(#[from] StreamError),
@@ -309,12 +302,7 @@ fn load_role(args: &ServiceArgs, role: Role) -> Result<Option<Arc<RoleFiles>>, S
         );
         return Ok(None);
     };
-    let files = RoleFiles::load(dir, role)?;
-    if files.keys.fleet != args.fleet.as_str() {
-        let (found, fleet) = (files.keys.fleet, args.fleet.clone());
-        return Err(ServiceError::OtherFleet { found, fleet });
-    }
-    Ok(Some(Arc::new(files)))
+    Ok(Some(Arc::new(RoleFiles::load(dir, role)?.of_fleet(&args.fleet)?)))
 }
 
 /// Says what a service cannot do without before it waits for anything.

@@ -290,11 +290,18 @@ impl List {
 impl Show {
     async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
         let client = &session.client;
-        let response = client.presence().get_agent(GetAgentRequest { name: self.agent.clone() }).await;
-        let agent = response.map_err(|status| client.refusal(status))?.into_inner();
+        let request = GetRegistrationRequest { agent: self.agent.clone() };
+        let agent = match client.presence().get_agent(GetAgentRequest { name: self.agent }).await {
+            Ok(agent) => agent.into_inner(),
+            // Identity knows more of it if it waits for approval.
+            Err(status) if status.code() == Code::NotFound => {
+                let known = client.identity().get_registration(request).await;
+                return Err(client.refusal(known.err().unwrap_or(status)));
+            }
+            Err(status) => return Err(client.refusal(status)),
+        };
         let registration = match session.format {
             Format::Table => {
-                let request = GetRegistrationRequest { agent: self.agent };
                 match client.identity().get_registration(request).await {
                     Ok(registration) => Some(registration.into_inner()),
                     // Deleted a moment ago: presence has not heard of it yet.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use domain::FleetId;
 use nkeys::KeyPair;
 use wire::access::{Account, Role};
 
@@ -73,7 +74,30 @@ pub struct RoleFiles {
     pub signers: Signers,
 }
 
+/// The credentials for the broker are of another fleet.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the credentials for the broker are of fleet {found:?}, not {wanted:?}: give those of that fleet, or --fleet {found}"
+)]
+pub struct OtherFleet {
+    /// Whose credentials they are.
+    found: String,
+    /// The fleet that is served.
+    wanted: FleetId,
+}
+
 impl RoleFiles {
+    /// Makes sure that they are of this fleet.
+    ///
+    /// # Errors
+    /// [`OtherFleet`].
+    pub fn of_fleet(self, wanted: &FleetId) -> Result<Self, OtherFleet> {
+        match self.keys.fleet == wanted.as_str() {
+            true => Ok(self),
+            false => Err(OtherFleet { found: self.keys.fleet, wanted: wanted.clone() }),
+        }
+    }
+
     /// Reads what is there for `role`: `dir` is what a fleet's directory of `musterd init` has for this role, or
     /// that directory.
     ///

@@ -137,13 +137,23 @@ pub(super) async fn catch_up(shared: &Shared) -> Result<(), Status> {
 async fn read(shared: &Shared, caller: &Caller, agent: &AgentId) -> Result<(Stored, Registration), Status> {
     let stored = registry::read(&shared.nats, agent).await.map_err(|error| status::unavailable(&error))?;
     let stored = stored.ok_or_else(|| status::not_found("agent", agent.as_str()))?;
-    let registration = stored.record.registered.agent().cloned();
     catch_up(shared).await?;
-    let seen =
-        |it: &Registration| shared.catalogue.look(|catalog| caller.reach.holds_group(catalog, &it.group));
-    let registration = registration.filter(seen);
-    let registration = registration.ok_or_else(|| status::not_found("agent", agent.as_str()))?;
-    Ok((stored, registration))
+    let sees = |group: &GroupId| shared.catalogue.look(|catalog| caller.reach.holds_group(catalog, group));
+    match &stored.record.registered {
+        Registered::Agent(registration) if sees(&registration.group) => {
+            let registration = registration.clone();
+            Ok((stored, registration))
+        }
+        Registered::Pending(pending) if sees(&pending.group) => {
+            let way_out = format!(
+                "agent {agent} waits for approval: `muster agent approve {agent}` lets it in, `muster agent list --pending` shows it"
+            );
+            Err(status::precondition("WAITS", &way_out))
+        }
+        Registered::Agent(_) | Registered::Pending(_) | Registered::Deleted(_) => {
+            Err(status::not_found("agent", agent.as_str()))
+        }
+    }
 }
 
 /// Publishes what the registry says now. It is decided already: if this fails, the agent learns of it by its

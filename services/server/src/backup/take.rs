@@ -54,14 +54,7 @@ pub(crate) async fn take(args: &BackupArgs, shutdown: Shutdown) -> anyhow::Resul
         (None, Some(creds)) => creds.clone(),
         (None, None) => anyhow::bail!("give --data-dir or --nats-creds"),
     };
-    let files = RoleFiles::load(&creds, Role::Backup)?;
-    anyhow::ensure!(
-        files.keys.fleet == place.fleet.as_str(),
-        "the credentials are of fleet {:?}, not {:?}: give --fleet {}",
-        files.keys.fleet,
-        place.fleet.as_str(),
-        files.keys.fleet
-    );
+    let files = RoleFiles::load(&creds, Role::Backup)?.of_fleet(&place.fleet)?;
     let connection = place.connection("musterd backup").with_login(Role::Backup, files.fleet);
     let nats = Place::connect(&connection).await?;
     let taken = tokio::select! {

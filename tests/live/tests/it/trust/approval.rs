@@ -51,7 +51,8 @@ async fn an_agent_that_waits_can_do_nothing_but_ask_and_goes_on_by_itself_once_i
         (&json!("web-1"), &json!("/push"), &json!("north"))
     );
     assert_eq!(cli.json("agent list").await["agents"].as_array(), None);
-    let _ = cli.run("agent show web-1").await.refused(4);
+    let said = cli.run("agent show web-1").await.refused(3);
+    assert!(said.contains("waits for approval") && said.contains("muster agent approve web-1"), "{said}");
     assert_eq!(cli.json("token list").await["tokens"][0]["used"], 1);
 
     // All that it has for the broker is the login of its token.
