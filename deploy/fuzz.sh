@@ -19,6 +19,13 @@ for folder in tests/fuzz/corpus/*/; do
   target=$(basename "$folder")
   [ -z "$wanted" ] || [ "$wanted" = "$target" ] || continue
   mkdir -p "$out/found/$target" "$out/broken"
+  # What broke it before, until it is mended.
+  for broken in "$out/broken/$target-"*; do
+    [ -e "$broken" ] || continue
+    MUSTER_FUZZ_TARGET=$target "$out/build/$host/release/fuzz" "$broken" 2>/dev/null \
+      || { echo "fuzz: $target still breaks with $broken" >&2; exit 1; }
+    rm "$broken"
+  done
   echo "fuzz: $target for $seconds s" >&2
   MUSTER_FUZZ_TARGET=$target "$out/build/$host/release/fuzz" -max_total_time="$seconds" -max_len=8192 -timeout=10 \
     -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 -artifact_prefix="$out/broken/$target-" \
