@@ -11,9 +11,10 @@ const HEAD: &str = "# Benchmarks
 
 Muster's speed beside the floor: raw NATS that does nothing but the transport of the same work, on the same machine, in the same
 run. Ratios carry over to other machines; times do not. Every figure is the median of several runs, with the smallest and the
-largest in brackets. Everything runs on one machine over loopback: the broker, the server, and all agents share its cores, so
-what the agents do counts against the server. `make bench` writes this page; `cargo run --release --package bench -- w2` (with
-the `nats-server` of `.tools/bin` on PATH and a release build of `musterd`) measures one work and rewrites its section alone.
+largest in brackets; those of W3 are of one run. Everything runs on one machine over loopback: the broker, the server, and all
+agents share its cores, so what the agents do counts against the server. `make bench` writes this page; `cargo run --release
+--package bench -- w2` (with the `nats-server` of `.tools/bin` on PATH and a release build of `musterd`) measures one work and
+rewrites its section alone.
 ";
 
 /// The order of the sections.

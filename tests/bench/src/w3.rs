@@ -107,7 +107,10 @@ fn bytes_table(rows: &[Vec<String>]) -> String {
     ];
     format!(
         "Bytes that travel, as the running service made them, beside the tools. Goals: whole at most 1.1 times, patch at most 1.2 \
-         times what zstd makes;\nthirty releases behind less than 25 % of the whole.\n\n{}",
+         times what zstd makes;\nthirty releases behind less than 25 % of the whole. Each row is two revisions of one channel. An agent \
+         gets the patch if it was made:\nfrom the revisions that most agents hold (32 by default), however far back. zstd finds what moved \
+         across 64 MiB only with\na window of the whole old content; then *made* takes it 248,879 bytes (decision 0008), and the ratio is \
+         1.09.\n\n{}",
         page::table(&head, rows)
     )
 }
