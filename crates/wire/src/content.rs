@@ -267,7 +267,7 @@ pub fn open_index(
     Ok(index)
 }
 
-/// Bytes of a census, those with most agents first; what does not fit in [`MAX_CENSUS_BYTES`] is left out.
+/// Bytes of a census in its order; what does not fit in [`MAX_CENSUS_BYTES`] is left out.
 #[must_use]
 pub fn encode_census(census: &Census) -> Vec<u8> {
     let mut message = v1::ContentCensus { replica: census.replica, holders: Vec::new() };

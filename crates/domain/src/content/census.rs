@@ -2,7 +2,7 @@
 
 use super::name::{ChannelName, ContentRevision};
 
-/// Most entries of a census, those with most agents first: beyond them a patch is not worth making.
+/// Most entries of a census: beyond them a patch is not worth making.
 pub const MAX_HOLDERS: usize = 4096;
 
 /// How many agents hold which content.
@@ -10,7 +10,7 @@ pub const MAX_HOLDERS: usize = 4096;
 pub struct Census {
     /// Random id of the replica that counted.
     pub replica: u64,
-    /// At most [`MAX_HOLDERS`], most agents first.
+    /// At most [`MAX_HOLDERS`]: first what is being fetched, then most agents first.
     pub holders: Vec<Holders>,
 }
 

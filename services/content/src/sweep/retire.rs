@@ -25,8 +25,12 @@ pub(super) async fn retire(
     dry_run: bool,
 ) -> Result<Vec<StoredRevision>, Refused> {
     let mut all = Vec::new();
+    replica.catalogue.catch_up().await?;
+    if expired(replica, &replica.catalogue.current(), clock::now(), 1).is_empty() {
+        return Ok(all);
+    }
+    replica.census.known().await?;
     if dry_run {
-        replica.catalogue.catch_up().await?;
         return Ok(expired(replica, &replica.catalogue.current(), clock::now(), usize::MAX));
     }
     for _ in 0..MAX_CHANGES {

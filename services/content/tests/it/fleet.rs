@@ -8,7 +8,7 @@ use codec::chunk::{Chunk, Chunker};
 use content::Config;
 use domain::catalog::{Entry as Object, Group};
 use domain::content::retention::Piece;
-use domain::content::{ChannelName, ContentIndex, ContentPointer, Manifest};
+use domain::content::{Census, ChannelName, ContentIndex, ContentPointer, Manifest};
 use domain::{Digest, GroupId, GroupPath, Timestamp};
 use runtime::content_keys::ContentKeys;
 use runtime::nats::{Connection, Nats};
@@ -16,6 +16,8 @@ use runtime::nats_server::{NatsServer, Setup, find};
 use runtime::store::{ChangeInfo, Entry, Log};
 use runtime::{ContentKeyArgs, Listener, ServiceArgs, ServiceContext, Shutdown, Tasks};
 use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tonic::Status;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Channel;
@@ -32,7 +34,16 @@ pub(crate) struct Fleet {
     pub(crate) server: NatsServer,
     pub(crate) nats: Nats,
     pub(crate) keys: ContentKeyArgs,
+    /// What presence tells all the time; `None` if there is no presence.
+    pub(crate) census: watch::Sender<Option<Census>>,
+    presence: JoinHandle<()>,
     dir: TempDir,
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.presence.abort();
+    }
 }
 
 pub(crate) struct Replica {
@@ -63,7 +74,9 @@ impl Fleet {
         let setup = Setup::new(find(None).await.unwrap(), dir.path().join("nats"));
         let server = NatsServer::start(setup).await.unwrap();
         let nats = Nats::connect(&Connection::service(vec![server.url()], "test")).await.unwrap();
-        let mut fleet = Self { server, nats, keys: ContentKeyArgs::default(), dir };
+        let (census, told) = watch::channel(Some(Census::default()));
+        let presence = tokio::spawn(tell(nats.clone(), told));
+        let mut fleet = Self { server, nats, keys: ContentKeyArgs::default(), census, presence, dir };
         fleet.keys.content_key = Some(fleet.key("content.key"));
         fleet
     }
@@ -164,6 +177,18 @@ impl Fleet {
         let index = get(Piece::Index(name)).await;
         let index = wire::content::open_index(&index, &name, &manifest, &keys.keys).unwrap();
         (manifest, index)
+    }
+}
+
+/// Tells the census as presence does, only more often.
+async fn tell(nats: Nats, told: watch::Receiver<Option<Census>>) {
+    let mut due = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        due.tick().await;
+        let census = told.borrow().as_ref().map(wire::content::encode_census);
+        if let Some(census) = census {
+            drop(nats.client().publish(wire::subject::pattern::CENSUS, census.into()).await);
+        }
     }
 }
 

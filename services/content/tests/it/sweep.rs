@@ -5,8 +5,9 @@ use std::time::Duration;
 use content::Config;
 use domain::Timestamp;
 use domain::catalog::{Entry, Sweep};
+use domain::content::census::Holders;
 use domain::content::retention::Piece;
-use domain::content::{ContentPointer, ContentRevision};
+use domain::content::{Census, ContentPointer, ContentRevision};
 use futures::stream;
 use runtime::clock;
 use tonic::Code;
@@ -73,6 +74,40 @@ async fn what_nothing_needs_goes_and_nothing_else() {
     // What went comes back as a new revision.
     assert_eq!(push(api, &version(4)).await.unwrap().revision.revision, 6);
     assert_eq!(fetch(api, CHANNEL, 6).await.unwrap(), version(4).bytes);
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_is_fetching_stays_and_nothing_goes_while_that_is_not_known() {
+    let fleet = Fleet::start().await;
+    let fetching = |revision| Holders {
+        channel: CHANNEL.parse().unwrap(),
+        revision: ContentRevision(revision),
+        active: 0,
+        fetching: 1,
+    };
+    let mut replica = fleet.replica(&forgetful()).await;
+    let api = &mut replica.api;
+    for number in 1..=3 {
+        push(api, &version(number)).await.unwrap();
+    }
+    fleet.census.send_replace(Some(Census { replica: 1, holders: vec![fetching(1)] }));
+    until(async || collect(api, true).await.retired.len() == 1).await;
+    let done = collect(api, false).await;
+    assert_eq!(done.retired.iter().map(|it| it.revision).collect::<Vec<_>>(), [2]);
+    assert_eq!(fetch(api, CHANNEL, 1).await.unwrap(), version(1).bytes, "while an agent fetches it");
+
+    // A replica that starts while presence is away has not heard of the agent.
+    fleet.census.send_replace(None);
+    replica.stop().await;
+    let mut replica = fleet.replica(&forgetful()).await;
+    let refused = replica.api.collect_garbage(v1::CollectGarbageRequest::default()).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "NO_CENSUS"));
+    assert_eq!(fetch(&mut replica.api, CHANNEL, 1).await.unwrap(), version(1).bytes);
+
+    fleet.census.send_replace(Some(Census::default()));
+    let done = collect(&mut replica.api, false).await;
+    assert_eq!(done.retired.iter().map(|it| it.revision).collect::<Vec<_>>(), [1], "it has what it wanted");
     replica.stop().await;
 }
 

@@ -147,7 +147,8 @@ impl Presence {
     }
 
     /// How many agents hold which content: all that have it in force, and those online or late that still
-    /// have to fetch it. At most [`MAX_HOLDERS`] entries, most agents first.
+    /// have to fetch it. At most [`MAX_HOLDERS`] entries: first what is being fetched, then most
+    /// agents first.
     #[must_use]
     pub fn census(&self, replica: u64) -> Census {
         let mut holders = Vec::new();
@@ -172,7 +173,9 @@ impl Presence {
             };
             holders.extend(revisions.into_iter().map(entry));
         }
-        holders.sort_by_key(|holders| std::cmp::Reverse(holders.active + holders.fetching));
+        holders.sort_by_key(|holders| {
+            std::cmp::Reverse((holders.fetching > 0, holders.active + holders.fetching))
+        });
         holders.truncate(MAX_HOLDERS);
         Census { replica, holders }
     }
