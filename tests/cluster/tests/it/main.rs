@@ -12,7 +12,11 @@ mod pods;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod release;
+#[cfg(test)]
 mod render;
+#[cfg(test)]
+mod rig;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
