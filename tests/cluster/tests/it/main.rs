@@ -6,6 +6,8 @@ mod bootstrap;
 #[cfg(test)]
 mod install;
 #[cfg(test)]
+mod managers;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod pods;
