@@ -43,8 +43,8 @@ impl Cluster {
         Api::namespaced_with(self.client.clone(), &key.namespace, &key.kind.resource())
     }
 
-    /// Has an object wait for us at its end, or not any more.
-    pub(crate) async fn hold(&self, object: &Object, held: bool) -> Result<(), Error> {
+    /// Has an object wait for us at its end, or not any more. Answers whether it was there to be written.
+    pub(crate) async fn hold(&self, object: &Object, held: bool) -> Result<bool, Error> {
         let finalizers: &[&str] = if held { &[FINALIZER] } else { &[] };
         let patch = json!({
             "apiVersion": format!("{}/{}", Kind::GROUP, Kind::VERSION),
@@ -52,11 +52,11 @@ impl Cluster {
             "metadata": { "name": object.key.name, "uid": object.uid, "finalizers": finalizers },
         });
         let params = PatchParams::apply(FIELD_MANAGER);
-        gone(self.api(&object.key).patch(&object.key.name, &params, &Patch::Apply(&patch)).await)
+        was_there(self.api(&object.key).patch(&object.key.name, &params, &Patch::Apply(&patch)).await)
     }
 
-    /// Writes the status of an object.
-    pub(crate) async fn tell(&self, object: &Object, status: &Status) -> Result<(), Error> {
+    /// Writes the status of an object. Answers whether it was there to be written.
+    pub(crate) async fn tell(&self, object: &Object, status: &Status) -> Result<bool, Error> {
         let patch = json!({
             "apiVersion": format!("{}/{}", Kind::GROUP, Kind::VERSION),
             "kind": object.key.kind.name(),
@@ -64,7 +64,7 @@ impl Cluster {
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        gone(self.api(&object.key).patch_status(&object.key.name, &params, &Patch::Apply(&patch)).await)
+        was_there(self.api(&object.key).patch_status(&object.key.name, &params, &Patch::Apply(&patch)).await)
     }
 
     /// Tells whoever looks at the object what happened.
@@ -150,12 +150,24 @@ impl Cluster {
     }
 }
 
-/// What is gone, or another by that name, needs nothing any more.
-fn gone<T>(done: Result<T, Error>) -> Result<(), Error> {
+/// What is gone, or another by that name, needs nothing any more. Any other conflict is of somebody who wrote at the same
+/// time: an error, so that nobody takes for written what is not.
+fn was_there<T>(done: Result<T, Error>) -> Result<bool, Error> {
     match done {
-        Err(error) if code(&error) == Some(404) || code(&error) == Some(409) => Ok(()),
-        done => done.map(drop),
+        Ok(_) => Ok(true),
+        Err(Error::Api(answer)) if answer.code == 404 || is_about_uid(&answer) => Ok(false),
+        Err(error) => Err(error),
     }
+}
+
+/// Whether a conflict is that there is no object of the uid that we named.
+fn is_about_uid(answer: &kube::core::Status) -> bool {
+    answer.code == 409 && answer.message.to_lowercase().contains("uid ")
+}
+
+/// Whether there was no answer at all: then the next request will have none either.
+pub(crate) fn is_silence(error: &Error) -> bool {
+    matches!(error, Error::Service(_) | Error::HyperError(_))
 }
 
 /// The HTTP status that the API server answered with.

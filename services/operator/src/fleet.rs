@@ -66,9 +66,11 @@ impl Fleet {
         };
         let groups = self.groups.values().filter(|group| group.effective_content.iter().any(follows));
         let itself = groups.filter_map(|group| self.counts.get(&group.path));
-        let (mut heads, mut all) = (0, Agents::default());
+        let (mut behind, mut at_head, mut all) = (0, 0, Agents::default());
         for counts in itself {
-            heads += counts.online_pending + counts.online_failed;
+            let online_behind = counts.online_pending + counts.online_failed;
+            behind += online_behind;
+            at_head += counts.online.saturating_sub(online_behind);
             all.total += counts.total;
         }
         let of_revision = |status: &v1::ContentStatus| {
@@ -77,8 +79,9 @@ impl Fleet {
         let content = self.content.get(channel).map(of_revision).unwrap_or_default();
         all.at_revision = content.active.min(all.total);
         all.failed = content.failed;
-        let lacking = content.wanted.saturating_sub(content.active);
-        Agents { online_lacking: heads + lacking, ..all }
+        // Who runs the head wants it, though another answer may not know of that yet.
+        let lacking = content.wanted.max(at_head).saturating_sub(content.active);
+        Agents { online_lacking: behind + lacking, ..all }
     }
 }
 
@@ -91,6 +94,7 @@ mod tests {
             total,
             current,
             online_pending,
+            online: total,
             pending: total - current,
             ..v1::AgentCounts::default()
         }
@@ -131,6 +135,8 @@ mod tests {
         };
         // Nobody has heard of it yet.
         check(2, 0, 0, (2, 0, 2));
+        // Both run the head, and what they said of content is not known yet.
+        check(0, 0, 0, (2, 0, 2));
         // One downloads.
         check(0, 2, 1, (2, 1, 1));
         check(0, 2, 2, (2, 2, 0));

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use domain::{Span, Timestamp};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff;
@@ -11,15 +10,16 @@ use kube::api::{Api, PostParams};
 use kube::{Client, Error};
 use runtime::Shutdown;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::cluster::{FIELD_MANAGER, code};
 
 /// How long a Lease holds without being renewed. Others wait that long, so it bounds how long nobody works.
-const TERM: Span = Span::from_secs(15);
+const TERM: Duration = Duration::from_secs(15);
 /// How often it is renewed or looked at: several times in a term, so that one lost request changes nothing.
 const BEAT: Duration = Duration::from_secs(3);
 /// Who could not renew for this long stops to work: before others may begin.
-const PATIENCE: Span = Span::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why an operator does not work any more.
 #[derive(Debug, thiserror::Error)]
@@ -45,10 +45,10 @@ pub(crate) struct Seat {
 }
 
 /// What another's Lease looked like, and since when by our own clock: clocks of two machines differ.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
     state: String,
-    since: Timestamp,
+    since: Instant,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -59,17 +59,26 @@ enum Decision {
     Wait,
 }
 
-fn decide(holder: &str, state: &str, me: &str, seen: &mut Seen, now: Timestamp) -> Decision {
+/// What a look at the Lease told.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Ours,
+    Theirs(String),
+    /// Somebody wrote at the same time. The next look tells who, and what.
+    Unknown,
+}
+
+fn decide(holder: &str, state: &str, me: &str, seen: &mut Seen, now: Instant) -> Decision {
     if holder.is_empty() || holder == me {
         return Decision::Take;
     }
     if seen.state != state {
         *seen = Seen { state: state.to_owned(), since: now };
     }
-    if now.since(seen.since) >= TERM { Decision::Take } else { Decision::Wait }
+    if now.duration_since(seen.since) >= TERM { Decision::Take } else { Decision::Wait }
 }
 
-/// Holds the Lease while it can, and says whether it does.
+/// Holds the Lease while it can, and says whether it does. It does not wait for an answer longer than others wait for it.
 pub(crate) async fn run(
     client: Client,
     seat: Seat,
@@ -77,46 +86,53 @@ pub(crate) async fn run(
     stop: Shutdown,
 ) -> Result<(), LeaseError> {
     let leases: Api<Lease> = Api::namespaced(client, &seat.namespace);
-    let mut seen = Seen::default();
-    let mut renewed: Option<Timestamp> = None;
+    let mut seen = Seen { state: String::new(), since: Instant::now() };
+    let mut renewed: Option<Instant> = None;
     loop {
-        let now = runtime::clock::now();
-        let failed = match beat(&leases, &seat, &mut seen, now).await {
-            Ok(None) => {
-                renewed = Some(now);
+        let asked = Instant::now();
+        let end = renewed.unwrap_or(asked) + PATIENCE;
+        let told = tokio::select! {
+            told = timeout_at(end, beat(&leases, &seat, &mut seen)) => told,
+            () = stop.requested() => break,
+        };
+        let failed = match told {
+            Ok(Ok(Turn::Ours)) => {
+                renewed = Some(asked);
                 leads.send_if_modified(|leads| !std::mem::replace(leads, true));
                 None
             }
-            Ok(Some(holder)) if renewed.is_some() => {
+            Ok(Ok(Turn::Theirs(holder))) if renewed.is_some() => {
                 return Err(LeaseError::Taken { name: seat.name, holder });
             }
-            Ok(Some(_)) => None,
-            Err(error) => {
+            Ok(Ok(Turn::Theirs(_) | Turn::Unknown)) => None,
+            Ok(Err(error)) => {
                 tracing::warn!(error = runtime::log::chain(&error), "the Lease cannot be had");
                 Some(error)
             }
+            Err(_) => {
+                tracing::warn!("the Lease cannot be had: Kubernetes does not answer");
+                None
+            }
         };
-        if renewed.is_some_and(|at| runtime::clock::now().since(at) >= PATIENCE) {
+        let end = renewed.map(|at| at + PATIENCE);
+        if end.is_some_and(|end| Instant::now() >= end) {
             return Err(LeaseError::Lost { name: seat.name, source: failed });
         }
+        let next = Instant::now() + BEAT;
         tokio::select! {
-            () = tokio::time::sleep(BEAT) => {}
+            () = sleep_until(end.map_or(next, |end| next.min(end))) => {}
             () = stop.requested() => break,
         }
     }
-    if renewed.is_some() {
-        release(&leases, &seat).await;
+    // The process does not stay for it: the Lease ends by itself.
+    if renewed.is_some() && timeout(BEAT, release(&leases, &seat)).await.is_err() {
+        tracing::debug!("the Lease could not be let go: Kubernetes does not answer");
     }
     Ok(())
 }
 
 /// Takes or renews the Lease; else says who has it.
-async fn beat(
-    leases: &Api<Lease>,
-    seat: &Seat,
-    seen: &mut Seen,
-    now: Timestamp,
-) -> Result<Option<String>, Error> {
+async fn beat(leases: &Api<Lease>, seat: &Seat, seen: &mut Seen) -> Result<Turn, Error> {
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let Some(mut lease) = leases.get_opt(&seat.name).await? else {
         let mut lease = Lease::default();
@@ -127,8 +143,8 @@ async fn beat(
     let there = lease.spec.take().unwrap_or_default();
     let holder = there.holder_identity.clone().unwrap_or_default();
     let state = lease.metadata.resource_version.clone().unwrap_or_default();
-    match decide(&holder, &state, &seat.identity, seen, now) {
-        Decision::Wait => Ok(Some(holder)),
+    match decide(&holder, &state, &seat.identity, seen, Instant::now()) {
+        Decision::Wait => Ok(Turn::Theirs(holder)),
         Decision::Take => {
             lease.spec = Some(spec(&there, &seat.identity));
             taken(leases.replace(&seat.name, &params, &lease).await)
@@ -136,11 +152,11 @@ async fn beat(
     }
 }
 
-/// Somebody else may be first: then it is theirs.
-fn taken(done: Result<Lease, Error>) -> Result<Option<String>, Error> {
+/// Somebody else may have been first.
+fn taken(done: Result<Lease, Error>) -> Result<Turn, Error> {
     match done {
-        Ok(_) => Ok(None),
-        Err(error) if code(&error) == Some(409) => Ok(Some("another".to_owned())),
+        Ok(_) => Ok(Turn::Ours),
+        Err(error) if code(&error) == Some(409) => Ok(Turn::Unknown),
         Err(error) => Err(error),
     }
 }
@@ -151,7 +167,7 @@ fn spec(before: &LeaseSpec, me: &str) -> LeaseSpec {
     let changes = before.lease_transitions.unwrap_or(0);
     LeaseSpec {
         holder_identity: Some(me.to_owned()),
-        lease_duration_seconds: i32::try_from(TERM.0 / 1_000).ok(),
+        lease_duration_seconds: i32::try_from(TERM.as_secs()).ok(),
         acquire_time: if mine { before.acquire_time.clone() } else { now.clone() },
         renew_time: now,
         lease_transitions: Some(if mine { changes } else { changes.saturating_add(1) }),
@@ -178,10 +194,11 @@ mod tests {
 
     #[test]
     fn a_lease_is_taken_when_it_is_free_or_was_not_renewed_for_its_term() {
-        let mut seen = Seen::default();
+        let start = Instant::now();
+        let mut seen = Seen { state: String::new(), since: start };
         let mut check = |holder: &str, state: &str, now: u64, expected: Decision| {
             assert_eq!(
-                decide(holder, state, "me", &mut seen, Timestamp(now)),
+                decide(holder, state, "me", &mut seen, start + Duration::from_millis(now)),
                 expected,
                 "{holder} {state} {now}"
             );

@@ -9,10 +9,14 @@
 //!   changes nothing of others.
 //! - It writes to Kubernetes with server-side apply: its finalizer, the status, and the Secrets that it owns.
 //! - One of several works, by a Lease.
+//! - Nothing is waited for without end, and a Kubernetes API that is ill is asked now and then: `gate`.
 
 mod cluster;
 pub mod crd;
+#[cfg(test)]
+mod faults;
 mod fleet;
+mod gate;
 mod lease;
 mod muster;
 mod object;
@@ -28,7 +32,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use kube::Client;
 use runtime::tls::ListenerTlsError;
 use runtime::{Condition, Listener, ListenerTlsArgs, Readiness, ServeError, Shutdown, Tasks, TasksError};
 use tokio::sync::watch as channel;
@@ -155,7 +158,7 @@ pub async fn run(config: &Config, shutdown: Shutdown) -> Result<(), OperatorErro
     let kubernetes =
         kube::Config::infer().await.map_err(|error| OperatorError::Kubernetes(Box::new(error)))?;
     let namespace = config.lease_namespace.clone().unwrap_or_else(|| kubernetes.default_namespace.clone());
-    let client = Client::try_from(kubernetes).map_err(|error| OperatorError::Kubernetes(Box::new(error)))?;
+    let client = gate::client(kubernetes).map_err(|error| OperatorError::Kubernetes(Box::new(error)))?;
     let identity = config.identity.clone().unwrap_or_else(runtime::ids::random_id);
     let tasks = Tasks::new(shutdown);
     let readiness = Readiness::new();
@@ -223,22 +226,20 @@ async fn passes(
             passed = operator.pass() => passed,
             () = stop.requested() => return,
         };
-        match passed {
-            Ok(true) => {
+        // What goes wrong goes on to go wrong for a while: after it the pause grows as if nothing had happened.
+        let happened = match passed {
+            Ok(happened) => {
                 ready.set_ready();
-                pause = MIN_PAUSE;
-            }
-            Ok(false) => {
-                ready.set_ready();
-                pause = (pause * 2).min(resync);
+                happened
             }
             Err(error) => {
                 let text = runtime::log::chain(&error);
                 tracing::warn!(error = text, "a pass did not come to its end");
                 ready.set_not_ready(text);
-                pause = (pause * 2).min(resync);
+                false
             }
-        }
+        };
+        pause = if happened { MIN_PAUSE } else { (pause * 2).min(resync) };
         tokio::select! {
             () = operator.objects.wake.notified() => tokio::time::sleep(SETTLE).await,
             () = tokio::time::sleep(pause) => {}

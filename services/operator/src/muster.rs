@@ -149,6 +149,14 @@ impl Muster {
             self.channel(&mut fleet, (channel, revision)).await?;
         }
         fleet.counts = self.counts(&fleet, revision).await?;
+        // After the heads: who has taken one by then has said which content it wants.
+        for channel in channels.iter().filter(|channel| fleet.stages.keys().any(|(name, _)| name == *channel))
+        {
+            let request = v1::GetContentStatusRequest { channel: channel.clone(), group: String::new() };
+            let status = self.presence.clone().get_content_status(request).await;
+            let status = status.map_err(called("the state of a channel cannot be read"))?.into_inner();
+            fleet.content.insert(channel.clone(), status);
+        }
         Ok(fleet)
     }
 
@@ -163,7 +171,7 @@ impl Muster {
         Ok((groups.await?, revision.into_inner()))
     }
 
-    /// A channel's stages and how far its content has got. One that is not there has none.
+    /// A channel's stages. One that is not there has none.
     async fn channel(&self, fleet: &mut Fleet, (name, revision): (&String, u64)) -> Result<(), MusterError> {
         let request = v1::GetChannelRequest { channel: name.clone(), min_revision: revision };
         let channel = match self.content.clone().get_channel(request).await {
@@ -179,10 +187,6 @@ impl Muster {
             };
             fleet.stages.insert((name.clone(), stage.name), names);
         }
-        let request = v1::GetContentStatusRequest { channel: name.clone(), group: String::new() };
-        let status = self.presence.clone().get_content_status(request).await;
-        let status = status.map_err(called("the state of a channel cannot be read"))?.into_inner();
-        fleet.content.insert(name.clone(), status);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use tonic::Status as Refusal;
 use wire::api::v1;
 use wire::api::v1::resource::Resource as Any;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, is_silence};
 use crate::fleet::Fleet;
 use crate::muster::{Muster, MusterError, Servers, passing};
 use crate::object::{Key, Kind, Object};
@@ -106,15 +106,10 @@ fn refused(message: String) -> Outcome {
 impl Pass<'_> {
     async fn carry_out(&mut self, plan: Plan) -> Result<(), PassError> {
         let Plan { hold, wrong, batches, let_go, delete, release, synced } = plan;
-        let cluster = &self.operator.cluster;
         let mut loose = BTreeSet::new();
         for key in hold {
-            match cluster.hold(&self.objects[&key], true).await {
-                Ok(()) => self.changed = true,
-                Err(error) => {
-                    self.trouble(&key, error);
-                    loose.insert(key);
-                }
+            if !self.hold(&key).await? {
+                loose.insert(key);
             }
         }
         for (key, message) in wrong {
@@ -135,21 +130,37 @@ impl Pass<'_> {
             self.ended(&key, done).await?;
         }
         for key in release {
-            self.let_end(&key).await;
+            self.let_end(&key).await?;
         }
         Ok(())
     }
 
-    /// What Kubernetes did not take is for the next pass. The other objects go on.
-    fn trouble(&mut self, key: &Key, error: kube::Error) {
+    /// Has an object wait for us at its end. Answers whether it does.
+    async fn hold(&mut self, key: &Key) -> Result<bool, PassError> {
+        match self.operator.cluster.hold(&self.objects[key], true).await {
+            Ok(held) => {
+                self.changed |= held;
+                Ok(held)
+            }
+            Err(error) => self.trouble(key, error).map(|()| false),
+        }
+    }
+
+    /// What Kubernetes did not take is for the next pass. The other objects go on, unless nobody answers.
+    fn trouble(&mut self, key: &Key, error: kube::Error) -> Result<(), PassError> {
+        if is_silence(&error) {
+            return Err(error.into());
+        }
         tracing::warn!(object = %key, error = runtime::log::chain(&error), "an object could not be written");
         self.trouble = Some(error);
+        Ok(())
     }
 
     /// An object need not wait for us any more.
-    async fn let_end(&mut self, key: &Key) {
-        if let Err(error) = self.operator.cluster.hold(&self.objects[key], false).await {
-            self.trouble(key, error);
+    async fn let_end(&mut self, key: &Key) -> Result<(), PassError> {
+        match self.operator.cluster.hold(&self.objects[key], false).await {
+            Ok(_) => Ok(()),
+            Err(error) => self.trouble(key, error),
         }
     }
 
@@ -211,7 +222,7 @@ impl Pass<'_> {
         match done {
             Ok(()) => {
                 self.changed = true;
-                self.let_end(key).await;
+                self.let_end(key).await?;
             }
             Err(status) if passing(&status) => return Err(PassError::Refused(Box::new(status))),
             Err(status) => {
@@ -231,6 +242,9 @@ impl Pass<'_> {
                 }
                 continue;
             }
+            if object.wanted.is_ok() && !object.held && !self.hold(key).await? {
+                continue;
+            }
             let outcome = match &object.wanted {
                 Ok(v1::Resource { resource: Some(Any::Token(wanted)) }) => {
                     match self.token((object, wanted), (fleet, &manager)).await {
@@ -238,7 +252,7 @@ impl Pass<'_> {
                         Err(PassError::Kubernetes(error)) => {
                             let message =
                                 format!("its Secret cannot be had: {}", runtime::log::chain(&error));
-                            self.trouble(key, error);
+                            self.trouble(key, error)?;
                             Outcome::Refused { reason: "Kubernetes", message }
                         }
                         Err(error) => return Err(error),
@@ -271,9 +285,6 @@ impl Pass<'_> {
         (fleet, manager): (&Fleet, &str),
     ) -> Result<Outcome, PassError> {
         let cluster = &self.operator.cluster;
-        if !object.held {
-            cluster.hold(object, true).await?;
-        }
         let held = cluster.held(object).await?;
         let mine = tokens::of(&object.key.name, fleet.tokens.values(), manager);
         let plan = tokens::plan(object, wanted, mine, &held, runtime::clock::now());
@@ -372,9 +383,13 @@ impl Pass<'_> {
                 continue;
             }
             told = true;
-            if let Err(error) = cluster.tell(object, &next).await {
-                self.trouble(key, error);
-                continue;
+            match cluster.tell(object, &next).await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    self.trouble(key, error)?;
+                    continue;
+                }
             }
             self.operator.objects.told(object, &next);
             if let Some((good, reason, note)) = news(&object.status, &next) {
@@ -403,3 +418,6 @@ fn news<'a>(before: &Status, after: &'a Status) -> Option<(bool, &'a str, &'a st
     let ready = after.condition("Ready").filter(|_| after.is("Ready") && !before.is("Ready"))?;
     Some((true, ready.reason.as_str(), ready.message.as_str()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use kube::{Client, ResourceExt as _};
 use runtime::{Condition, Shutdown};
 use tokio::sync::Notify;
 
+use crate::cluster::code;
 use crate::object::{Key, Kind, Object};
 use crate::status::Status;
 
@@ -86,32 +87,58 @@ pub(crate) async fn follow(
         Some(namespace) => Api::namespaced_with(client, &namespace, &resource),
         None => Api::all_with(client, &resource),
     };
-    let events = watcher(api, watcher::Config::default()).default_backoff();
-    let mut events = std::pin::pin!(stop.until(events));
     let mut listed: BTreeMap<Key, Object> = BTreeMap::new();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(object)) => {
-                listed.extend(Object::read(kind, &object).map(|object| (object.key.clone(), object)));
-            }
-            Ok(watcher::Event::InitDone) => {
-                if objects.replace(kind, std::mem::take(&mut listed)) {
-                    ready.set_ready();
+    while !stop.is_requested() {
+        let events = watcher(api.clone(), watcher::Config::default()).default_backoff();
+        let mut events = std::pin::pin!(stop.until(events));
+        while let Some(event) = events.next().await {
+            let error = match event {
+                Ok(event) => {
+                    if take((kind, event), &mut listed, &objects) {
+                        ready.set_ready();
+                    }
+                    continue;
                 }
-            }
-            Ok(watcher::Event::Apply(object)) => {
-                Object::read(kind, &object).into_iter().for_each(|it| objects.put(it))
-            }
-            Ok(watcher::Event::Delete(object)) => {
-                let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-                objects.remove(&Key { kind, namespace, name });
-            }
-            Err(error) => {
-                // It begins again by itself; who asks for what it may not see has to be told.
-                let error = runtime::log::chain(&error);
-                tracing::warn!(kind = kind.name(), error, "objects cannot be followed");
+                Err(error) => error,
+            };
+            // It begins again by itself; who asks for what it may not see has to be told.
+            tracing::warn!(
+                kind = kind.name(),
+                error = runtime::log::chain(&error),
+                "objects cannot be followed"
+            );
+            if is_expired(&error) {
+                break;
             }
         }
     }
+}
+
+/// Keeps what an event tells. Answers whether it has made the objects of all kinds known.
+fn take(
+    (kind, event): (Kind, watcher::Event<DynamicObject>),
+    listed: &mut BTreeMap<Key, Object>,
+    objects: &Objects,
+) -> bool {
+    match event {
+        watcher::Event::Init => listed.clear(),
+        watcher::Event::InitApply(object) => {
+            listed.extend(Object::read(kind, &object).map(|object| (object.key.clone(), object)));
+        }
+        watcher::Event::InitDone => return objects.replace(kind, std::mem::take(listed)),
+        watcher::Event::Apply(object) => {
+            Object::read(kind, &object).into_iter().for_each(|it| objects.put(it));
+        }
+        watcher::Event::Delete(object) => {
+            let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+            objects.remove(&Key { kind, namespace, name });
+        }
+    }
+    false
+}
+
+/// Whether a watch was refused for the version that it wants to go on from: the watcher would ask for it for ever. One
+/// that is told so by an event lists anew by itself.
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(error) if code(error) == Some(410))
 }

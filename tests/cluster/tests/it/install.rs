@@ -32,7 +32,8 @@ async fn a_release_is_installed_changed_taken_back_and_its_data_outlives_it() {
     // An autoscaler takes replicas over, and gives them back.
     let scaled = Chart::new().with(json!({ "policy": { "autoscaling": { "enabled": true } } }));
     plane.helm(&with(&["upgrade", "muster"]), Some(&scaled)).await.unwrap();
-    plane.helm(&with(&["upgrade", "muster"]), Some(&chart)).await.unwrap();
+    // Without a value of ours Helm would take those of the last time.
+    plane.helm(&with(&["upgrade", "muster", "--reset-values"]), Some(&chart)).await.unwrap();
     plane.helm(&with(&["rollback", "muster", "1"]), None).await.unwrap();
     for (path, _) in super::values::files() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();

@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod bootstrap;
 #[cfg(test)]
+mod crds;
+#[cfg(test)]
 mod install;
+#[cfg(test)]
+mod managers;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]
@@ -12,7 +16,11 @@ mod pods;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod release;
+#[cfg(test)]
 mod render;
+#[cfg(test)]
+mod rig;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]

@@ -2,228 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use cluster::{Chart, NAMESPACE, Objects, Plane, have, root};
-use live::{AgentProcess, Cli, Fleet, Process, eventually};
-use serde_json::{Value, json};
+use cluster::{NAMESPACE, have};
+use live::{AgentProcess, eventually};
+use serde_json::json;
 
 use super::bootstrap::PROGRAMS;
-
-/// A fleet, a cluster with our custom resources, and an operator between them.
-struct Rig {
-    plane: Plane,
-    fleet: Fleet,
-    operators: Vec<Process>,
-}
-
-/// The ServiceAccount that the chart makes.
-const ACCOUNT: &str = "muster-operator";
-
-/// The chart with an operator.
-fn objects() -> Objects {
-    let values = json!({ "operator": { "enabled": true, "tokenSecret": "token" } });
-    Chart::new().with(values).render().unwrap_or_else(|refused| panic!("{}", refused.0))
-}
-
-/// Roles of the operator.
-fn roles(objects: &Objects) -> Vec<&Value> {
-    let of_it =
-        |role: &&Value| role["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(ACCOUNT));
-    objects.of("Role").filter(of_it).collect()
-}
-
-/// All that its roles allow: verb, group and resource.
-fn allowed() -> BTreeSet<(String, String, String)> {
-    let objects = objects();
-    let texts = |value: &Value| -> Vec<String> {
-        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
-    };
-    let mut all = BTreeSet::new();
-    for rule in roles(&objects).iter().flat_map(|role| role["rules"].as_array().unwrap()) {
-        for verb in texts(&rule["verbs"]) {
-            for resource in texts(&rule["resources"]) {
-                all.insert((verb.clone(), texts(&rule["apiGroups"])[0].clone(), resource));
-            }
-        }
-    }
-    all
-}
-
-impl Rig {
-    async fn start() -> Self {
-        let plane = Plane::start().await;
-        let crds = root().join("helm/muster-crds").display().to_string();
-        plane.helm(&["install", "muster-crds", &crds], None).await.unwrap();
-        let fleet = Fleet::start().await;
-        let made = fleet.cli("all").json("api-token create kubernetes --role operator").await;
-        // Where the operator looks for it.
-        drop(fleet.cli("all").with_token("kubernetes", made["token"].as_str().unwrap()));
-        let objects = objects();
-        plane
-            .create(
-                &format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"),
-                objects.get("ServiceAccount", ACCOUNT),
-            )
-            .await;
-        let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}");
-        for role in roles(&objects) {
-            let name = role["metadata"]["name"].as_str().unwrap();
-            plane.create(&format!("{rbac}/roles"), role).await;
-            plane.create(&format!("{rbac}/rolebindings"), objects.get("RoleBinding", name)).await;
-        }
-        let mut rig = Self { plane, fleet, operators: Vec::new() };
-        rig.operator("one").await;
-        rig
-    }
-
-    /// Starts an operator as its ServiceAccount.
-    async fn operator(&mut self, identity: &str) {
-        let account = self.plane.service_account(ACCOUNT).await;
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "it",
-            "clusters": [{ "name": "it", "cluster": {
-                "server": format!("https://{}", self.plane.address()), "certificate-authority": account.join("ca.crt") } }],
-            "users": [{ "name": "it", "user": { "tokenFile": account.join("token") } }],
-            "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it", "namespace": NAMESPACE } }],
-        });
-        let kubeconfig = self.plane.path("operator.kubeconfig");
-        std::fs::write(&kubeconfig, config.to_string()).unwrap();
-        let service = &self.fleet.services[0];
-        let token = self.fleet.dir().join("kubernetes.token").display().to_string();
-        let (server, ca) = (format!("https://{}", service.address), service.ca.display().to_string());
-        let args = [
-            "operator",
-            "--listen",
-            "127.0.0.1:0",
-            "--insecure-plaintext",
-            "--server",
-            &server,
-            "--ca-file",
-            &ca,
-            "--namespace",
-            NAMESPACE,
-            "--identity",
-            identity,
-            "--resync",
-            "2s",
-            "--lease",
-            ACCOUNT,
-            "--token-file",
-            &token,
-        ];
-        let kubeconfig = kubeconfig.display().to_string();
-        let name = format!("operator-{identity}");
-        let env = [("KUBECONFIG", kubeconfig.as_str())];
-        self.operators.push(Process::start(self.fleet.dir(), &name, "musterd", &args, &env));
-    }
-
-    fn cli(&self) -> Cli {
-        self.fleet.cli("all")
-    }
-
-    fn path(plural: &str, name: &str) -> String {
-        format!("/apis/muster.dev/v1alpha1/namespaces/{NAMESPACE}/{plural}/{name}")
-    }
-
-    /// Server-side apply, as a tool of GitOps does it.
-    async fn try_apply(&self, kind: &str, name: &str, spec: Value) -> (u16, Value) {
-        let object = json!({
-            "apiVersion": "muster.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec,
-        });
-        let path = format!("{}?fieldManager=gitops", Self::path(plural(kind), name));
-        self.plane.call("PATCH", &path, Some(&object)).await
-    }
-
-    async fn apply(&self, kind: &str, name: &str, spec: Value) {
-        let (status, answer) = self.try_apply(kind, name, spec).await;
-        assert!((200..300).contains(&status), "{kind} {name}: {status} {answer}");
-    }
-
-    async fn policy(&self, round: u64) {
-        self.apply("Policy", "base", json!({ "kind": "firewall", "document": { "round": round } })).await;
-    }
-
-    async fn get(&self, kind: &str, name: &str) -> Option<Value> {
-        self.plane.get("muster.dev/v1alpha1", plural(kind), name).await
-    }
-
-    /// Waits for a condition of what stands there now.
-    async fn reaches(&self, kind: &str, name: &str, (condition, wanted): (&str, &str)) -> Value {
-        let what = format!("{kind} {name} has {condition}={wanted}");
-        eventually(&what, async || {
-            let object = self.get(kind, name).await.unwrap_or_default();
-            let observed = object["status"]["observedGeneration"] == object["metadata"]["generation"];
-            let found = condition_of(&object, condition);
-            match observed && found["status"] == wanted {
-                true => Ok(object),
-                false => Err(format!("{object:#} {}", self.logs())),
-            }
-        })
-        .await
-    }
-
-    fn logs(&self) -> String {
-        let tail = |process: &Process| -> String {
-            let log = process.log();
-            let lines: Vec<&str> = log.lines().collect();
-            lines[lines.len().saturating_sub(15)..].join("\n")
-        };
-        self.operators.iter().map(tail).collect::<Vec<_>>().join("\n--\n")
-    }
-
-    async fn delete(&self, kind: &str, name: &str) {
-        let (status, answer) = self.plane.call("DELETE", &Self::path(plural(kind), name), None).await;
-        assert!(status == 200 || status == 202, "{status} {answer}");
-    }
-
-    async fn gone(&self, kind: &str, name: &str) {
-        eventually(format!("{kind} {name} is gone"), async || match self.get(kind, name).await {
-            None => Ok(()),
-            Some(object) => Err(format!("{object:#} {}", self.logs())),
-        })
-        .await;
-    }
-
-    /// The join token that the Secret of an EnrollmentToken holds.
-    async fn join_token(&self, name: &str) -> String {
-        let secret = eventually("there is a Secret", async || {
-            let secret = self.plane.get("v1", "secrets", &format!("{name}-join-token")).await;
-            secret.ok_or_else(|| self.logs())
-        })
-        .await;
-        let token = STANDARD.decode(secret["data"]["token"].as_str().unwrap()).unwrap();
-        String::from_utf8(token).unwrap()
-    }
-
-    /// The kind, a policy and a group.
-    async fn begin(&self) {
-        // In an order that helps nobody.
-        let settings = json!({ "mode": "push", "heartbeatInterval": "1m" });
-        self.apply("Group", "web", json!({ "path": "/web", "policies": ["base"], "settings": settings }))
-            .await;
-        self.policy(1).await;
-        self.apply("PolicyKind", "firewall", json!({ "schema": { "type": "object" } })).await;
-    }
-}
-
-fn plural(kind: &str) -> &'static str {
-    let kind = operator::Kind::ALL.into_iter().find(|known| known.name() == kind);
-    kind.expect("it is a kind").plural()
-}
-
-fn condition_of<'a>(object: &'a Value, name: &str) -> &'a Value {
-    let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    conditions.iter().find(|one| one["type"] == name).unwrap_or(&Value::Null)
-}
-
-async fn agent(rig: &Rig) -> AgentProcess {
-    rig.apply("EnrollmentToken", "web", json!({ "group": "/web", "uses": 5 })).await;
-    rig.reaches("EnrollmentToken", "web", ("Ready", "True")).await;
-    let mut agent = AgentProcess::new(rig.fleet.dir(), "web-1", &rig.join_token("web").await);
-    agent.start();
-    agent
-}
+use super::rig::{ACCOUNT, Rig, agent, allowed, condition_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_of_kubernetes_reaches_agents_and_its_status_returns() {
@@ -381,4 +165,11 @@ async fn what_is_wrong_is_refused_or_told_and_the_rest_goes_on() {
     rig.gone("Policy", "lost").await;
     rig.policy(5).await;
     rig.reaches("Policy", "base", ("Ready", "True")).await;
+    // Somebody has taken the Lease: whoever had it ends before it does anything else.
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{ACCOUNT}");
+    let holder = json!({ "spec": { "holderIdentity": "three" } });
+    assert_eq!(rig.plane.call("PATCH", &lease, Some(&holder)).await.0, 200);
+    let two = rig.operators.last_mut().unwrap();
+    assert!(!two.wait().await.success());
+    assert!(two.log().contains("was taken by three"), "{}", two.log());
 }
