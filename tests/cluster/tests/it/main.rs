@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bootstrap;
 #[cfg(test)]
+mod collector;
+#[cfg(test)]
 mod install;
 #[cfg(test)]
 mod operator;
@@ -13,6 +15,8 @@ mod pods;
 mod refusals;
 #[cfg(test)]
 mod render;
+#[cfg(test)]
+mod scrape;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
