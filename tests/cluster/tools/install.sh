@@ -83,6 +83,8 @@ for folder in "${@:-all}"; do
       take crds github.com/cert-manager/cert-manager "$tools/share/crds" deploy/crds/cert-manager.io_certificates.yaml
       take crds sigs.k8s.io/gateway-api "$tools/share/crds" \
         config/crd/standard/gateway.networking.k8s.io_{grpcroutes,tlsroutes,backendtlspolicies}.yaml
+      take crds github.com/prometheus-operator/prometheus-operator "$tools/share/crds" \
+        example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml
       ;;&
     kubeconform | helm | etcd | kwok | nats-exporter | otelcol | promtool | k8s | schemas | all) ;;
     *) fail "no folder named $folder" ;;

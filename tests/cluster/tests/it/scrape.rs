@@ -39,7 +39,8 @@ const HANDLER: &str =
     "[handlers.app]\ncommand = [\"sh\", \"-c\", \"! grep -q '\\\"n\\\":13' \\\"$MUSTER_FILE\\\"\"]\n";
 
 /// What the exporter beside each NATS server asks it for; the chart gives it the same.
-const EXPORTER: [&str; 4] = ["-varz", "-jsz=streams", "-healthz_js_server_only", "-use_internal_server_name"];
+pub(crate) const EXPORTER: [&str; 4] =
+    ["-varz", "-jsz=streams", "-healthz_js_server_only", "-use_internal_server_name"];
 
 /// Beginnings of the names that our dashboards and rules may ask for.
 const OURS: [&str; 6] = ["muster_", "messaging_", "rpc_", "gnatsd_", "jetstream_", "muster:"];
