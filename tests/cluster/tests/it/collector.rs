@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use cluster::{root, tool};
-use live::{Fleet, Process, eventually};
+use live::{Fleet, Process, eventually, until};
 use serde_json::{Value, json};
 
 use super::pods::loopback;
@@ -56,6 +56,31 @@ impl Collector {
         })
         .await;
         (collector, scraped)
+    }
+
+    /// One that has no memory left from its first look on.
+    pub(crate) async fn full(dir: &Path) -> Self {
+        let collector = Self::of(dir, |address| {
+            let pipeline =
+                json!({ "receivers": ["otlp"], "processors": ["memory_limiter"], "exporters": ["debug"] });
+            let config = json!({
+                "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": address.to_string() } } } },
+                "processors": { "memory_limiter": { "check_interval": "100ms", "limit_mib": 1 } },
+                "exporters": { "debug": {} },
+                "service": {
+                    "telemetry": { "metrics": { "level": "none" } },
+                    "pipelines": { "traces": pipeline, "metrics": pipeline, "logs": pipeline },
+                },
+            });
+            config.to_string()
+        })
+        .await;
+        until("the collector takes no more", || {
+            let log = collector.log();
+            if log.contains("Refusing data") { Ok(()) } else { Err(log) }
+        })
+        .await;
+        collector
     }
 
     /// One with any configuration that takes OTLP at an address.

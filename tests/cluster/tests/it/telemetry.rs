@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cluster::{free_port, have, tool};
-use live::{AgentProcess, Fleet, eventually};
+use live::{AgentProcess, Faults, Fleet, Lane, Process, Proxy, eventually, until};
 use runtime::telemetry::{CATALOGUE, SHUTDOWN_TIMEOUT};
 use serde_json::{Value, json};
 
@@ -22,8 +22,10 @@ const PRODUCER: u64 = 4;
 const CONSUMER: u64 = 5;
 /// Id of an agent that no other text has in it.
 const AGENT: &str = "canary-agent-17";
-/// How long tasks and connections may take on a busy machine, beside the telemetry.
-const STOP_SLACK: Duration = Duration::from_secs(10);
+/// How long the end of a process may take on a busy machine, beside the telemetry.
+const STOP_SLACK: Duration = Duration::from_secs(3);
+/// What a collector without memory answers.
+const REFUSAL: &str = "gRPC code: Unavailable";
 
 const MANIFESTS: &str = "
 {apiVersion: muster.dev/v1alpha1, kind: PolicyKind, metadata: {name: app}, spec: {schema: {type: object}}}
@@ -232,25 +234,68 @@ fn no_secret_is_told(collector: &Collector, fleet: &Fleet, agent: &AgentProcess,
     }
 }
 
+/// A fleet and an agent, whatever is at the endpoint: a change arrives, and after a look both end in time.
+async fn endures(endpoint: &str, seen: impl AsyncFnOnce(&Fleet)) {
+    let mut fleet = fleet(endpoint).await;
+    let token = fleet.token("/push", 1).await;
+    let mut agent = agent(&fleet, endpoint, &token).await;
+    fleet.cli("policy").apply(&MANIFESTS.replace("{n: 0}", "{n: 1}")).await;
+    agent.reaches("app", "/n", &json!(1)).await;
+    seen(&fleet).await;
+    tokio::join!(ends(agent.process()), ends(&mut fleet.services[0].process));
+}
+
+/// Stops a process. From when it has nothing to do any more, it has as long as telemetry may take.
+async fn ends(process: &mut Process) {
+    process.terminate();
+    let told = process.log().len();
+    until("it says that it stops", || {
+        if process.ended().is_some() || process.log()[told..].contains("stopped") {
+            Ok(())
+        } else {
+            Err(process.log())
+        }
+    })
+    .await;
+    let asked = Instant::now();
+    assert!(process.wait().await.success(), "{}", process.log());
+    let took = asked.elapsed();
+    assert!(took < SHUTDOWN_TIMEOUT + STOP_SLACK, "{took:?}: {}", process.log());
+}
+
 /// A collector that is not there, and one that takes connections and says nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_collector_changes_arrive_and_processes_end_in_time() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let places =
-        [format!("http://127.0.0.1:{}", free_port()), format!("http://{}", silent.local_addr().unwrap())];
-    for endpoint in places {
-        let mut fleet = fleet(&endpoint).await;
-        let token = fleet.token("/push", 1).await;
-        let mut agent = agent(&fleet, &endpoint, &token).await;
-        fleet.cli("policy").apply(&MANIFESTS.replace("{n: 0}", "{n: 1}")).await;
-        agent.reaches("app", "/n", &json!(1)).await;
-        for process in [agent.process(), &mut fleet.services[0].process] {
-            let asked = Instant::now();
-            assert!(process.stop().await.success(), "{}", process.log());
-            let took = asked.elapsed();
-            assert!(took < SHUTDOWN_TIMEOUT + STOP_SLACK, "{took:?}: {}", process.log());
-        }
+    let silent = format!("http://{}", silent.local_addr().unwrap());
+    let away = format!("http://127.0.0.1:{}", free_port());
+    tokio::join!(endures(&away, async |_| {}), endures(&silent, async |_| {}));
+}
+
+/// A collector that refuses because it has no memory left, and one at the end of a line on which nothing arrives in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_collector_that_refuses_or_is_slow_changes_arrive_and_processes_end_in_time() {
+    if !have(&["otelcol"]) {
+        return;
     }
+    let [full, far] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (full, far) = tokio::join!(Collector::full(full.path()), Collector::start(far.path()));
+    let line = Proxy::start(&far.endpoint()).await;
+    let slow = Lane { bytes_per_second: Some(1_000), ..Lane::default() };
+    line.set("", Faults { up: slow, down: slow });
+    let full_endpoint = full.endpoint();
+    let refused = endures(&full_endpoint, async |fleet| {
+        let told = "telemetry is not taken by the collector";
+        until("it is refused, and says so", || {
+            let log = fleet.services[0].process.log();
+            let says = log.lines().any(|line| line.contains(told) && line.contains(REFUSAL));
+            if says { Ok(()) } else { Err(log) }
+        })
+        .await;
+    });
+    let slow_endpoint = format!("http://{}", line.address());
+    let slowed = endures(&slow_endpoint, async |_| assert!(line.bytes_up("") > 0, "it is on its way"));
+    tokio::join!(refused, slowed);
 }
 
 /// The rules for Prometheus, by its own tool: each alert fires and does not.
