@@ -18,6 +18,8 @@ mod render;
 #[cfg(test)]
 mod scrape;
 #[cfg(test)]
+mod series;
+#[cfg(test)]
 mod telemetry;
 #[cfg(test)]
 mod values;

@@ -70,11 +70,11 @@ struct Query {
 
 /// One series as Prometheus reads it.
 #[derive(Debug, Clone)]
-struct Series {
-    name: String,
+pub(crate) struct Series {
+    pub(crate) name: String,
     /// With braces, as it was said; empty without labels.
-    labels: String,
-    value: f64,
+    pub(crate) labels: String,
+    pub(crate) value: f64,
 }
 
 impl Series {
@@ -188,7 +188,7 @@ async fn unanswered(dir: &Path, queries: &[Query], told: &[Series]) -> Result<()
 }
 
 /// What Prometheus would scrape.
-async fn scraped(addresses: &[SocketAddr]) -> Result<Vec<Series>, String> {
+pub(crate) async fn scraped(addresses: &[SocketAddr]) -> Result<Vec<Series>, String> {
     let mut told = Vec::new();
     for address in addresses {
         let text = plain_get(*address, "/metrics").await.map_err(|error| format!("{address}: {error}"))?;
