@@ -17,7 +17,7 @@ the `nats-server` of `.tools/bin` on PATH and a release build of `musterd`) meas
 ";
 
 /// The order of the sections.
-const ORDER: [Work; 10] = [
+const ORDER: [Work; 11] = [
     Work::W1,
     Work::W1b,
     Work::W2,
@@ -27,6 +27,7 @@ const ORDER: [Work; 10] = [
     Work::W5,
     Work::W7,
     Work::Trust,
+    Work::Telemetry,
     Work::Micro,
 ];
 

@@ -19,7 +19,7 @@ use wire::agent::v1::join_reply::Outcome;
 use wire::agent::v1::{Heartbeat, RenewRequest};
 use wire::join::JoinToken;
 
-use crate::control::Control;
+use crate::control::{Control, Setup};
 use crate::load::{self, CONNECTIONS};
 use crate::stats::{Series, float, number};
 use crate::w2::OurSide;
@@ -189,7 +189,7 @@ async fn renew_one(Joined { key, enrolment }: &Joined, tls: &BrokerTls) -> Resul
 
 /// Heartbeats alone and beside a flood: rows of a table, and the messages that the flood sent each second.
 async fn floods(bench: &Bench) -> Result<(Vec<Vec<String>>, Series)> {
-    let mut ours = OurSide::start(bench, QUOTA).await?;
+    let mut ours = OurSide::start(bench, Setup { heartbeat_limit: QUOTA, ..Setup::default() }).await?;
     ours.wire().await?;
     // The first agent is the one that floods.
     let (_, culprit) = ours.agent(0)?;
