@@ -136,7 +136,7 @@ pub fn start(
         spans::begin(provider.tracer(SCOPE), args.trace_agents);
     }
     if let Some(provider) = &metrics {
-        metrics::begin(provider);
+        metrics::begin(provider, service);
     }
     tracing::info!(
         traces = wanted.traces,

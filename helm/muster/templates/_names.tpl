@@ -18,14 +18,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .name }}
 {{- end -}}
 
-{{/* Labels of an object. */}}
+{{/* Labels of an object; further ones may be given as `labels`. */}}
 {{- define "muster.labels" -}}
 {{- $own := include "muster.selector" . | fromYaml -}}
 {{- $_ := set $own "app.kubernetes.io/version" (.root.Chart.AppVersion | toString) -}}
 {{- $_ := set $own "app.kubernetes.io/part-of" "muster" -}}
 {{- $_ := set $own "app.kubernetes.io/managed-by" .root.Release.Service -}}
 {{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") -}}
-{{- merge $own (deepCopy .root.Values.global.labels) | toYaml -}}
+{{- merge $own (deepCopy (.labels | default dict)) (deepCopy .root.Values.global.labels) | toYaml -}}
 {{- end -}}
 
 {{/* Labels of Pods: no version among them, which would start all of them again for nothing. */}}

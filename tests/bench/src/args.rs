@@ -25,6 +25,8 @@ pub enum Work {
     W7,
     /// Joins, renewals of claims, and agents beside one that floods the broker.
     Trust,
+    /// W1 and W2 with and without a collector that hears of them.
+    Telemetry,
     /// What the others spend their time in: signatures, decoding, heartbeat handling.
     Micro,
 }
@@ -59,7 +61,7 @@ pub struct Args {
     /// Runs behind each median.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub runs: u32,
-    /// Numbers of agents for W1, W1b.
+    /// Numbers of agents for W1, W1b; the first of them for telemetry.
     #[arg(long, value_delimiter = ',')]
     pub agents: Vec<usize>,
     /// The broker; by default what `make tools` installs, or the one on PATH.

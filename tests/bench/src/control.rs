@@ -28,7 +28,7 @@ use wire::api::v1::{
 };
 
 use crate::children::{Running, children_of};
-use crate::{machine, sample};
+use crate::{Bench, machine, sample};
 
 /// The group of all agents.
 pub const GROUP: &str = "bench";
@@ -38,6 +38,18 @@ const MAX_OBJECTS: usize = 1_000;
 const POLICY: &str = "bench";
 /// How long a call may take: a change of 64 KiB beside ten thousand busy agents takes a second.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The variable that names the collector.
+const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+/// What is not the same for every control plane.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Setup<'a> {
+    /// Heartbeats a second that an agent may send; 0: any number, where a few clients stand for many agents.
+    pub heartbeat_limit: u32,
+    /// A collector that it tells; without it nobody.
+    pub collector: Option<&'a str>,
+}
 
 /// What `musterd all` says of itself.
 #[derive(Deserialize)]
@@ -103,15 +115,18 @@ impl Control {
     /// # Errors
     /// When it cannot be started or does not become ready.
     pub async fn start(musterd: &Path, nats_server: &Path) -> Result<Self> {
-        // A few clients stand for many agents.
-        Self::start_limited(musterd, nats_server, 0).await
+        Self::start_with(musterd, nats_server, Setup::default()).await
     }
 
-    /// As [`Control::start`], with a quota of heartbeats a second for each agent.
+    /// As [`Control::start`], with the programs of a run and settings of its own.
     ///
     /// # Errors
     /// As [`Control::start`].
-    pub async fn start_limited(musterd: &Path, nats_server: &Path, limit: u32) -> Result<Self> {
+    pub async fn start_as(bench: &Bench, setup: Setup<'_>) -> Result<Self> {
+        Self::start_with(&bench.musterd()?, &bench.nats_server, setup).await
+    }
+
+    async fn start_with(musterd: &Path, nats_server: &Path, setup: Setup<'_>) -> Result<Self> {
         let data = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
         let log = data.path().join("musterd.log");
         let output = File::create(&log)?;
@@ -119,10 +134,12 @@ impl Control {
         command
             .arg("all")
             .args(["--listen", "127.0.0.1:0"])
-            .args(["--agent-heartbeat-limit", &limit.to_string()])
+            .args(["--agent-heartbeat-limit", &setup.heartbeat_limit.to_string()])
             .arg("--data-dir")
             .arg(data.path().join("data"))
             .env("MUSTER_NATS_SERVER", nats_server)
+            .env_remove(COLLECTOR)
+            .envs(setup.collector.map(|collector| (COLLECTOR, collector)))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);

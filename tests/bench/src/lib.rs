@@ -17,7 +17,9 @@ pub mod micro;
 pub mod page;
 pub mod responder;
 pub mod sample;
+pub mod sink;
 pub mod stats;
+pub mod telemetry;
 pub mod trust;
 pub mod w1;
 pub mod w1b;
@@ -124,13 +126,16 @@ async fn measure(args: Args) -> Result<()> {
             Work::W1b if bench.args.floors_only => continue,
             Work::W1b => w1b::section(&bench).await,
             Work::W2 => w2::section(&bench).await,
-            Work::W3 | Work::W3b | Work::W3c | Work::Trust if bench.args.floors_only => continue,
+            Work::W3 | Work::W3b | Work::W3c | Work::Trust | Work::Telemetry if bench.args.floors_only => {
+                continue;
+            }
             Work::W3 => w3::section(&bench).await,
             Work::W3b => w3::delivery_section(&bench).await,
             Work::W3c => w3::beside_section(&bench).await,
             Work::W5 => w5::section(&bench),
             Work::W7 => w7::section(&bench).await,
             Work::Trust => trust::section(&bench).await,
+            Work::Telemetry => telemetry::section(&bench).await,
             Work::Micro => micro::section(&bench),
         };
         let section = section.with_context(|| format!("cannot measure {work:?}"))?;

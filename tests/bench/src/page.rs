@@ -18,7 +18,7 @@ rewrites its section alone.
 ";
 
 /// The order of the sections.
-const ORDER: [Work; 10] = [
+const ORDER: [Work; 11] = [
     Work::W1,
     Work::W1b,
     Work::W2,
@@ -28,6 +28,7 @@ const ORDER: [Work; 10] = [
     Work::W5,
     Work::W7,
     Work::Trust,
+    Work::Telemetry,
     Work::Micro,
 ];
 

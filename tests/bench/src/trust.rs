@@ -18,7 +18,7 @@ use wire::agent::v1::join_reply::Outcome;
 use wire::agent::v1::{Heartbeat, RenewRequest};
 use wire::join::JoinToken;
 
-use crate::control::Control;
+use crate::control::{Control, Setup};
 use crate::load;
 use crate::stats::{Series, float, number};
 use crate::w2::OurSide;
@@ -206,7 +206,7 @@ struct Poured {
 
 /// Heartbeats alone and beside a flood: rows of a table, and what the flood came to.
 async fn floods(bench: &Bench) -> Result<(Vec<Vec<String>>, Poured)> {
-    let mut ours = OurSide::start(bench, QUOTA).await?;
+    let mut ours = OurSide::start(bench, Setup { heartbeat_limit: QUOTA, ..Setup::default() }).await?;
     ours.wire().await?;
     // The first agents are those that flood, one in each run.
     let others = ours.askers.split_off(bench.runs() + 1);

@@ -16,8 +16,8 @@ use wire::agent::v1::{Heartbeat, HeartbeatReply, Standing, StatusReport};
 
 use crate::agents::Fleet;
 use crate::broker::Broker;
-use crate::control::Control;
-use crate::load::{self, Asker, CONNECTIONS};
+use crate::control::{Control, Setup};
+use crate::load::{self, Asker, CONNECTIONS, Load};
 use crate::micro::POLICY_BYTES;
 use crate::stats::{Series, float, number};
 use crate::w1::until_current;
@@ -66,7 +66,7 @@ pub async fn section(bench: &Bench) -> Result<String> {
         close(floor.askers).await?;
         return Ok(String::new());
     }
-    let mut ours = OurSide::start(bench, 0).await?;
+    let mut ours = OurSide::start(bench, Setup::default()).await?;
     let wire = ours.wire().await?;
     say(&format!("W2 a heartbeat has {:.0} bytes up, {:.0} down", wire.up, wire.down));
     let mut usual = RawSide::start(bench, &ids, USUAL).await?;
@@ -78,7 +78,7 @@ pub async fn section(bench: &Bench) -> Result<String> {
         for side in [&mut usual, &mut same] {
             side.run().await?;
         }
-        ours.run().await?;
+        let _load = ours.run().await?;
         if run == 0 {
             (usual.figures, same.figures, ours.figures) = Default::default();
         }
@@ -152,7 +152,7 @@ impl RawSide {
 
 /// Heartbeats of 64 enrolled agents that run their head.
 pub(crate) struct OurSide {
-    control: Control,
+    pub(crate) control: Control,
     fleet: Fleet,
     pub(crate) url: String,
     tls: BrokerTls,
@@ -166,9 +166,9 @@ pub(crate) struct OurSide {
 }
 
 impl OurSide {
-    /// Starts everything, with a quota of heartbeats a second for each agent (0: none).
-    pub(crate) async fn start(bench: &Bench, limit: u32) -> Result<Self> {
-        let mut control = Control::start_limited(&bench.musterd()?, &bench.nats_server, limit).await?;
+    /// Starts everything.
+    pub(crate) async fn start(bench: &Bench, setup: Setup<'_>) -> Result<Self> {
+        let mut control = Control::start_as(bench, setup).await?;
         control.prepare(POLICY_BYTES[0]).await?;
         let token = control.token(CONNECTIONS).await?;
         let mut fleet = Fleet::join(&token, CONNECTIONS).await?;
@@ -256,12 +256,13 @@ impl OurSide {
         Ok(())
     }
 
-    async fn run(&mut self) -> Result<()> {
+    /// What they reach in one run.
+    pub(crate) async fn run(&mut self) -> Result<Load> {
         let load;
         (self.askers, load) = load::closed_loop(std::mem::take(&mut self.askers), RUN).await?;
         self.figures.add(&load);
         self.answers += load.answers;
-        Ok(())
+        Ok(load)
     }
 
     /// How one of the agents connects, with its own claims, and who it is. It tries once.
@@ -299,7 +300,7 @@ async fn close(askers: Vec<Asker>) -> Result<()> {
 }
 
 impl Figures {
-    fn add(&mut self, load: &load::Load) {
+    fn add(&mut self, load: &Load) {
         self.rate.push(load.rate);
         self.p50.push(load.p50_ms);
         self.p99.push(load.p99_ms);

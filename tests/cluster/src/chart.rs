@@ -37,11 +37,17 @@ impl Refused {
     }
 }
 
+/// Kinds of others that the chart makes where a cluster knows them.
+const OPTIONAL: [&str; 2] =
+    ["monitoring.coreos.com/v1/PodMonitor", "monitoring.coreos.com/v1/PrometheusRule"];
+
 /// Values over the chart's own.
 #[derive(Debug, Clone, Default)]
 pub struct Chart {
     files: Vec<PathBuf>,
     values: Vec<Value>,
+    /// Whether it is rendered for a cluster that knows nothing but Kubernetes.
+    bare: bool,
 }
 
 impl Chart {
@@ -63,6 +69,12 @@ impl Chart {
     pub fn with(mut self, values: Value) -> Self {
         self.values.push(values);
         self
+    }
+
+    /// For a cluster without the kinds of Prometheus' operator.
+    #[must_use]
+    pub fn bare(self) -> Self {
+        Self { bare: true, ..self }
     }
 
     /// Arguments for Helm; files of values are written to `dir`.
@@ -105,6 +117,7 @@ impl Chart {
             .arg(chart_dir())
             .args(["--namespace", "fleet", "--kube-version", "1.36.0"])
             .args(self.arguments(dir.path()))
+            .args(OPTIONAL.iter().filter(|_| !self.bare).flat_map(|kind| ["--api-versions", *kind]))
             .env("HELM_CACHE_HOME", dir.path())
             .env("HELM_CONFIG_HOME", dir.path())
             .env("HELM_DATA_HOME", dir.path())

@@ -155,12 +155,12 @@ fn references(objects: &Objects, pod: &Value, given: &[&str]) -> Vec<String> {
 /// Selectors of what is not a workload: each finds Pods, and ports that it names are theirs.
 fn selectors(objects: &Objects) -> Vec<String> {
     let mut found = Vec::new();
-    for kind in ["Service", "PodDisruptionBudget", "NetworkPolicy"] {
+    for kind in ["Service", "PodDisruptionBudget", "PodMonitor", "NetworkPolicy"] {
         for object in objects.of(kind) {
             let name = format!("{kind} {}", object["metadata"]["name"]);
             let selector = match kind {
                 "Service" => &object["spec"]["selector"],
-                "PodDisruptionBudget" => &object["spec"]["selector"]["matchLabels"],
+                "PodDisruptionBudget" | "PodMonitor" => &object["spec"]["selector"]["matchLabels"],
                 _ => &object["spec"]["podSelector"]["matchLabels"],
             };
             let pods: Vec<&Value> = objects
@@ -171,8 +171,12 @@ fn selectors(objects: &Objects) -> Vec<String> {
             if pods.is_empty() {
                 found.push(format!("{name} finds no Pods"));
             }
-            for port in object["spec"]["ports"].as_array().into_iter().flatten().filter(|_| kind == "Service")
-            {
+            let ports = match kind {
+                "Service" => &object["spec"]["ports"],
+                "PodMonitor" => &object["spec"]["podMetricsEndpoints"],
+                _ => &Value::Null,
+            };
+            for port in ports.as_array().into_iter().flatten() {
                 let target = if port["targetPort"].is_null() { &port["port"] } else { &port["targetPort"] };
                 if !pods.iter().all(|pod| containers(pod).any(|container| names_port(container, target))) {
                     found.push(format!("{name} leads to port {target}, which its Pods do not have"));

@@ -69,6 +69,7 @@ for folder in "${@:-all}"; do
     etcd | all) build etcd '' etcd=go.etcd.io/etcd/server/v3 ;;&
     otelcol | all) build otelcol '' otelcol=. ;;&
     promtool | all) take_promtool ;;&
+    nats-exporter | all) build nats-exporter '' github.com/nats-io/prometheus-nats-exporter ;;&
     kwok | all) build kwok "-X sigs.k8s.io/kwok/pkg/consts.Version=$(required kwok sigs.k8s.io/kwok)" sigs.k8s.io/kwok/cmd/kwok ;;&
     k8s | all)
       version=$(required k8s k8s.io/kubernetes)
@@ -82,8 +83,10 @@ for folder in "${@:-all}"; do
       take crds github.com/cert-manager/cert-manager "$tools/share/crds" deploy/crds/cert-manager.io_certificates.yaml
       take crds sigs.k8s.io/gateway-api "$tools/share/crds" \
         config/crd/standard/gateway.networking.k8s.io_{grpcroutes,tlsroutes,backendtlspolicies}.yaml
+      take crds github.com/prometheus-operator/prometheus-operator "$tools/share/crds" \
+        example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml
       ;;&
-    kubeconform | helm | etcd | kwok | otelcol | promtool | k8s | schemas | all) ;;
+    kubeconform | helm | etcd | kwok | nats-exporter | otelcol | promtool | k8s | schemas | all) ;;
     *) fail "no folder named $folder" ;;
   esac
 done

@@ -118,6 +118,7 @@ impl Fleet {
         let TlsFiles { cert, key, .. } = ca.files();
         let tls = ServerTls { cert, key, ca: ca.ca(), client_ca: Some(clients.ca()), first: false };
         setup.tls = certificates.then_some(tls);
+        setup.operator.as_mut().expect("it was just read").push_str(MONITOR);
         let nats = NatsServer::start(setup).await.expect("it starts");
         let keys = ["director.key", "content.key", "root.key"].map(|name| dir.path().join(name));
         let [key, content_key, root_key] = keys;
@@ -340,6 +341,18 @@ impl Fleet {
         agent
     }
 
+    /// Where the broker says how it is.
+    ///
+    /// # Panics
+    /// If it has ended.
+    #[must_use]
+    pub fn monitor(&self) -> String {
+        let pid = self.nats.pid().expect("it runs");
+        let ports = std::fs::read(self.nats.dir().join(format!("nats-server_{pid}.ports")));
+        let ports: Value = serde_json::from_slice(&ports.expect("it wrote them down")).expect("JSON");
+        ports["monitoring"][0].as_str().expect("it listens").to_owned()
+    }
+
     /// Waits until presence shows something of an agent, as `muster agent show -o json` prints it.
     pub async fn shows(&self, agent: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let (cli, holds) = (&self.cli("presence"), &holds);
@@ -355,6 +368,9 @@ impl Fleet {
         .await
     }
 }
+
+/// What the broker is told beside who may do what: to say how it is, on a port that the system chooses.
+const MONITOR: &str = "\nhttp: \"127.0.0.1:-1\"\n";
 
 /// Folder of the CA of clients.
 const CLIENTS: &str = "clients";

@@ -65,7 +65,8 @@ fn only_telemetry_knows_opentelemetry() {
     assert_eq!(found, [] as [&str; 0]);
 }
 
-const FOLDER: &str = "deploy/observability/";
+/// Where the chart has them; deploy/observability leads there.
+const FOLDER: &str = "helm/muster/observability/";
 
 /// Words of an expression that could be names of metrics.
 fn names(text: &str) -> impl Iterator<Item = &str> {

@@ -46,6 +46,34 @@ impl Metric {
         self.labels.iter().map(|label| label.values.len()).product()
     }
 
+    /// Whether a process tells it that is called `service` where nobody names it otherwise.
+    #[must_use]
+    pub fn is_told_by(&self, service: &str) -> bool {
+        let of_fleet = service.strip_prefix("musterd");
+        self.by.split(", ").any(|by| match by {
+            "all" => true,
+            "all services" => of_fleet.is_some(),
+            // One process may be all services.
+            by => {
+                by == service
+                    || of_fleet
+                        .is_some_and(|of| of.is_empty() && by != AGENT || of.strip_prefix('-') == Some(by))
+            }
+        })
+    }
+
+    /// All that its labels may be together.
+    pub(super) fn combinations(&self) -> impl Iterator<Item = Vec<&'static str>> {
+        (0..self.series()).map(|mut at| {
+            let value = |label: &Label| {
+                let value = label.values[at % label.values.len()];
+                at /= label.values.len();
+                value
+            };
+            self.labels.iter().map(value).collect()
+        })
+    }
+
     /// What Prometheus calls it, after the rules by which collectors and servers translate names. A histogram's series
     /// have `_bucket`, `_count` and `_sum` behind that.
     #[must_use]
@@ -70,6 +98,8 @@ const LONG: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 12
 /// In shares of a heartbeat interval: pull agents get news with the next heartbeat. 1.5 is the bound of a service level.
 const INTERVALS: &[f64] = &[0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
 
+/// Who tells what services do not.
+const AGENT: &str = "muster-agent";
 const MODE: Label = Label { name: "mode", values: &["push", "pull"] };
 const STATE: Label = Label { name: "state", values: &["never_seen", "online", "late", "offline"] };
 const APPLIED: Label = Label { name: "result", values: &["applied", "failed"] };

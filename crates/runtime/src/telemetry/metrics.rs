@@ -23,10 +23,22 @@ enum Instrument {
 
 static INSTRUMENTS: OnceLock<Vec<Instrument>> = OnceLock::new();
 
-/// Makes the instruments of the catalogue. The first call counts.
-pub(super) fn begin(provider: &SdkMeterProvider) {
+/// Makes the instruments of the catalogue. The first call counts. Counters of `service` begin with 0: of one that begins
+/// with its first event Prometheus sees no increase, and no alert fires.
+pub(super) fn begin(provider: &SdkMeterProvider, service: &str) {
     let meter = provider.meter(super::SCOPE);
-    let _first = INSTRUMENTS.set(CATALOGUE.iter().map(|metric| instrument(&meter, metric)).collect());
+    if INSTRUMENTS.set(CATALOGUE.iter().map(|metric| instrument(&meter, metric)).collect()).is_err() {
+        return;
+    }
+    for (metric, instrument) in CATALOGUE.iter().zip(INSTRUMENTS.get().into_iter().flatten()) {
+        if let Instrument::Counter(counter) = instrument
+            && metric.is_told_by(service)
+        {
+            for values in metric.combinations() {
+                with(metric, &values, |labels| counter.add(0, labels));
+            }
+        }
+    }
 }
 
 fn instrument(meter: &Meter, metric: &Metric) -> Instrument {
@@ -63,7 +75,7 @@ pub fn clock() -> Option<Instant> {
 pub fn add(name: Name, n: u64, labels: &[&'static str]) {
     check(name, labels);
     if let Some(Instrument::Counter(counter)) = get(name) {
-        with(name, labels, |labels| counter.add(n, labels));
+        with(name.metric(), labels, |labels| counter.add(n, labels));
     }
 }
 
@@ -71,7 +83,7 @@ pub fn add(name: Name, n: u64, labels: &[&'static str]) {
 pub fn set(name: Name, value: f64, labels: &[&'static str]) {
     check(name, labels);
     if let Some(Instrument::Gauge(gauge)) = get(name) {
-        with(name, labels, |labels| gauge.record(value, labels));
+        with(name.metric(), labels, |labels| gauge.record(value, labels));
     }
 }
 
@@ -79,7 +91,7 @@ pub fn set(name: Name, value: f64, labels: &[&'static str]) {
 pub fn observe(name: Name, value: f64, labels: &[&'static str]) {
     check(name, labels);
     if let Some(Instrument::Histogram(histogram)) = get(name) {
-        with(name, labels, |labels| histogram.record(value, labels));
+        with(name.metric(), labels, |labels| histogram.record(value, labels));
     }
 }
 
@@ -110,8 +122,8 @@ fn check(name: Name, labels: &[&'static str]) {
     );
 }
 
-fn with(name: Name, values: &[&'static str], record: impl FnOnce(&[KeyValue])) {
-    let row = name.metric().labels;
+fn with(metric: &Metric, values: &[&'static str], record: impl FnOnce(&[KeyValue])) {
+    let row = metric.labels;
     let pair = |at: usize| {
         let (label, value) = (row.get(at)?, values.get(at).copied().unwrap_or(OTHER));
         let value = if label.values.contains(&value) { value } else { OTHER };

@@ -37,6 +37,31 @@ fn labels_that_are_not_in_the_table_are_refused() {
 }
 
 #[test]
+fn counters_begin_with_all_that_a_process_may_tell() {
+    let check = |name: Name, service: &str, expected: bool| {
+        assert_eq!(name.metric().is_told_by(service), expected, "{name:?} by {service}");
+    };
+    for (service, [heartbeats, enrolments, agents]) in [
+        ("musterd", [true, true, false]),
+        ("musterd-presence", [true, false, false]),
+        ("musterd-identity", [false, true, false]),
+        ("muster-agent", [false, false, true]),
+    ] {
+        check(Name::Heartbeats, service, heartbeats);
+        check(Name::Enrolments, service, enrolments);
+        check(Name::Activations, service, agents);
+        check(Name::Process, service, heartbeats || agents);
+        check(Name::BrokerReconnects, service, true);
+        check(Name::RpcServer, service, !agents);
+    }
+    for metric in CATALOGUE {
+        let all: BTreeSet<_> = metric.combinations().collect();
+        assert_eq!(all.len(), metric.series(), "{}", metric.name);
+        assert!(all.iter().all(|values| is_declared(metric, values)), "{}", metric.name);
+    }
+}
+
+#[test]
 fn prometheus_names_follow_from_the_table() {
     let check = |name: Name, expected: &str| assert_eq!(name.metric().prometheus(), expected);
     check(Name::Agents, "muster_agents");

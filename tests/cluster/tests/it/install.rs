@@ -100,7 +100,12 @@ async fn what_is_spread_waits_for_nodes_and_agents_need_a_namespace_of_their_own
             .await;
     }
     let ha = Chart::new().file(cluster::chart_dir().join("values-ha.yaml"));
+    let ha = ha.file(cluster::chart_dir().join("examples/monitoring.yaml"));
     plane.helm(&with(&["install", "muster"]), Some(&ha)).await.unwrap();
+    for (kind, name) in [("podmonitors", "muster-nats"), ("prometheusrules", "muster-rules")] {
+        let made = plane.get("monitoring.coreos.com/v1", kind, name).await;
+        assert!(made.is_some(), "Kubernetes takes {kind}");
+    }
     let agents = Chart::new().file(cluster::chart_dir().join("examples/node-agents.yaml"));
     plane.helm(&["install", "agents"], Some(&agents)).await.unwrap();
     eventually("Pod Security refuses what mounts a folder of a node", async || {

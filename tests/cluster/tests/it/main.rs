@@ -6,6 +6,8 @@ mod bootstrap;
 #[cfg(test)]
 mod crds;
 #[cfg(test)]
+mod collector;
+#[cfg(test)]
 mod install;
 #[cfg(test)]
 mod managers;
@@ -21,6 +23,10 @@ mod release;
 mod render;
 #[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod scrape;
+#[cfg(test)]
+mod series;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]

@@ -36,7 +36,7 @@ metadata: {name: pull}
 spec: {path: /pull, settings: {mode: pull, heartbeatInterval: 1s}, policies: [base]}
 ";
 
-fn loopback() -> SocketAddr {
+pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
 }
 
@@ -90,7 +90,7 @@ impl Broker {
     }
 }
 
-async fn plain_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+pub(crate) async fn plain_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();

@@ -60,6 +60,10 @@ fn what_does_not_go_together_is_refused_with_the_way_out() {
         json!({ "bootstrap": { "enabled": false }, "backup": { "enabled": true } }),
         "backup.existingSecret",
     );
+    check(
+        json!({ "nats": { "exporter": { "podMonitor": { "enabled": true } } } }),
+        "nats.exporter.podMonitor.enabled",
+    );
     let scaling =
         json!({ "presence": { "autoscaling": { "enabled": true, "minReplicas": 9, "maxReplicas": 3 } } });
     check(scaling, "presence.autoscaling.minReplicas: 9");

@@ -6,6 +6,8 @@ use std::fs;
 use cluster::{Chart, Draw, Objects, Schemas, chart_dir, have, problems, root};
 use serde_json::{Value, json};
 
+use super::scrape::EXPORTER;
+
 /// Random values that must be rendered.
 const DRAWN: usize = 30;
 /// Draws, at most: values that do not go together are drawn as well.
@@ -111,6 +113,7 @@ fn network_policies_are_the_edges_of_the_page() {
     let all = json!({
         "agent": { "enabled": true, "joinTokenSecret": "join" },
         "backup": { "enabled": true },
+        "nats": { "exporter": { "enabled": true } },
         "global": { "otel": { "endpoint": "http://collector.telemetry:4317" } },
         "operator": { "enabled": true, "tokenSecret": "token" },
     });
@@ -178,6 +181,41 @@ fn a_collector_hears_who_told_it_something() {
     }
 }
 
+/// One source: the files that promtool and a real run were held against.
+#[test]
+fn alerts_and_dashboards_are_objects_where_somebody_takes_them() {
+    if !have(&["helm"]) {
+        return;
+    }
+    let example = || Chart::new().file(chart_dir().join("examples/monitoring.yaml"));
+    let there = render(&example());
+    let folder = root().join("deploy/observability");
+    let rules = Objects::read(&fs::read_to_string(folder.join("rules.yaml")).unwrap()).0.remove(0);
+    assert_eq!(there.get("PrometheusRule", "muster-rules")["spec"], rules);
+    let at = json!({ "monitoring": { "rules": { "runbook": "https://example.org/runbook" } } });
+    let linked = render(&example().with(at)).get("PrometheusRule", "muster-rules").to_string();
+    assert!(linked.contains("\"https://example.org/runbook#musterpushlate\"") && !linked.contains("docs/"));
+    let mut dashboards = 0;
+    for entry in fs::read_dir(folder.join("dashboards")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let made = there.get("ConfigMap", &format!("muster-dashboard-{name}"));
+        assert_eq!(made["data"][format!("muster-{name}.json")], fs::read_to_string(&path).unwrap());
+        assert_eq!(made["metadata"]["labels"]["grafana_dashboard"], "1");
+        dashboards += 1;
+    }
+    assert_eq!(dashboards, 5);
+    let pod = cluster::pod_of(there.get("StatefulSet", "muster-nats")).unwrap();
+    let exporter = cluster::containers(pod).find(|container| container["name"] == "exporter").unwrap();
+    let args: Vec<&str> = exporter["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(args[..EXPORTER.len()], EXPORTER, "as in the run that answers the queries");
+    assert_eq!(args.last(), Some(&"http://127.0.0.1:8222"));
+    assert!(there.find("PodMonitor", "muster-nats").is_some());
+    for kind in ["PodMonitor", "PrometheusRule"] {
+        assert!(render(&example().bare()).of(kind).next().is_none(), "the cluster knows no {kind}");
+    }
+}
+
 #[test]
 fn a_pod_that_has_changed_has_another_job_and_nothing_else_does() {
     if !have(&["helm"]) {
@@ -199,7 +237,10 @@ fn what_is_wrong_is_found() {
     if !have(&["helm", "kubeconform", "swagger.json", "crds"]) {
         return;
     }
-    let sound = render(&Chart::new().with(json!({ "policy": { "autoscaling": { "enabled": true } } })));
+    let sound = render(&Chart::new().with(json!({
+        "policy": { "autoscaling": { "enabled": true } },
+        "nats": { "exporter": { "enabled": true, "podMonitor": { "enabled": true } } },
+    })));
     let check = |kind: &str, pointer: &str, value: Value, expected: &str| {
         let mut broken = sound.clone();
         let object = broken.0.iter_mut().find(|object| object["kind"] == kind).unwrap();
@@ -243,6 +284,7 @@ fn what_is_wrong_is_found() {
     check("Deployment", "/spec/selector/matchLabels/a", json!("b"), "does not find its own Pods");
     check("Service", "/spec/selector/a", json!("b"), "finds no Pods");
     check("Service", "/spec/ports/0/targetPort", json!("no"), "leads to port");
+    check("PodMonitor", "/spec/podMetricsEndpoints/0/port", json!("no"), "leads to port");
     check("PodDisruptionBudget", "/spec/selector/matchLabels/a", json!("b"), "finds no Pods");
     check("HorizontalPodAutoscaler", "/spec/scaleTargetRef/name", json!("no"), "an autoscaler names");
     check("ServiceAccount", "/metadata/name", json!("no"), "names ServiceAccount");

@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cluster::{free_port, have, tool};
-use live::{AgentProcess, Fleet, Process, eventually};
+use live::{AgentProcess, Faults, Fleet, Lane, Process, Proxy, eventually, until};
 use runtime::telemetry::{CATALOGUE, SHUTDOWN_TIMEOUT};
 use serde_json::{Value, json};
+
+use super::collector::{Collector, TRACE_ALL, environment, telling_fleet};
 
 /// Kinds of spans, as OTLP numbers them.
 const INTERNAL: u64 = 1;
@@ -20,8 +22,10 @@ const PRODUCER: u64 = 4;
 const CONSUMER: u64 = 5;
 /// Id of an agent that no other text has in it.
 const AGENT: &str = "canary-agent-17";
-/// How long tasks and connections may take on a busy machine, beside the telemetry.
-const STOP_SLACK: Duration = Duration::from_secs(10);
+/// How long the end of a process may take on a busy machine, beside the telemetry.
+const STOP_SLACK: Duration = Duration::from_secs(3);
+/// What a collector without memory answers.
+const REFUSAL: &str = "gRPC code: Unavailable";
 
 const MANIFESTS: &str = "
 {apiVersion: muster.dev/v1alpha1, kind: PolicyKind, metadata: {name: app}, spec: {schema: {type: object}}}
@@ -31,85 +35,15 @@ const MANIFESTS: &str = "
 {apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: push}, spec: {path: /push, policies: [app]}}
 ";
 
-/// A collector that writes what it hears to files.
-struct Collector {
-    dir: PathBuf,
-    port: u16,
-    _process: Process,
-}
-
-impl Collector {
-    async fn start(dir: &Path) -> Self {
-        let (port, dir) = (free_port(), dir.join("otel"));
-        fs::create_dir_all(&dir).unwrap();
-        let file = |name: &str| json!({ "path": dir.join(name), "flush_interval": "100ms" });
-        let pipeline = |name: &str| json!({ "receivers": ["otlp"], "exporters": [format!("file/{name}")] });
-        let config = json!({
-            "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": format!("127.0.0.1:{port}") } } } },
-            "exporters": { "file/traces": file("traces"), "file/metrics": file("metrics"), "file/logs": file("logs") },
-            "service": {
-                "telemetry": { "metrics": { "level": "none" } },
-                "pipelines": {
-                    "traces": pipeline("traces"), "metrics": pipeline("metrics"), "logs": pipeline("logs"),
-                },
-            },
-        });
-        fs::write(dir.join("config.yaml"), config.to_string()).unwrap();
-        let mut command = tokio::process::Command::new(tool("otelcol"));
-        command.arg("--config").arg(dir.join("config.yaml"));
-        let process = Process::of(&dir, "otelcol", command);
-        eventually("the collector listens", async || {
-            let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
-            connected.map(drop).map_err(|error| format!("{error}: {}", process.log()))
-        })
-        .await;
-        Self { dir, port, _process: process }
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn text(&self, name: &str) -> String {
-        fs::read_to_string(self.dir.join(name)).unwrap_or_default()
-    }
-
-    /// What was heard of a signal: the members of `outer`, `inner` and `leaf` below each other in each line.
-    fn all(&self, name: &str, [outer, inner, leaf]: [&str; 3]) -> Vec<Value> {
-        // The last line may be half written.
-        let lines: Vec<Value> =
-            self.text(name).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let members = |values: Vec<Value>, key: &str| -> Vec<Value> {
-            values.iter().flat_map(|value| value[key].as_array().cloned().unwrap_or_default()).collect()
-        };
-        members(members(members(lines, outer), inner), leaf)
-    }
-
-    fn spans(&self) -> Vec<Value> {
-        self.all("traces", ["resourceSpans", "scopeSpans", "spans"])
-    }
-}
-
-fn environment(endpoint: &str) -> [(&str, &str); 4] {
-    [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
-        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
-        ("OTEL_BLRP_SCHEDULE_DELAY", "100"),
-        ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
-    ]
-}
-
 /// A control plane that tells a collector, with all its agents telling of every change.
 async fn fleet(endpoint: &str) -> Fleet {
-    let mut fleet = Fleet::start_with(&["--trace-agents", "100"]).await;
-    fleet.services[0].process.stop().await;
-    fleet.restart_with(0, &environment(endpoint)).await;
+    let fleet = telling_fleet(endpoint).await;
     fleet.cli("policy").apply(MANIFESTS).await;
     fleet
 }
 
 async fn agent(fleet: &Fleet, endpoint: &str, token: &str) -> AgentProcess {
-    let mut agent = AgentProcess::new(fleet.dir(), AGENT, token).with_options(&["--trace-agents", "100"]);
+    let mut agent = AgentProcess::new(fleet.dir(), AGENT, token).with_options(&TRACE_ALL);
     agent.start_with(&environment(endpoint));
     agent.reaches("app", "/n", &json!(0)).await;
     agent
@@ -258,8 +192,10 @@ async fn metrics_are_those_of_the_catalogue(collector: &Collector) {
         }
     }
     assert!(!collector.text("metrics").contains(AGENT), "the id of an agent is never a label");
-    let unverified = metrics.iter().filter(|metric| metric["name"] == "muster.agent.activations");
-    assert!(unverified.into_iter().all(|metric| !metric.to_string().contains("\"false\"")));
+    let activations = metrics.iter().filter(|metric| metric["name"] == "muster.agent.activations");
+    let points = activations.flat_map(|metric| metric["sum"]["dataPoints"].as_array().into_iter().flatten());
+    let unverified: Vec<_> = points.filter(|point| attributes(point)["verified"] == "false").collect();
+    assert!(!unverified.is_empty() && unverified.iter().all(|point| point["asInt"] == "0"), "{unverified:?}");
 }
 
 async fn logs_name_their_trace(collector: &Collector, fleet: &Fleet, trace: &str) {
@@ -298,25 +234,68 @@ fn no_secret_is_told(collector: &Collector, fleet: &Fleet, agent: &AgentProcess,
     }
 }
 
+/// A fleet and an agent, whatever is at the endpoint: a change arrives, and after a look both end in time.
+async fn endures(endpoint: &str, seen: impl AsyncFnOnce(&Fleet)) {
+    let mut fleet = fleet(endpoint).await;
+    let token = fleet.token("/push", 1).await;
+    let mut agent = agent(&fleet, endpoint, &token).await;
+    fleet.cli("policy").apply(&MANIFESTS.replace("{n: 0}", "{n: 1}")).await;
+    agent.reaches("app", "/n", &json!(1)).await;
+    seen(&fleet).await;
+    tokio::join!(ends(agent.process()), ends(&mut fleet.services[0].process));
+}
+
+/// Stops a process. From when it has nothing to do any more, it has as long as telemetry may take.
+async fn ends(process: &mut Process) {
+    process.terminate();
+    let told = process.log().len();
+    until("it says that it stops", || {
+        if process.ended().is_some() || process.log()[told..].contains("stopped") {
+            Ok(())
+        } else {
+            Err(process.log())
+        }
+    })
+    .await;
+    let asked = Instant::now();
+    assert!(process.wait().await.success(), "{}", process.log());
+    let took = asked.elapsed();
+    assert!(took < SHUTDOWN_TIMEOUT + STOP_SLACK, "{took:?}: {}", process.log());
+}
+
 /// A collector that is not there, and one that takes connections and says nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_collector_changes_arrive_and_processes_end_in_time() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let places =
-        [format!("http://127.0.0.1:{}", free_port()), format!("http://{}", silent.local_addr().unwrap())];
-    for endpoint in places {
-        let mut fleet = fleet(&endpoint).await;
-        let token = fleet.token("/push", 1).await;
-        let mut agent = agent(&fleet, &endpoint, &token).await;
-        fleet.cli("policy").apply(&MANIFESTS.replace("{n: 0}", "{n: 1}")).await;
-        agent.reaches("app", "/n", &json!(1)).await;
-        for process in [agent.process(), &mut fleet.services[0].process] {
-            let asked = Instant::now();
-            assert!(process.stop().await.success(), "{}", process.log());
-            let took = asked.elapsed();
-            assert!(took < SHUTDOWN_TIMEOUT + STOP_SLACK, "{took:?}: {}", process.log());
-        }
+    let silent = format!("http://{}", silent.local_addr().unwrap());
+    let away = format!("http://127.0.0.1:{}", free_port());
+    tokio::join!(endures(&away, async |_| {}), endures(&silent, async |_| {}));
+}
+
+/// A collector that refuses because it has no memory left, and one at the end of a line on which nothing arrives in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_collector_that_refuses_or_is_slow_changes_arrive_and_processes_end_in_time() {
+    if !have(&["otelcol"]) {
+        return;
     }
+    let [full, far] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (full, far) = tokio::join!(Collector::full(full.path()), Collector::start(far.path()));
+    let line = Proxy::start(&far.endpoint()).await;
+    let slow = Lane { bytes_per_second: Some(1_000), ..Lane::default() };
+    line.set("", Faults { up: slow, down: slow });
+    let full_endpoint = full.endpoint();
+    let refused = endures(&full_endpoint, async |fleet| {
+        let told = "telemetry is not taken by the collector";
+        until("it is refused, and says so", || {
+            let log = fleet.services[0].process.log();
+            let says = log.lines().any(|line| line.contains(told) && line.contains(REFUSAL));
+            if says { Ok(()) } else { Err(log) }
+        })
+        .await;
+    });
+    let slow_endpoint = format!("http://{}", line.address());
+    let slowed = endures(&slow_endpoint, async |_| assert!(line.bytes_up("") > 0, "it is on its way"));
+    tokio::join!(refused, slowed);
 }
 
 /// The rules for Prometheus, by its own tool: each alert fires and does not.

@@ -1,0 +1,148 @@
+//! A real OpenTelemetry collector, and a fleet that tells it what it does.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use cluster::{root, tool};
+use live::{Fleet, Process, eventually, until};
+use serde_json::{Value, json};
+
+use super::pods::loopback;
+
+/// Options with which services and agents tell of every change.
+pub(crate) const TRACE_ALL: [&str; 2] = ["--trace-agents", "100"];
+
+/// A collector that runs.
+pub(crate) struct Collector {
+    dir: PathBuf,
+    address: SocketAddr,
+    process: Process,
+}
+
+impl Collector {
+    /// One that writes what it hears to files.
+    pub(crate) async fn start(dir: &Path) -> Self {
+        let files = dir.join("otel");
+        let file = |name: &str| json!({ "path": files.join(name), "flush_interval": "100ms" });
+        let pipeline = |name: &str| json!({ "receivers": ["otlp"], "exporters": [format!("file/{name}")] });
+        Self::of(dir, |address| {
+            let config = json!({
+                "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": address.to_string() } } } },
+                "exporters": { "file/traces": file("traces"), "file/metrics": file("metrics"), "file/logs": file("logs") },
+                "service": {
+                    "telemetry": { "metrics": { "level": "none" } },
+                    "pipelines": {
+                        "traces": pipeline("traces"), "metrics": pipeline("metrics"), "logs": pipeline("logs"),
+                    },
+                },
+            });
+            config.to_string()
+        })
+        .await
+    }
+
+    /// The example of deploy/observability, and where it gives metrics to Prometheus. The backend is not there.
+    pub(crate) async fn of_the_example(dir: &Path) -> (Self, SocketAddr) {
+        let scraped = loopback();
+        let example = fs::read_to_string(root().join("deploy/observability/collector.yaml")).unwrap();
+        let collector = Self::of(dir, |address| {
+            let moved =
+                [("0.0.0.0:4317", address), ("127.0.0.1:8889", scraped), ("tempo.example:4317", loopback())];
+            moved.into_iter().fold(example, |text, (from, to)| {
+                assert!(text.contains(from), "the example has {from}");
+                text.replace(from, &to.to_string())
+            })
+        })
+        .await;
+        (collector, scraped)
+    }
+
+    /// One that has no memory left from its first look on.
+    pub(crate) async fn full(dir: &Path) -> Self {
+        let collector = Self::of(dir, |address| {
+            let pipeline =
+                json!({ "receivers": ["otlp"], "processors": ["memory_limiter"], "exporters": ["debug"] });
+            let config = json!({
+                "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": address.to_string() } } } },
+                "processors": { "memory_limiter": { "check_interval": "100ms", "limit_mib": 1 } },
+                "exporters": { "debug": {} },
+                "service": {
+                    "telemetry": { "metrics": { "level": "none" } },
+                    "pipelines": { "traces": pipeline, "metrics": pipeline, "logs": pipeline },
+                },
+            });
+            config.to_string()
+        })
+        .await;
+        until("the collector takes no more", || {
+            let log = collector.log();
+            if log.contains("Refusing data") { Ok(()) } else { Err(log) }
+        })
+        .await;
+        collector
+    }
+
+    /// One with any configuration that takes OTLP at an address.
+    pub(crate) async fn of(dir: &Path, config: impl FnOnce(SocketAddr) -> String) -> Self {
+        let (address, dir) = (loopback(), dir.join("otel"));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("config.yaml"), config(address)).unwrap();
+        let mut command = tokio::process::Command::new(tool("otelcol"));
+        command.arg("--config").arg(dir.join("config.yaml"));
+        let process = Process::of(&dir, "otelcol", command);
+        eventually("the collector listens", async || {
+            let connected = tokio::net::TcpStream::connect(address).await;
+            connected.map(drop).map_err(|error| format!("{error}: {}", process.log()))
+        })
+        .await;
+        Self { dir, address, process }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What it says of itself.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// What it wrote of a signal.
+    pub(crate) fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(name)).unwrap_or_default()
+    }
+
+    /// What was heard of a signal: the members of `outer`, `inner` and `leaf` below each other in each line.
+    pub(crate) fn all(&self, name: &str, [outer, inner, leaf]: [&str; 3]) -> Vec<Value> {
+        // The last line may be half written.
+        let lines: Vec<Value> =
+            self.text(name).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let members = |values: Vec<Value>, key: &str| -> Vec<Value> {
+            values.iter().flat_map(|value| value[key].as_array().cloned().unwrap_or_default()).collect()
+        };
+        members(members(members(lines, outer), inner), leaf)
+    }
+
+    pub(crate) fn spans(&self) -> Vec<Value> {
+        self.all("traces", ["resourceSpans", "scopeSpans", "spans"])
+    }
+}
+
+/// The environment of a process that tells a collector, soon.
+pub(crate) fn environment(endpoint: &str) -> [(&str, &str); 4] {
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "100"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
+    ]
+}
+
+/// A control plane that tells a collector.
+pub(crate) async fn telling_fleet(endpoint: &str) -> Fleet {
+    let mut fleet = Fleet::start_with(&TRACE_ALL).await;
+    fleet.services[0].process.stop().await;
+    fleet.restart_with(0, &environment(endpoint)).await;
+    fleet
+}
