@@ -7,6 +7,7 @@
 mod api;
 mod certificates;
 mod plan;
+mod token;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,10 +15,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use domain::FleetId;
 use runtime::{Shutdown, broker, keys};
 use wire::access::Role;
 
+use crate::backup::Place;
 use api::Api;
 use plan::Data;
 
@@ -40,10 +41,6 @@ pub(crate) struct BootstrapArgs {
     /// What the names of the Secrets begin with: PREFIX-root, PREFIX-policy-keys and so on. They must be there.
     #[arg(long, env = "MUSTER_BOOTSTRAP_PREFIX", value_name = "NAME")]
     prefix: String,
-
-    /// The fleet. Each has accounts of its own.
-    #[arg(long, env = "MUSTER_FLEET", value_name = "ID", default_value = "default")]
-    fleet: FleetId,
 
     /// Names in the certificate of NATS servers, separated by commas. Without any, no certificates are made.
     #[arg(
@@ -68,6 +65,15 @@ pub(crate) struct BootstrapArgs {
     /// The StatefulSet of NATS servers, which are started again one by one when their certificate is another.
     #[arg(long, env = "MUSTER_BOOTSTRAP_NATS_STATEFULSET", value_name = "NAME")]
     nats_statefulset: Option<String>,
+
+    /// Make an API token for the operator as well, PREFIX-operator, and keep it in the Secret PREFIX-operator-token. Its hash
+    /// goes to the NATS servers, for which this waits. One that is there is kept and its end moved away.
+    #[arg(long, env = "MUSTER_BOOTSTRAP_OPERATOR_TOKEN")]
+    operator_token: bool,
+
+    /// The fleet, which has accounts of its own, and its broker.
+    #[command(flatten)]
+    place: Place,
 
     /// Address of the Kubernetes API.
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "ADDRESS")]
@@ -112,6 +118,9 @@ async fn fill(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Result<()
     if !args.nats_name.is_empty() {
         certificates::fill(args, api, work).await?;
     }
+    if args.operator_token {
+        token::fill(args, api, work).await?;
+    }
     tracing::info!(prefix = args.prefix, "every Secret holds what it should");
     Ok(())
 }
@@ -136,7 +145,7 @@ async fn fill_keys(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Resu
     }
     let dir = work.join("root");
     plan::restore(&root.data, &dir).with_context(|| format!("Secret {} cannot be used", root.name))?;
-    let _made = broker::init(&dir, &args.fleet)?;
+    let _made = broker::init(&dir, &args.place.fleet)?;
     let [root_key, director, content] = [ROOT_KEY, DIRECTOR_KEY, CONTENT_KEY].map(|name| dir.join(name));
     keys::load_or_create(&root_key)?;
     keys::load_or_create(&director)?;
@@ -150,7 +159,8 @@ async fn fill_keys(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Resu
         api.replace(operator, &Data::from([(OPERATOR.to_owned(), config)])).await?;
     }
     for (role, secret) in ROLES.into_iter().zip(others) {
-        let mut wanted = plan::files(&broker::fleet_dir(&dir, &args.fleet).join("roles").join(role.name()))?;
+        let mut wanted =
+            plan::files(&broker::fleet_dir(&dir, &args.place.fleet).join("roles").join(role.name()))?;
         match role {
             Role::Policy => drop(wanted.insert(DIRECTOR_KEY.to_owned(), fs::read(&director)?)),
             Role::Identity => {
@@ -187,6 +197,6 @@ impl Drop for Work {
 }
 
 /// What a Secret holds, as text for errors and logs: names, never values.
-fn names(data: &BTreeMap<String, Vec<u8>>) -> String {
+fn names<V>(data: &BTreeMap<String, V>) -> String {
     data.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -11,10 +11,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::objects::Objects;
+use crate::plane::NAMESPACE;
 use crate::tools::tool;
 
 /// Secrets by name, with what is in them.
@@ -27,6 +28,8 @@ pub struct Host {
     secrets: Secrets,
     /// What stands in variables and files, and what stands there here: addresses.
     addresses: Vec<(String, String)>,
+    /// Where the API of Kubernetes is, and folders of ServiceAccounts by name.
+    kubernetes: Option<(SocketAddr, BTreeMap<String, PathBuf>)>,
     /// Whether processes get the user of their Pod.
     root: bool,
 }
@@ -42,6 +45,8 @@ pub struct Pod {
     addresses: Vec<(String, String)>,
     root: bool,
     child: Option<Child>,
+    /// Variables that a kubelet adds.
+    account: Vec<(String, String)>,
 }
 
 impl Host {
@@ -60,12 +65,55 @@ impl Host {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("it is our folder");
         let root =
             fs::metadata(dir).is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
-        Self { dir: dir.to_owned(), objects, secrets, addresses: Vec::new(), root }
+        Self { dir: dir.to_owned(), objects, secrets, addresses: Vec::new(), kubernetes: None, root }
     }
 
     /// What a Pod of a workload would find at an address is at another one here.
     pub fn address(&mut self, from: impl Into<String>, to: impl Into<String>) {
         self.addresses.push((from.into(), to.into()));
+    }
+
+    /// Tells Pods with a token of their ServiceAccount where Kubernetes is. Their programs look at a path that is not ours
+    /// to make, so they are told the folder.
+    ///
+    /// # Panics
+    /// If the folder cannot be written to.
+    pub fn account(&mut self, api: SocketAddr, name: &str, folder: PathBuf) {
+        let [token, ca] = ["token", "ca.crt"].map(|file| folder.join(file));
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "pod",
+            "clusters": [{ "name": "pod", "cluster": { "server": format!("https://{api}"), "certificate-authority": ca } }],
+            "users": [{ "name": "pod", "user": { "tokenFile": token } }],
+            "contexts": [{ "name": "pod", "context": { "cluster": "pod", "user": "pod", "namespace": NAMESPACE } }],
+        });
+        fs::write(folder.join("kubeconfig"), config.to_string()).expect("a file can be written");
+        let (_, accounts) = self.kubernetes.get_or_insert_with(|| (api, BTreeMap::new()));
+        accounts.insert(name.to_owned(), folder);
+    }
+
+    /// What Secrets hold from now on; Pods that run keep what they were given.
+    pub fn fill(&mut self, secrets: Secrets) {
+        self.secrets = secrets;
+    }
+
+    /// Variables of a Pod that may speak to Kubernetes.
+    fn of_account(&self, template: &Value) -> Vec<(String, String)> {
+        if template["spec"]["automountServiceAccountToken"] != true {
+            return Vec::new();
+        }
+        let name =
+            template["spec"]["serviceAccountName"].as_str().expect("a Pod with a token has an account");
+        let (api, accounts) = self.kubernetes.as_ref().expect("it is said where Kubernetes is");
+        let folder = accounts.get(name).unwrap_or_else(|| panic!("no account {name}"));
+        let path = |path: &Path| path.display().to_string();
+        [
+            ("KUBERNETES_SERVICE_HOST", api.ip().to_string()),
+            ("KUBERNETES_SERVICE_PORT", api.port().to_string()),
+            ("MUSTER_SERVICE_ACCOUNT_DIR", path(folder)),
+            ("KUBECONFIG", path(&folder.join("kubeconfig"))),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     /// Makes a Pod of a workload, with all that it mounts, and what it listens on moved to `listen`.
@@ -87,6 +135,7 @@ impl Host {
             addresses,
             root: self.root,
             child: None,
+            account: self.of_account(&template),
             template,
         };
         let container = pod.container().clone();
@@ -190,7 +239,7 @@ impl Pod {
         let program = Path::new(&words[0]).file_name().expect("a command has a name");
         let mut command = Command::new(bin.join(program));
         command.args(&words[1..]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
-        command.env("TMPDIR", self.dir.join("tmp"));
+        command.env("TMPDIR", self.dir.join("tmp")).envs(self.account.iter().cloned());
         let folder =
             self.container()["workingDir"].as_str().map_or(self.dir.clone(), |path| self.here(path).into());
         command.current_dir(folder);
@@ -202,6 +251,8 @@ impl Pod {
                 String::from_utf8_lossy(&secrets[secret][key]).into_owned()
             } else if from["fieldRef"]["fieldPath"] == "metadata.name" {
                 self.name.clone()
+            } else if from["fieldRef"]["fieldPath"] == "metadata.namespace" {
+                NAMESPACE.to_owned()
             } else {
                 self.here(variable["value"].as_str().unwrap_or_else(|| panic!("{name} has no value")))
             };

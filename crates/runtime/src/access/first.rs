@@ -69,7 +69,8 @@ pub fn first_token_name() -> ApiTokenName {
 /// [`FirstTokenError`] if the file or the store cannot be used.
 pub async fn first_token(nats: &Nats, path: &Path, name: &ApiTokenName) -> Result<(), FirstTokenError> {
     if let Some(bearer) = read(path)? {
-        return renew(nats, &bearer).await;
+        // Revoked, or replaced by one of another machine: either way it stays as it is.
+        return hold_token(nats, &bearer, Role::Admin, false).await.map(drop);
     }
     let bearer = BearerToken { name: name.clone(), secret: ids::random_secret::<SECRET_BYTES>() };
     let draft = path.with_extension("draft");
@@ -114,19 +115,49 @@ pub async fn store_token(nats: &Nats, bearer: &BearerToken, role: Role) -> Resul
     change(nats, |_| Some(token(bearer, role, clock::now()))).await
 }
 
-async fn renew(nats: &Nats, bearer: &BearerToken) -> Result<(), FirstTokenError> {
+/// What became of a token that somebody keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The store did not know it and does now.
+    Stored,
+    /// The store knows it; its end is half of [`MAX_TTL`] away, or was moved there.
+    Known,
+    /// The store knows another token by its name.
+    Other,
+    /// It was revoked, and stays so.
+    Revoked,
+}
+
+/// Makes sure that the store knows a token for the whole fleet that is kept elsewhere, and that it does not end soon.
+/// One that is `new` was never stored: then nobody can have revoked it. What else has its name stays.
+///
+/// # Errors
+/// [`FirstTokenError`] if the store cannot be used.
+pub async fn hold_token(
+    nats: &Nats,
+    bearer: &BearerToken,
+    role: Role,
+    new: bool,
+) -> Result<Held, FirstTokenError> {
+    let mut held = Held::Revoked;
     change(nats, |catalog| {
         let now = clock::now();
-        if catalog.revision() == Revision(0) {
-            // The store was lost: nobody revoked anything in it.
-            return Some(token(bearer, Role::Admin, now));
+        let Some(stored) = catalog.api_token(&bearer.name) else {
+            // In a store that was lost nobody revoked anything.
+            let store = new || catalog.revision() == Revision(0);
+            held = if store { Held::Stored } else { Held::Revoked };
+            return store.then(|| token(bearer, role, now));
+        };
+        if stored.value.secret_digest != bearer.digest() {
+            held = Held::Other;
+            return None;
         }
-        let stored = catalog.api_token(&bearer.name)?;
-        let mine = stored.value.secret_digest == bearer.digest();
+        held = Held::Known;
         let late = stored.value.expires_at.since(now) < MAX_TTL.scaled(1, 2);
-        (mine && late).then(|| ApiToken { expires_at: now + MAX_TTL, ..(*stored.value).clone() })
+        late.then(|| ApiToken { expires_at: now + MAX_TTL, ..(*stored.value).clone() })
     })
-    .await
+    .await?;
+    Ok(held)
 }
 
 fn token(bearer: &BearerToken, role: Role, now: Timestamp) -> ApiToken {

@@ -8,9 +8,13 @@ mod install;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]
+mod operator_pod;
+#[cfg(test)]
 mod pods;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod release;
 #[cfg(test)]
 mod render;
 #[cfg(test)]
