@@ -19,6 +19,7 @@ use runtime::{Shutdown, broker, keys};
 use wire::access::Role;
 
 use crate::backup::Place;
+use crate::work::Work;
 use api::Api;
 use plan::Data;
 
@@ -101,14 +102,14 @@ impl BootstrapArgs {
 
 /// Fills what is empty.
 pub(crate) async fn run(args: &BootstrapArgs, shutdown: Shutdown) -> anyhow::Result<()> {
-    let work = Work::new()?;
+    let work = Work::new("bootstrap")?;
     let api = Api {
         address: (args.kubernetes_host, args.kubernetes_port).into(),
         account: args.service_account_dir.clone(),
         namespace: args.namespace.clone(),
     };
     tokio::select! {
-        done = fill(args, &api, &work.0) => done,
+        done = fill(args, &api, work.path()) => done,
         () = shutdown.requested() => anyhow::bail!("told to stop before all was done"),
     }
 }
@@ -174,26 +175,6 @@ async fn fill_keys(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Resu
         api.complete(secret, &wanted).await?;
     }
     Ok(())
-}
-
-/// A folder for files on their way, which goes with it.
-struct Work(PathBuf);
-
-impl Work {
-    fn new() -> anyhow::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let path = std::env::temp_dir().join(format!("musterd-bootstrap-{}", runtime::ids::random_id()));
-        let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        // It lies in the memory or on the disk of a Pod that ends now.
-        let _removed = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// What a Secret holds, as text for errors and logs: names, never values.

@@ -59,7 +59,8 @@ impl Host {
         let bin = dir.join("bin");
         fs::create_dir_all(&bin).expect("a folder can be made");
         // The user of a Pod may not be able to reach the folder of the build.
-        for (program, from) in [("musterd", live::binary("musterd")), ("nats-server", tool("nats-server"))] {
+        let image = ["musterd", "muster", "muster-agent"].map(|name| (name, live::binary(name)));
+        for (program, from) in image.into_iter().chain([("nats-server", tool("nats-server"))]) {
             fs::copy(&from, bin.join(program)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
         }
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("it is our folder");
@@ -306,6 +307,16 @@ impl Pod {
     pub fn readiness(&self) -> (String, bool) {
         let probe = &self.container()["readinessProbe"]["httpGet"];
         (probe["path"].as_str().expect("a probe has a path").to_owned(), probe["scheme"] == "HTTPS")
+    }
+
+    /// SIGTERM, as a kubelet sends it.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn terminate(&self) {
+        let pid = self.child.as_ref().and_then(Child::id).expect("it runs").to_string();
+        let sent = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{} can be signalled", self.name);
     }
 
     /// SIGKILL, and waits for its end.

@@ -1,4 +1,5 @@
-//! The first API token of a control plane: whoever has its data directory, or its broker, administers it.
+//! API tokens that are made at the store itself, past the API: whoever has a control plane's data directory, or its
+//! broker, administers it. The first one of a control plane is made so.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -6,9 +7,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use domain::access::{ApiToken, MAX_TTL, Role};
+use domain::access::{ApiToken, MAX_TTL, Reach, Role, revoke};
 use domain::catalog::{Catalog, Entry};
-use domain::{ApiTokenName, Revision, Timestamp};
+use domain::{ApiTokenName, Revision, Span, Timestamp};
 use wire::api_token::{BearerError, BearerToken, SECRET_BYTES};
 use wire::subject::StoreKey;
 
@@ -112,7 +113,28 @@ fn write(draft: &Path, bearer: &BearerToken) -> std::io::Result<()> {
 /// # Errors
 /// [`FirstTokenError`] if the store cannot be used.
 pub async fn store_token(nats: &Nats, bearer: &BearerToken, role: Role) -> Result<(), FirstTokenError> {
-    change(nats, |_| Some(token(bearer, role, clock::now()))).await
+    lend_token(nats, bearer, role, MAX_TTL).await
+}
+
+/// As [`store_token`], for `ttl`: for who gives it back with [`take_back_token`], and may die before.
+///
+/// # Errors
+/// [`FirstTokenError`] if the store cannot be used.
+pub async fn lend_token(
+    nats: &Nats,
+    bearer: &BearerToken,
+    role: Role,
+    ttl: Span,
+) -> Result<(), FirstTokenError> {
+    change(nats, |_| Some(entry(token(bearer, role, (clock::now(), ttl))))).await
+}
+
+/// Takes a token out of the store; one that is not there is as good.
+///
+/// # Errors
+/// [`FirstTokenError`] if the store cannot be used.
+pub async fn take_back_token(nats: &Nats, name: &ApiTokenName) -> Result<(), FirstTokenError> {
+    change(nats, |catalog| revoke(catalog, &Reach::Everywhere, name)).await
 }
 
 /// What became of a token that somebody keeps.
@@ -146,7 +168,7 @@ pub async fn hold_token(
             // In a store that was lost nobody revoked anything.
             let store = new || catalog.revision() == Revision(0);
             held = if store { Held::Stored } else { Held::Revoked };
-            return store.then(|| token(bearer, role, now));
+            return store.then(|| entry(token(bearer, role, (now, MAX_TTL))));
         };
         if stored.value.secret_digest != bearer.digest() {
             held = Held::Other;
@@ -154,19 +176,23 @@ pub async fn hold_token(
         }
         held = Held::Known;
         let late = stored.value.expires_at.since(now) < MAX_TTL.scaled(1, 2);
-        late.then(|| ApiToken { expires_at: now + MAX_TTL, ..(*stored.value).clone() })
+        late.then(|| entry(ApiToken { expires_at: now + MAX_TTL, ..(*stored.value).clone() }))
     })
     .await?;
     Ok(held)
 }
 
-fn token(bearer: &BearerToken, role: Role, now: Timestamp) -> ApiToken {
+fn entry(token: ApiToken) -> Entry {
+    Entry::ApiToken(Arc::new(token))
+}
+
+fn token(bearer: &BearerToken, role: Role, (now, ttl): (Timestamp, Span)) -> ApiToken {
     ApiToken {
         name: bearer.name.clone(),
         role,
         group: None,
         created_at: now,
-        expires_at: now + MAX_TTL,
+        expires_at: now + ttl,
         secret_digest: bearer.digest(),
         created_by: "muster".to_owned(),
     }
@@ -174,7 +200,7 @@ fn token(bearer: &BearerToken, role: Role, now: Timestamp) -> ApiToken {
 
 async fn change(
     nats: &Nats,
-    mut wanted: impl FnMut(&Catalog) -> Option<ApiToken>,
+    mut wanted: impl FnMut(&Catalog) -> Option<Entry>,
 ) -> Result<(), FirstTokenError> {
     let catalogue = Arc::new(Catalogue::new(nats.clone(), |key, body| match key {
         StoreKey::ApiToken(_) => Some(wire::catalog::read(key, body)),
@@ -185,8 +211,7 @@ async fn change(
         // If it ends, the change below says that it cannot catch up.
         drop(followed.follow(None, std::future::pending()).await);
     });
-    let author = Author { actor: "muster".to_owned(), message: "first API token".to_owned(), trace_id: None };
-    let entry = |token| Entry::ApiToken(Arc::new(token));
-    catalogue.change(&author, |catalog| Ok(wanted(catalog).map(entry).into_iter().collect())).await?;
+    let author = Author { actor: "muster".to_owned(), message: "API token".to_owned(), trace_id: None };
+    catalogue.change(&author, |catalog| Ok(wanted(catalog).into_iter().collect())).await?;
     Ok(())
 }

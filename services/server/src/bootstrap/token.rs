@@ -17,11 +17,13 @@ use wire::api_token::{BearerToken, SECRET_BYTES};
 
 use super::BootstrapArgs;
 use super::api::{Api, Secret};
+use super::certificates::CA_CERT;
 use super::plan::{self, Data};
 use crate::backup::Place;
 
 const TOKEN: &str = "token";
 const DRAFT: &str = "draft";
+const LOGIN: &str = "fleet.creds";
 /// Longest wait for NATS and the store, which come up beside this: less than the deadline of the Job.
 const PATIENCE: Duration = Duration::from_secs(8 * 60);
 /// Pause between two looks.
@@ -67,18 +69,20 @@ fn read(secret: &Secret, key: &str) -> anyhow::Result<BearerToken> {
 
 /// Who may write API tokens is identity; its Secret has been filled before.
 async fn connection(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Result<Connection> {
-    let keys = api.secret(&args.secret("identity-keys")).await?;
+    let mut keys = api.secret(&args.secret("identity-keys")).await?;
+    keys.data.retain(|name, _| name == LOGIN);
     let dir = work.join("identity");
     plan::restore(&keys.data, &dir)?;
-    let files = RoleFiles::load(&dir, Role::Identity)?;
+    let login = RoleFiles::fleet_login(&dir, Role::Identity)?;
     let mut place = args.place.clone();
     if place.nats_tls.nats_ca_file.is_none() && !args.nats_name.is_empty() {
-        let ca = api.secret(&args.secret("ca")).await?;
+        let mut ca = api.secret(&args.secret("ca")).await?;
+        ca.data.retain(|name, _| name == CA_CERT);
         let dir = work.join("nats-ca");
         plan::restore(&ca.data, &dir)?;
-        place.nats_tls.nats_ca_file = Some(dir.join("ca.crt"));
+        place.nats_tls.nats_ca_file = Some(dir.join(CA_CERT));
     }
-    Ok(place.connection("musterd bootstrap").with_login(Role::Identity, files.fleet))
+    Ok(place.connection("musterd bootstrap").with_login(Role::Identity, login))
 }
 
 async fn patiently(connection: &Connection, bearer: &BearerToken, new: bool) -> anyhow::Result<Held> {

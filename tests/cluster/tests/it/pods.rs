@@ -95,3 +95,49 @@ async fn what_is_rendered_runs_and_goes_on_when_a_server_is_gone() {
     let taken = std::fs::read_dir(release.dir.join("backup/var/lib/muster-backups")).unwrap().flatten();
     assert_eq!(taken.count(), 1, "{}", backup.log());
 }
+
+/// `helm test`, as far as containers are needed for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pod_of_helm_test_sees_whether_a_release_works() {
+    if !have(&PROGRAMS) || !have(&["nats-server"]) {
+        return;
+    }
+    let mut release = Release::start(&Chart::new()).await;
+    let mut pod = release.host.pod(("Pod", "muster-selftest"), "selftest", &[]);
+    pod.start(&release.host);
+    ended_well(&mut pod).await;
+    let said = pod.log();
+    assert!(said.contains("both run its change") && said.contains("the control plane passed"), "{said}");
+    nothing_is_left(&release).await;
+
+    // Without presence no heartbeat is answered. A test that is stopped takes back what it made all the same.
+    let mut pod = release.host.pod(("Pod", "muster-selftest"), "selftest-2", &[]);
+    release.services[PRESENCE].0.kill().await;
+    pod.start(&release.host);
+    until("it is under way", || {
+        let log = pod.log();
+        if log.contains("published a policy") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    pod.terminate();
+    until("it ends", || pod.ended().map(drop).ok_or_else(|| pod.log())).await;
+    let said = pod.log();
+    assert!(pod.ended().is_some_and(|status| !status.success()), "{said}");
+    assert!(said.contains("took everything back"), "{said}");
+    nothing_is_left(&release).await;
+}
+
+async fn nothing_is_left(release: &Release) {
+    release.first_token().await;
+    let (policy, identity) = (release.cli(POLICY), release.cli(IDENTITY));
+    for (cli, what) in [
+        (&policy, "group list"),
+        (&policy, "policy list"),
+        (&policy, "kind list"),
+        (&identity, "token list"),
+        (&identity, "api-token list"),
+    ] {
+        let listed = cli.json(what).await.to_string();
+        assert!(!listed.contains("selftest"), "{what}: {listed}");
+    }
+}
