@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -184,6 +185,16 @@ impl Host {
         }
     }
 
+    /// How many Pods a Deployment asks for.
+    ///
+    /// # Panics
+    /// If it does not say.
+    #[must_use]
+    pub fn replicas(&self, deployment: &str) -> u64 {
+        let wanted = &self.objects.get("Deployment", deployment)["spec"]["replicas"];
+        wanted.as_u64().expect("a Deployment has replicas")
+    }
+
     /// Secrets as they were when the machine was made.
     #[must_use]
     pub fn secret(&self, name: &str, key: &str) -> &[u8] {
@@ -297,6 +308,16 @@ impl Pod {
     pub fn before_end(&self) -> Vec<String> {
         let words = self.container().pointer("/lifecycle/preStop/exec/command").and_then(Value::as_array);
         words.into_iter().flatten().map(|word| word.as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// How long it may take to stop before it is killed.
+    ///
+    /// # Panics
+    /// If its template does not say.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        let seconds = self.template["spec"]["terminationGracePeriodSeconds"].as_u64();
+        Duration::from_secs(seconds.expect("the Pod has a grace"))
     }
 
     /// Path and scheme of the probe that says whether it is ready.

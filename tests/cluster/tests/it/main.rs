@@ -20,4 +20,6 @@ mod render;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
+mod upgrade;
+#[cfg(test)]
 mod values;

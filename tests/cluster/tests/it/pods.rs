@@ -30,7 +30,7 @@ spec: {path: /pull, settings: {mode: pull, heartbeatInterval: 1s}, policies: [ba
 ";
 
 /// A policy that has reached both agents.
-async fn round(cli: &Cli, number: u64, agents: &[AgentProcess]) {
+pub(crate) async fn round(cli: &Cli, number: u64, agents: &[AgentProcess]) {
     let policy = format!(
         "apiVersion: muster.dev/v1alpha1\nkind: Policy\nmetadata: {{name: base}}\nspec: {{kind: firewall, document: {{round: {number}}}}}\n"
     );
