@@ -25,7 +25,10 @@ use crate::tasks::Tasks;
 
 pub use self::oidc::OidcArgs;
 pub use audited::{Written, written};
-pub use first::{FIRST_TOKEN, FirstTokenError, first_token, first_token_name, store_token};
+pub use first::{
+    FIRST_TOKEN, FirstTokenError, Held, first_token, first_token_name, hold_token, lend_token, store_token,
+    take_back_token,
+};
 pub use refuse::out_of_reach;
 
 use self::oidc::Oidc;

@@ -9,11 +9,37 @@ have nothing to say about what is in them, and stay when the release goes.
 {{- range list "policy" "content" "presence" "identity" "backup" }}
 - {{ $full }}-{{ . }}-keys
 {{- end }}
+{{- if include "muster.makesOperatorToken" . }}
+- {{ include "muster.operatorTokenSecret" . }}
+{{- end }}
 {{- if eq .Values.tls.source "bootstrap" }}
 - {{ $full }}-ca
 - {{ $full }}-nats-tls
 - {{ $full }}-api-tls
 {{- end }}
+{{- end -}}
+
+{{/* Whether the bootstrap makes the operator's API token: "true" or nothing. Identity's keys must be those that it made. Takes the root. */}}
+{{- define "muster.makesOperatorToken" -}}
+{{- $own := and .Values.bootstrap.enabled (not .Values.operator.tokenSecret) (not .Values.identity.existingSecret) -}}
+{{- if and .Values.operator.enabled $own }}true{{ end -}}
+{{- end -}}
+
+{{/* Secret with the operator's API token; takes the root. */}}
+{{- define "muster.operatorTokenSecret" -}}
+{{- .Values.operator.tokenSecret | default (printf "%s-operator-token" (include "muster.fullname" .)) -}}
+{{- end -}}
+
+{{/*
+Secret with the CA of NATS that the bootstrap mounts, if it speaks to NATS and did not make that CA: its Pod would wait for what it
+fills itself. Takes the root.
+*/}}
+{{- define "muster.bootstrapNatsCa" -}}
+{{- if include "muster.makesOperatorToken" . -}}
+{{- $secret := (include "muster.nats" . | fromYaml).caSecret -}}
+{{- $made := printf "%s-nats-tls" (include "muster.fullname" .) -}}
+{{- if not (and (eq .Values.tls.source "bootstrap") (eq $secret $made)) }}{{ $secret }}{{ end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Names in the certificate of NATS servers, as a list; takes the root. */}}
@@ -72,12 +98,35 @@ spec:
       {{- $_ := set $own "MUSTER_BOOTSTRAP_NATS_STATEFULSET" (dict "value" (printf "%s-nats" (include "muster.fullname" .root))) }}
       {{- end }}
       {{- end }}
+      {{- $ca := include "muster.bootstrapNatsCa" .root }}
+      {{- if include "muster.makesOperatorToken" .root }}
+      {{- $nats := include "muster.nats" .root | fromYaml }}
+      {{- $_ := set $own "MUSTER_BOOTSTRAP_OPERATOR_TOKEN" (dict "value" "true") }}
+      {{- $_ := set $own "MUSTER_NATS_URL" (dict "value" (join "," $nats.urls)) }}
+      {{- if $nats.tlsFirst }}
+      {{- $_ := set $own "MUSTER_NATS_TLS_FIRST" (dict "value" "true") }}
+      {{- end }}
+      {{- if $ca }}
+      {{- $_ := set $own "MUSTER_NATS_CA_FILE" (dict "value" "/etc/muster/nats-ca/ca.crt") }}
+      {{- end }}
+      {{- end }}
       env: {{- include "muster.env" (dict "env" $own "extra" (list .root.Values.global.extraEnv)) | nindent 8 }}
       resources: {{- toYaml .block.resources | nindent 8 }}
       securityContext: {{- toYaml .block.securityContext | nindent 8 }}
       volumeMounts:
+        {{- if $ca }}
+        - {name: nats-ca, mountPath: /etc/muster/nats-ca, readOnly: true}
+        {{- end }}
         - {name: tmp, mountPath: /tmp}
   volumes:
+    {{- with $ca }}
+    - name: nats-ca
+      secret:
+        secretName: {{ . }}
+        defaultMode: 288 # 0440
+        items:
+          - {key: ca.crt, path: ca.crt}
+    {{- end }}
     - name: tmp
       emptyDir:
         sizeLimit: 16Mi

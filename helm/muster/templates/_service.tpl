@@ -45,6 +45,21 @@
 {{- include "muster.env" (dict "env" $env "extra" (list $values.global.extraEnv .block.extraEnv)) -}}
 {{- end -}}
 
+{{/* Where services are, for their clients: takes root and services, names of variables by service. */}}
+{{- define "muster.serverEnv" -}}
+{{- $domain := printf "%s.svc.%s" .root.Release.Namespace .root.Values.global.clusterDomain -}}
+{{- range $service, $variable := .services }}
+{{- $port := (include "muster.block" (dict "root" $.root "name" $service) | fromYaml).service.port | int }}
+{{ $variable }}: {value: "https://{{ include "muster.name" (dict "root" $.root "name" $service) }}.{{ $domain }}:{{ $port }}"}
+{{- end }}
+{{- end -}}
+
+{{/* Whether `helm test` has a Pod: "true" or nothing; takes the root. */}}
+{{- define "muster.selftest" -}}
+{{- $values := .Values -}}
+{{- if and $values.selftest.enabled $values.policy.enabled $values.presence.enabled $values.identity.enabled }}true{{ end -}}
+{{- end -}}
+
 {{/* Volumes of a service: takes root, name, block. Files of a Secret belong to root and are read through fsGroup. */}}
 {{- define "muster.serviceVolumes" -}}
 {{- $nats := include "muster.nats" .root | fromYaml -}}

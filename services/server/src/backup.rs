@@ -23,7 +23,7 @@ use crate::data_dir::Addresses;
 pub(crate) struct Place {
     /// The fleet.
     #[arg(long, env = "MUSTER_FLEET", value_name = "ID", default_value = "default")]
-    fleet: FleetId,
+    pub(crate) fleet: FleetId,
 
     /// NATS servers, separated by commas.
     #[arg(
@@ -33,20 +33,20 @@ pub(crate) struct Place {
         value_delimiter = ',',
         default_value = "tls://127.0.0.1:4222"
     )]
-    nats_url: Vec<String>,
+    pub(crate) nats_url: Vec<String>,
 
     /// TLS towards NATS servers.
     #[command(flatten)]
-    nats_tls: BrokerTlsArgs,
+    pub(crate) nats_tls: BrokerTlsArgs,
 }
 
 impl Place {
-    fn connection(&self, name: &str) -> Connection {
+    pub(crate) fn connection(&self, name: &str) -> Connection {
         let connection = Connection::service(self.nats_url.clone(), name);
         Connection { tls: self.nats_tls.tls(), ..connection }
     }
 
-    async fn connect(connection: &Connection) -> anyhow::Result<Nats> {
+    pub(crate) async fn connect(connection: &Connection) -> anyhow::Result<Nats> {
         Nats::connect(connection).await.context("the broker cannot be used")
     }
 }

@@ -7,6 +7,7 @@
 mod api;
 mod certificates;
 mod plan;
+mod token;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,10 +15,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use domain::FleetId;
 use runtime::{Shutdown, broker, keys};
 use wire::access::Role;
 
+use crate::backup::Place;
+use crate::work::Work;
 use api::Api;
 use plan::Data;
 
@@ -40,10 +42,6 @@ pub(crate) struct BootstrapArgs {
     /// What the names of the Secrets begin with: PREFIX-root, PREFIX-policy-keys and so on. They must be there.
     #[arg(long, env = "MUSTER_BOOTSTRAP_PREFIX", value_name = "NAME")]
     prefix: String,
-
-    /// The fleet. Each has accounts of its own.
-    #[arg(long, env = "MUSTER_FLEET", value_name = "ID", default_value = "default")]
-    fleet: FleetId,
 
     /// Names in the certificate of NATS servers, separated by commas. Without any, no certificates are made.
     #[arg(
@@ -68,6 +66,15 @@ pub(crate) struct BootstrapArgs {
     /// The StatefulSet of NATS servers, which are started again one by one when their certificate is another.
     #[arg(long, env = "MUSTER_BOOTSTRAP_NATS_STATEFULSET", value_name = "NAME")]
     nats_statefulset: Option<String>,
+
+    /// Make an API token for the operator as well, PREFIX-operator, and keep it in the Secret PREFIX-operator-token. Its hash
+    /// goes to the NATS servers, for which this waits. One that is there is kept and its end moved away.
+    #[arg(long, env = "MUSTER_BOOTSTRAP_OPERATOR_TOKEN")]
+    operator_token: bool,
+
+    /// The fleet, which has accounts of its own, and its broker.
+    #[command(flatten)]
+    place: Place,
 
     /// Address of the Kubernetes API.
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "ADDRESS")]
@@ -95,14 +102,14 @@ impl BootstrapArgs {
 
 /// Fills what is empty.
 pub(crate) async fn run(args: &BootstrapArgs, shutdown: Shutdown) -> anyhow::Result<()> {
-    let work = Work::new()?;
+    let work = Work::new("bootstrap")?;
     let api = Api {
         address: (args.kubernetes_host, args.kubernetes_port).into(),
         account: args.service_account_dir.clone(),
         namespace: args.namespace.clone(),
     };
     tokio::select! {
-        done = fill(args, &api, &work.0) => done,
+        done = fill(args, &api, work.path()) => done,
         () = shutdown.requested() => anyhow::bail!("told to stop before all was done"),
     }
 }
@@ -111,6 +118,9 @@ async fn fill(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Result<()
     fill_keys(args, api, work).await?;
     if !args.nats_name.is_empty() {
         certificates::fill(args, api, work).await?;
+    }
+    if args.operator_token {
+        token::fill(args, api, work).await?;
     }
     tracing::info!(prefix = args.prefix, "every Secret holds what it should");
     Ok(())
@@ -136,7 +146,7 @@ async fn fill_keys(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Resu
     }
     let dir = work.join("root");
     plan::restore(&root.data, &dir).with_context(|| format!("Secret {} cannot be used", root.name))?;
-    let _made = broker::init(&dir, &args.fleet)?;
+    let _made = broker::init(&dir, &args.place.fleet)?;
     let [root_key, director, content] = [ROOT_KEY, DIRECTOR_KEY, CONTENT_KEY].map(|name| dir.join(name));
     keys::load_or_create(&root_key)?;
     keys::load_or_create(&director)?;
@@ -150,7 +160,8 @@ async fn fill_keys(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Resu
         api.replace(operator, &Data::from([(OPERATOR.to_owned(), config)])).await?;
     }
     for (role, secret) in ROLES.into_iter().zip(others) {
-        let mut wanted = plan::files(&broker::fleet_dir(&dir, &args.fleet).join("roles").join(role.name()))?;
+        let mut wanted =
+            plan::files(&broker::fleet_dir(&dir, &args.place.fleet).join("roles").join(role.name()))?;
         match role {
             Role::Policy => drop(wanted.insert(DIRECTOR_KEY.to_owned(), fs::read(&director)?)),
             Role::Identity => {
@@ -166,27 +177,7 @@ async fn fill_keys(args: &BootstrapArgs, api: &Api, work: &Path) -> anyhow::Resu
     Ok(())
 }
 
-/// A folder for files on their way, which goes with it.
-struct Work(PathBuf);
-
-impl Work {
-    fn new() -> anyhow::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let path = std::env::temp_dir().join(format!("musterd-bootstrap-{}", runtime::ids::random_id()));
-        let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        // It lies in the memory or on the disk of a Pod that ends now.
-        let _removed = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// What a Secret holds, as text for errors and logs: names, never values.
-fn names(data: &BTreeMap<String, Vec<u8>>) -> String {
+fn names<V>(data: &BTreeMap<String, V>) -> String {
     data.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -9,6 +9,8 @@ mod bootstrap;
 mod data_dir;
 mod further;
 mod init;
+mod selftest;
+mod work;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -60,6 +62,9 @@ enum Target {
     Init(init::InitArgs),
     /// Fills the Secrets of a control plane in Kubernetes, once: the chart runs it as a Job
     Bootstrap(Box<bootstrap::BootstrapArgs>),
+    /// Tries whether a control plane does what it is for: two agents join, run a policy, and are seen; then all of it is
+    /// taken away again. `helm test` runs it
+    Selftest(Box<selftest::SelftestArgs>),
     /// Prints the completion script for a shell
     Completion {
         /// The shell
@@ -152,6 +157,7 @@ impl Target {
             | Self::Restore(_)
             | Self::Init(_)
             | Self::Bootstrap(_)
+            | Self::Selftest(_)
             | Self::Completion { .. } => "musterd-tool",
         }
     }
@@ -169,6 +175,7 @@ async fn run(target: Target, shutdown: Shutdown) -> anyhow::Result<()> {
         Target::Backup(args) => Box::pin(backup::take(&args, shutdown)).await?,
         Target::Restore(args) => Box::pin(backup::restore(&args, shutdown)).await?,
         Target::Bootstrap(args) => Box::pin(bootstrap::run(&args, shutdown)).await?,
+        Target::Selftest(args) => Box::pin(selftest::run(&args, shutdown)).await?,
         // Done before anything was started.
         Target::Init(_) | Target::Completion { .. } => {}
     }

@@ -10,11 +10,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::objects::Objects;
+use crate::plane::NAMESPACE;
 use crate::tools::tool;
 
 /// Secrets by name, with what is in them.
@@ -27,6 +29,8 @@ pub struct Host {
     secrets: Secrets,
     /// What stands in variables and files, and what stands there here: addresses.
     addresses: Vec<(String, String)>,
+    /// Where the API of Kubernetes is, and folders of ServiceAccounts by name.
+    kubernetes: Option<(SocketAddr, BTreeMap<String, PathBuf>)>,
     /// Whether processes get the user of their Pod.
     root: bool,
 }
@@ -42,6 +46,8 @@ pub struct Pod {
     addresses: Vec<(String, String)>,
     root: bool,
     child: Option<Child>,
+    /// Variables that a kubelet adds.
+    account: Vec<(String, String)>,
 }
 
 impl Host {
@@ -54,18 +60,62 @@ impl Host {
         let bin = dir.join("bin");
         fs::create_dir_all(&bin).expect("a folder can be made");
         // The user of a Pod may not be able to reach the folder of the build.
-        for (program, from) in [("musterd", live::binary("musterd")), ("nats-server", tool("nats-server"))] {
+        let image = ["musterd", "muster", "muster-agent"].map(|name| (name, live::binary(name)));
+        for (program, from) in image.into_iter().chain([("nats-server", tool("nats-server"))]) {
             fs::copy(&from, bin.join(program)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
         }
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("it is our folder");
         let root =
             fs::metadata(dir).is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
-        Self { dir: dir.to_owned(), objects, secrets, addresses: Vec::new(), root }
+        Self { dir: dir.to_owned(), objects, secrets, addresses: Vec::new(), kubernetes: None, root }
     }
 
     /// What a Pod of a workload would find at an address is at another one here.
     pub fn address(&mut self, from: impl Into<String>, to: impl Into<String>) {
         self.addresses.push((from.into(), to.into()));
+    }
+
+    /// Tells Pods with a token of their ServiceAccount where Kubernetes is. Their programs look at a path that is not ours
+    /// to make, so they are told the folder.
+    ///
+    /// # Panics
+    /// If the folder cannot be written to.
+    pub fn account(&mut self, api: SocketAddr, name: &str, folder: PathBuf) {
+        let [token, ca] = ["token", "ca.crt"].map(|file| folder.join(file));
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "pod",
+            "clusters": [{ "name": "pod", "cluster": { "server": format!("https://{api}"), "certificate-authority": ca } }],
+            "users": [{ "name": "pod", "user": { "tokenFile": token } }],
+            "contexts": [{ "name": "pod", "context": { "cluster": "pod", "user": "pod", "namespace": NAMESPACE } }],
+        });
+        fs::write(folder.join("kubeconfig"), config.to_string()).expect("a file can be written");
+        let (_, accounts) = self.kubernetes.get_or_insert_with(|| (api, BTreeMap::new()));
+        accounts.insert(name.to_owned(), folder);
+    }
+
+    /// What Secrets hold from now on; Pods that run keep what they were given.
+    pub fn fill(&mut self, secrets: Secrets) {
+        self.secrets = secrets;
+    }
+
+    /// Variables of a Pod that may speak to Kubernetes.
+    fn of_account(&self, template: &Value) -> Vec<(String, String)> {
+        if template["spec"]["automountServiceAccountToken"] != true {
+            return Vec::new();
+        }
+        let name =
+            template["spec"]["serviceAccountName"].as_str().expect("a Pod with a token has an account");
+        let (api, accounts) = self.kubernetes.as_ref().expect("it is said where Kubernetes is");
+        let folder = accounts.get(name).unwrap_or_else(|| panic!("no account {name}"));
+        let path = |path: &Path| path.display().to_string();
+        [
+            ("KUBERNETES_SERVICE_HOST", api.ip().to_string()),
+            ("KUBERNETES_SERVICE_PORT", api.port().to_string()),
+            ("MUSTER_SERVICE_ACCOUNT_DIR", path(folder)),
+            ("KUBECONFIG", path(&folder.join("kubeconfig"))),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     /// Makes a Pod of a workload, with all that it mounts, and what it listens on moved to `listen`.
@@ -87,6 +137,7 @@ impl Host {
             addresses,
             root: self.root,
             child: None,
+            account: self.of_account(&template),
             template,
         };
         let container = pod.container().clone();
@@ -132,6 +183,16 @@ impl Host {
             let mode = source["defaultMode"].as_u64().unwrap_or(0o644);
             pod.lend(&file, u32::try_from(mode).expect("a mode"));
         }
+    }
+
+    /// How many Pods a Deployment asks for.
+    ///
+    /// # Panics
+    /// If it does not say.
+    #[must_use]
+    pub fn replicas(&self, deployment: &str) -> u64 {
+        let wanted = &self.objects.get("Deployment", deployment)["spec"]["replicas"];
+        wanted.as_u64().expect("a Deployment has replicas")
     }
 
     /// Secrets as they were when the machine was made.
@@ -190,7 +251,7 @@ impl Pod {
         let program = Path::new(&words[0]).file_name().expect("a command has a name");
         let mut command = Command::new(bin.join(program));
         command.args(&words[1..]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
-        command.env("TMPDIR", self.dir.join("tmp"));
+        command.env("TMPDIR", self.dir.join("tmp")).envs(self.account.iter().cloned());
         let folder =
             self.container()["workingDir"].as_str().map_or(self.dir.clone(), |path| self.here(path).into());
         command.current_dir(folder);
@@ -202,6 +263,8 @@ impl Pod {
                 String::from_utf8_lossy(&secrets[secret][key]).into_owned()
             } else if from["fieldRef"]["fieldPath"] == "metadata.name" {
                 self.name.clone()
+            } else if from["fieldRef"]["fieldPath"] == "metadata.namespace" {
+                NAMESPACE.to_owned()
             } else {
                 self.here(variable["value"].as_str().unwrap_or_else(|| panic!("{name} has no value")))
             };
@@ -247,6 +310,16 @@ impl Pod {
         words.into_iter().flatten().map(|word| word.as_str().unwrap_or_default().to_owned()).collect()
     }
 
+    /// How long it may take to stop before it is killed.
+    ///
+    /// # Panics
+    /// If its template does not say.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        let seconds = self.template["spec"]["terminationGracePeriodSeconds"].as_u64();
+        Duration::from_secs(seconds.expect("the Pod has a grace"))
+    }
+
     /// Path and scheme of the probe that says whether it is ready.
     ///
     /// # Panics
@@ -255,6 +328,16 @@ impl Pod {
     pub fn readiness(&self) -> (String, bool) {
         let probe = &self.container()["readinessProbe"]["httpGet"];
         (probe["path"].as_str().expect("a probe has a path").to_owned(), probe["scheme"] == "HTTPS")
+    }
+
+    /// SIGTERM, as a kubelet sends it.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn terminate(&self) {
+        let pid = self.child.as_ref().and_then(Child::id).expect("it runs").to_string();
+        let sent = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{} can be signalled", self.name);
     }
 
     /// SIGKILL, and waits for its end.

@@ -62,6 +62,7 @@ pub fn pod_of(object: &Value) -> Option<&Value> {
     let pointer = match object["kind"].as_str()? {
         "Deployment" | "StatefulSet" | "DaemonSet" | "Job" => "/spec/template",
         "CronJob" => "/spec/jobTemplate/spec/template",
+        "Pod" => "",
         _ => return None,
     };
     object.pointer(pointer)

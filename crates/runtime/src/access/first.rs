@@ -1,4 +1,5 @@
-//! The first API token of a control plane: whoever has its data directory, or its broker, administers it.
+//! API tokens that are made at the store itself, past the API: whoever has a control plane's data directory, or its
+//! broker, administers it. The first one of a control plane is made so.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -6,9 +7,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use domain::access::{ApiToken, MAX_TTL, Role};
+use domain::access::{ApiToken, MAX_TTL, Reach, Role, revoke};
 use domain::catalog::{Catalog, Entry};
-use domain::{ApiTokenName, Revision, Timestamp};
+use domain::{ApiTokenName, Revision, Span, Timestamp};
 use wire::api_token::{BearerError, BearerToken, SECRET_BYTES};
 use wire::subject::StoreKey;
 
@@ -69,7 +70,8 @@ pub fn first_token_name() -> ApiTokenName {
 /// [`FirstTokenError`] if the file or the store cannot be used.
 pub async fn first_token(nats: &Nats, path: &Path, name: &ApiTokenName) -> Result<(), FirstTokenError> {
     if let Some(bearer) = read(path)? {
-        return renew(nats, &bearer).await;
+        // Revoked, or replaced by one of another machine: either way it stays as it is.
+        return hold_token(nats, &bearer, Role::Admin, false).await.map(drop);
     }
     let bearer = BearerToken { name: name.clone(), secret: ids::random_secret::<SECRET_BYTES>() };
     let draft = path.with_extension("draft");
@@ -111,31 +113,86 @@ fn write(draft: &Path, bearer: &BearerToken) -> std::io::Result<()> {
 /// # Errors
 /// [`FirstTokenError`] if the store cannot be used.
 pub async fn store_token(nats: &Nats, bearer: &BearerToken, role: Role) -> Result<(), FirstTokenError> {
-    change(nats, |_| Some(token(bearer, role, clock::now()))).await
+    lend_token(nats, bearer, role, MAX_TTL).await
 }
 
-async fn renew(nats: &Nats, bearer: &BearerToken) -> Result<(), FirstTokenError> {
+/// As [`store_token`], for `ttl`: for who gives it back with [`take_back_token`], and may die before.
+///
+/// # Errors
+/// [`FirstTokenError`] if the store cannot be used.
+pub async fn lend_token(
+    nats: &Nats,
+    bearer: &BearerToken,
+    role: Role,
+    ttl: Span,
+) -> Result<(), FirstTokenError> {
+    change(nats, |_| Some(entry(token(bearer, role, (clock::now(), ttl))))).await
+}
+
+/// Takes a token out of the store; one that is not there is as good.
+///
+/// # Errors
+/// [`FirstTokenError`] if the store cannot be used.
+pub async fn take_back_token(nats: &Nats, name: &ApiTokenName) -> Result<(), FirstTokenError> {
+    change(nats, |catalog| revoke(catalog, &Reach::Everywhere, name)).await
+}
+
+/// What became of a token that somebody keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The store did not know it and does now.
+    Stored,
+    /// The store knows it; its end is half of [`MAX_TTL`] away, or was moved there.
+    Known,
+    /// The store knows another token by its name.
+    Other,
+    /// It was revoked, and stays so.
+    Revoked,
+}
+
+/// Makes sure that the store knows a token for the whole fleet that is kept elsewhere, and that it does not end soon.
+/// One that is `new` was never stored: then nobody can have revoked it. What else has its name stays.
+///
+/// # Errors
+/// [`FirstTokenError`] if the store cannot be used.
+pub async fn hold_token(
+    nats: &Nats,
+    bearer: &BearerToken,
+    role: Role,
+    new: bool,
+) -> Result<Held, FirstTokenError> {
+    let mut held = Held::Revoked;
     change(nats, |catalog| {
         let now = clock::now();
-        if catalog.revision() == Revision(0) {
-            // The store was lost: nobody revoked anything in it.
-            return Some(token(bearer, Role::Admin, now));
+        let Some(stored) = catalog.api_token(&bearer.name) else {
+            // In a store that was lost nobody revoked anything.
+            let store = new || catalog.revision() == Revision(0);
+            held = if store { Held::Stored } else { Held::Revoked };
+            return store.then(|| entry(token(bearer, role, (now, MAX_TTL))));
+        };
+        if stored.value.secret_digest != bearer.digest() {
+            held = Held::Other;
+            return None;
         }
-        let stored = catalog.api_token(&bearer.name)?;
-        let mine = stored.value.secret_digest == bearer.digest();
+        held = Held::Known;
         let late = stored.value.expires_at.since(now) < MAX_TTL.scaled(1, 2);
-        (mine && late).then(|| ApiToken { expires_at: now + MAX_TTL, ..(*stored.value).clone() })
+        late.then(|| entry(ApiToken { expires_at: now + MAX_TTL, ..(*stored.value).clone() }))
     })
-    .await
+    .await?;
+    Ok(held)
 }
 
-fn token(bearer: &BearerToken, role: Role, now: Timestamp) -> ApiToken {
+fn entry(token: ApiToken) -> Entry {
+    Entry::ApiToken(Arc::new(token))
+}
+
+fn token(bearer: &BearerToken, role: Role, (now, ttl): (Timestamp, Span)) -> ApiToken {
     ApiToken {
         name: bearer.name.clone(),
         role,
         group: None,
         created_at: now,
-        expires_at: now + MAX_TTL,
+        expires_at: now + ttl,
         secret_digest: bearer.digest(),
         created_by: "muster".to_owned(),
     }
@@ -143,7 +200,7 @@ fn token(bearer: &BearerToken, role: Role, now: Timestamp) -> ApiToken {
 
 async fn change(
     nats: &Nats,
-    mut wanted: impl FnMut(&Catalog) -> Option<ApiToken>,
+    mut wanted: impl FnMut(&Catalog) -> Option<Entry>,
 ) -> Result<(), FirstTokenError> {
     let catalogue = Arc::new(Catalogue::new(nats.clone(), |key, body| match key {
         StoreKey::ApiToken(_) => Some(wire::catalog::read(key, body)),
@@ -154,8 +211,7 @@ async fn change(
         // If it ends, the change below says that it cannot catch up.
         drop(followed.follow(None, std::future::pending()).await);
     });
-    let author = Author { actor: "muster".to_owned(), message: "first API token".to_owned(), trace_id: None };
-    let entry = |token| Entry::ApiToken(Arc::new(token));
-    catalogue.change(&author, |catalog| Ok(wanted(catalog).map(entry).into_iter().collect())).await?;
+    let author = Author { actor: "muster".to_owned(), message: "API token".to_owned(), trace_id: None };
+    catalogue.change(&author, |catalog| Ok(wanted(catalog).into_iter().collect())).await?;
     Ok(())
 }

@@ -98,6 +98,15 @@ impl RoleFiles {
         }
     }
 
+    /// Reads no more than the login in the account of the fleet, from a folder that may hold nothing else.
+    ///
+    /// # Errors
+    /// [`RoleError`] names the file.
+    pub fn fleet_login(dir: &Path, role: Role) -> Result<Login, RoleError> {
+        let path = dir.join(names::credentials(Account::Fleet));
+        read_login(&path).map_err(|source| RoleError { role, path, source })
+    }
+
     /// Reads what is there for `role`: `dir` is what a fleet's directory of `musterd init` has for this role, or
     /// that directory.
     ///

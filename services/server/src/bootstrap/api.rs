@@ -1,5 +1,6 @@
 //! The Kubernetes API, as far as it is needed here: Secrets that are there are read and filled.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -81,22 +82,30 @@ impl Api {
     pub(super) async fn complete(&self, secret: &Secret, wanted: &Data) -> Result<(), ApiError> {
         let missing = plan::missing(&secret.data, wanted)
             .map_err(|keys| ApiError::Differs { name: secret.name.clone(), keys: keys.join(", ") })?;
-        self.put(secret, missing).await
+        self.put(secret, some(missing)).await
     }
 
     /// Puts values in the place of those that are there.
     pub(super) async fn replace(&self, secret: &Secret, wanted: &Data) -> Result<(), ApiError> {
         let changed = wanted.iter().filter(|(key, body)| secret.data.get(*key) != Some(*body));
-        self.put(secret, changed.map(|(key, body)| (key.clone(), body.clone())).collect()).await
+        self.put(secret, some(changed.map(|(key, body)| (key.clone(), body.clone())).collect())).await
     }
 
-    async fn put(&self, secret: &Secret, data: Data) -> Result<(), ApiError> {
+    /// Gives a value another name, in one step.
+    pub(super) async fn rename(&self, secret: &Secret, from: &str, to: &str) -> Result<(), ApiError> {
+        let body = secret.data.get(from).cloned();
+        self.put(secret, BTreeMap::from([(from.to_owned(), None), (to.to_owned(), body)])).await
+    }
+
+    /// `None` takes a key out.
+    async fn put(&self, secret: &Secret, data: BTreeMap<String, Option<Vec<u8>>>) -> Result<(), ApiError> {
         if data.is_empty() {
             return Ok(());
         }
         let keys = super::names(&data);
+        let encode = |body: Vec<u8>| Value::from(STANDARD.encode(body));
         let encoded: Map<String, Value> =
-            data.into_iter().map(|(key, body)| (key, STANDARD.encode(body).into())).collect();
+            data.into_iter().map(|(key, body)| (key, body.map(encode).unwrap_or_default())).collect();
         // Refused if somebody changed it since it was read: then all is looked at anew.
         let patch = json!({ "metadata": { "resourceVersion": secret.version }, "data": encoded });
         let (name, path) = (secret.name.as_str(), self.secret_path(&secret.name));
@@ -155,6 +164,10 @@ impl Api {
         let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await?.to_bytes();
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
+}
+
+fn some(data: Data) -> BTreeMap<String, Option<Vec<u8>>> {
+    data.into_iter().map(|(key, body)| (key, Some(body))).collect()
 }
 
 fn read(name: &str, answer: &Value) -> Option<Secret> {

@@ -10,7 +10,7 @@ use super::BootstrapArgs;
 use super::api::{Api, Secret};
 use super::plan::Data;
 
-const CA_CERT: &str = "ca.crt";
+pub(super) const CA_CERT: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
 const CERT: &str = "tls.crt";
 const KEY: &str = "tls.key";

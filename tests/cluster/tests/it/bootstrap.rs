@@ -53,7 +53,7 @@ pub(crate) async fn secrets(plane: &Plane) -> BTreeMap<String, BTreeMap<String, 
     found
 }
 
-async fn patch(plane: &Plane, secret: &str, data: Value) {
+pub(crate) async fn patch(plane: &Plane, secret: &str, data: Value) {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets/{secret}");
     let (status, answer) = plane.call("PATCH", &path, Some(&json!({ "data": data }))).await;
     assert_eq!(status, 200, "{answer}");
@@ -150,7 +150,8 @@ async fn the_job_may_do_nothing_but_fill_its_secrets() {
         return;
     }
     let plane = Plane::start().await;
-    plane.helm(&["install", "muster"], Some(&Chart::new())).await.unwrap();
+    let chart = Chart::new().with(json!({ "operator": { "enabled": true } }));
+    plane.helm(&["install", "muster"], Some(&chart)).await.unwrap();
     let folder = plane.service_account("muster-bootstrap").await;
     let token = std::fs::read_to_string(folder.join("token")).unwrap();
     let other = json!({ "metadata": { "name": "other" } });
@@ -169,5 +170,7 @@ async fn the_job_may_do_nothing_but_fill_its_secrets() {
     ] {
         assert_eq!(plane.call_as(&token, method, &path, body).await.0, 403, "{method} {path}");
     }
-    assert_eq!(plane.call_as(&token, "GET", &format!("{secrets}/muster-root"), None).await.0, 200);
+    for name in ["muster-root", "muster-operator-token"] {
+        assert_eq!(plane.call_as(&token, "GET", &format!("{secrets}/{name}"), None).await.0, 200);
+    }
 }

@@ -8,7 +8,7 @@ use cluster::{root, tool};
 use live::{Fleet, Process, eventually, until};
 use serde_json::{Value, json};
 
-use super::pods::loopback;
+use super::release::loopback;
 
 /// Options with which services and agents tell of every change.
 pub(crate) const TRACE_ALL: [&str; 2] = ["--trace-agents", "100"];

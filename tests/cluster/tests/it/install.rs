@@ -28,6 +28,7 @@ async fn a_release_is_installed_changed_taken_back_and_its_data_outlives_it() {
     assert_eq!(ready(&plane.get("apps/v1", "deployments", "muster-policy").await.unwrap()), Some(2));
 
     notes(&plane).await;
+    helm_test(&plane).await;
     plane.helm(&with(&["upgrade", "muster"]), Some(&chart)).await.unwrap();
     // An autoscaler takes replicas over, and gives them back.
     let scaled = Chart::new().with(json!({ "policy": { "autoscaling": { "enabled": true } } }));
@@ -61,6 +62,16 @@ async fn a_release_is_installed_changed_taken_back_and_its_data_outlives_it() {
     plane.helm(&with(&["install", "muster"]), Some(&chart)).await.unwrap();
     done(&plane, &chart).await;
     assert_eq!(secrets(&plane).await, made, "a release that comes back finds its keys");
+}
+
+/// The Pod of `helm test` is let into the namespace, and Helm waits for its end. What it would do is tried on the host.
+async fn helm_test(plane: &Plane) {
+    for _ in 0..2 {
+        let said = plane.helm(&["test", "muster", "--timeout", "180s"], None).await.unwrap();
+        assert!(said.contains("Succeeded"), "{said}");
+    }
+    let pod = plane.get("v1", "pods", "muster-selftest").await.unwrap();
+    assert_eq!(pod["status"]["phase"], "Succeeded", "{pod}");
 }
 
 /// The command of the notes that this machine can carry out, where it has a kubectl: the others want containers.

@@ -4,15 +4,19 @@
 #[cfg(test)]
 mod bootstrap;
 #[cfg(test)]
-mod crds;
-#[cfg(test)]
 mod collector;
+#[cfg(test)]
+mod content_release;
+#[cfg(test)]
+mod crds;
 #[cfg(test)]
 mod install;
 #[cfg(test)]
 mod managers;
 #[cfg(test)]
 mod operator;
+#[cfg(test)]
+mod operator_pod;
 #[cfg(test)]
 mod pods;
 #[cfg(test)]
@@ -29,5 +33,7 @@ mod scrape;
 mod series;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod upgrade;
 #[cfg(test)]
 mod values;

@@ -7,7 +7,7 @@ use live::{AgentProcess, eventually};
 use serde_json::json;
 
 use super::bootstrap::PROGRAMS;
-use super::rig::{ACCOUNT, Rig, agent, allowed, condition_of};
+use super::rig::{ACCOUNT, Rig, agent, allowed, condition_of, join_token, try_apply};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_of_kubernetes_reaches_agents_and_its_status_returns() {
@@ -85,15 +85,15 @@ async fn by_hand(rig: &Rig, agent: &AgentProcess) {
     .await;
     // The Secret is put right as well, with a new token, for the old one is known to nobody.
     let secret = format!("/api/v1/namespaces/{NAMESPACE}/secrets/web-join-token");
-    let first = rig.join_token("web").await;
+    let first = join_token(&rig.plane, "web", || rig.logs()).await;
     assert_eq!(rig.plane.call("DELETE", &secret, None).await.0, 200);
-    let second = rig.join_token("web").await;
+    let second = join_token(&rig.plane, "web", || rig.logs()).await;
     assert_ne!(first, second);
     // Other terms are another token.
     rig.apply("EnrollmentToken", "web", json!({ "group": "/web", "uses": 6 })).await;
     let token = rig.reaches("EnrollmentToken", "web", ("Ready", "True")).await;
     assert_eq!(token["status"]["uses"], 6, "{token:#}");
-    assert_ne!(rig.join_token("web").await, second);
+    assert_ne!(join_token(&rig.plane, "web", || rig.logs()).await, second);
     // A release of what nobody has pushed.
     let release = json!({ "channel": "rules", "stage": "stable", "revision": 1 });
     rig.apply("ContentRelease", "rules-stable", release).await;
@@ -148,7 +148,7 @@ async fn what_is_wrong_is_refused_or_told_and_the_rest_goes_on() {
         ("EnrollmentToken", "t", json!({ "group": "/web", "uses": 0 }), "spec.uses"),
         ("EnrollmentToken", "t", json!({ "group": "/web", "ttl": "soon" }), "spec.ttl"),
     ] {
-        let (status, answer) = rig.try_apply(kind, name, spec.clone()).await;
+        let (status, answer) = try_apply(&rig.plane, kind, name, spec.clone()).await;
         assert!(status == 422 && answer.to_string().contains(why), "{kind} {spec}: {status} {answer}");
     }
     // What only the fleet can know. The others of the same change are made.

@@ -64,6 +64,14 @@ fn what_does_not_go_together_is_refused_with_the_way_out() {
         json!({ "nats": { "exporter": { "podMonitor": { "enabled": true } } } }),
         "nats.exporter.podMonitor.enabled",
     );
+    check(
+        json!({ "bootstrap": { "enabled": false }, "operator": { "enabled": true } }),
+        "operator.tokenSecret",
+    );
+    check(
+        json!({ "identity": { "existingSecret": "mine" }, "operator": { "enabled": true } }),
+        "operator.tokenSecret",
+    );
     let scaling =
         json!({ "presence": { "autoscaling": { "enabled": true, "minReplicas": 9, "maxReplicas": 3 } } });
     check(scaling, "presence.autoscaling.minReplicas: 9");

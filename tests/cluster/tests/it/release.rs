@@ -1,128 +1,219 @@
-//! Content that a resource of Kubernetes releases, from a real upload to the agents that hold it.
+//! A release whose Pods run on this machine: NATS, services and whatever else a test starts.
 
-use cluster::{NAMESPACE, have};
-use live::{AgentProcess, Tree, eventually};
-use serde_json::{Value, json};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
-use super::bootstrap::PROGRAMS;
-use super::rig::{Rig, condition_of, joined};
+use cluster::{Chart, Host, NAMESPACE, Plane, Pod, free_port, request, root};
+use live::{ADMIN_TOKEN, Cli, eventually, until};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-const CHANNEL: &str = "rules/ips";
+use super::bootstrap::secrets;
 
-/// Uploads a tree. Answers its revision.
-async fn push(rig: &Rig, tree: &Tree) -> Value {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("tree");
-    tree.write(&path);
-    let pushed = rig.cli().json(&format!("content push {CHANNEL} {}", path.display())).await;
-    pushed["revision"]["revision"].clone()
+/// NATS servers of the chart.
+pub(crate) const SERVERS: usize = 3;
+
+/// Services of the chart, in the order of [`Release::services`].
+const SERVICES: [&str; 4] = ["policy", "identity", "content", "presence"];
+
+pub(crate) const POLICY: usize = 0;
+pub(crate) const IDENTITY: usize = 1;
+pub(crate) const PRESENCE: usize = 3;
+
+/// A release that was installed, filled its own Secrets, and runs.
+pub(crate) struct Release {
+    pub(crate) plane: Plane,
+    pub(crate) host: Host,
+    pub(crate) broker: Broker,
+    /// Each with where it listens.
+    pub(crate) services: Vec<(Pod, SocketAddr)>,
+    /// Where everything of it lies.
+    pub(crate) dir: PathBuf,
+    /// The CA of the services.
+    pub(crate) ca: PathBuf,
+    job: String,
 }
 
-async fn release(rig: &Rig, revision: u32) {
-    let spec = json!({ "channel": CHANNEL, "stage": "stable", "revision": revision });
-    rig.apply("ContentRelease", "ips-stable", spec).await;
-}
-
-/// Waits until the release is Ready with all agents, and returns it.
-async fn ready(rig: &Rig, total: u32) -> Value {
-    let release = rig.reaches("ContentRelease", "ips-stable", ("Ready", "True")).await;
-    let everybody = json!({ "total": total, "atRevision": total, "failed": 0 });
-    assert_eq!(release["status"]["agents"], everybody, "{release:#}");
-    assert_eq!(condition_of(&release, "Degraded")["status"], "False", "{release:#}");
-    release
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_release_is_ready_when_the_agents_hold_its_content() {
-    if !have(&PROGRAMS) || !have(&["nats-server"]) {
-        return;
-    }
-    let rig = Rig::start().await;
-    let first = Tree::made(1, 200_000);
-    let second = first.next(2);
-    assert_eq!((push(&rig, &first).await, push(&rig, &second).await), (json!(1), json!(2)));
-    let settings =
-        json!({ "mode": "push", "heartbeatInterval": "10s", "offlineAfter": "1m", "contentSpread": "0s" });
-    let content = json!([{ "channel": CHANNEL, "stage": "stable" }]);
-    rig.apply("Group", "web", json!({ "path": "/web", "settings": settings, "content": content })).await;
-    // A group may follow a stage that names nothing yet.
-    rig.reaches("Group", "web", ("Ready", "True")).await;
-    release(&rig, 1).await;
-    ready(&rig, 0).await;
-    rig.reaches("Group", "web", ("Ready", "True")).await;
-    let mut agents = Vec::new();
-    for id in ["web-1", "web-2"] {
-        agents.push(joined(&rig, id).await);
-    }
-    let hold = async |agents: &[AgentProcess], tree: &Tree| {
-        for agent in agents {
-            agent.holds(CHANNEL, tree).await;
+impl Release {
+    /// Installs the chart. The Job of the bootstrap runs beside what waits for it, as in a cluster.
+    pub(crate) async fn start(chart: &Chart) -> Self {
+        let plane = Plane::start().await;
+        let crds = root().join("helm/muster-crds").display().to_string();
+        plane.helm(&["install", "muster-crds", &crds], None).await.unwrap();
+        plane.helm(&["install", "muster"], Some(chart)).await.unwrap();
+        let dir = plane.path("host");
+        std::fs::create_dir_all(&dir).unwrap();
+        let objects = chart.render().unwrap();
+        let job = objects.of("Job").next().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+        let mut host = Host::new(&dir, objects, secrets(&plane).await);
+        let addresses: Vec<SocketAddr> = SERVICES.iter().map(|_| loopback()).collect();
+        for (name, address) in SERVICES.iter().zip(&addresses) {
+            host.address(format!("muster-{name}.{NAMESPACE}.svc.cluster.local:7400"), address.to_string());
         }
-    };
-    hold(&agents, &first).await;
-    eventually("both agents are counted", async || {
-        let release = rig.get("ContentRelease", "ips-stable").await.unwrap_or_default();
-        if release["status"]["agents"]["atRevision"] == 2 { Ok(()) } else { Err(format!("{release:#}")) }
+        let places = Places::choose(&mut host);
+        let account = plane.service_account("muster-bootstrap").await;
+        host.account(plane.address(), "muster-bootstrap", account);
+        let mut bootstrap = host.pod(("Job", &job), "bootstrap", &[]);
+        bootstrap.start(&host);
+        eventually("Secrets are filled", async || {
+            assert!(bootstrap.ended().is_none_or(|status| status.success()), "{}", bootstrap.log());
+            let empty: Vec<_> =
+                secrets(&plane).await.into_iter().filter(|(_, data)| data.is_empty()).collect();
+            if empty.is_empty() { Ok(()) } else { Err(format!("{empty:?} {}", bootstrap.log())) }
+        })
+        .await;
+        host.fill(secrets(&plane).await);
+        let ca = dir.join("api-ca.pem");
+        std::fs::write(&ca, host.secret("muster-api-tls", "ca.crt")).unwrap();
+
+        let mut broker = Broker::start(&host, places);
+        // Together, for each may wait for what another makes.
+        let starting = SERVICES.iter().zip(&addresses);
+        let starting = starting.map(|(name, address)| service(&host, (name, name), *address, &ca));
+        let pods = futures::future::join_all(starting).await;
+        for number in 0..SERVERS {
+            broker.ready(number).await;
+        }
+        ended_well(&mut bootstrap).await;
+        host.fill(secrets(&plane).await);
+        let services = pods.into_iter().zip(addresses).collect();
+        Self { plane, host, broker, services, dir, ca, job }
+    }
+
+    /// Runs the Job of the bootstrap once more; what it said, and whether it went well.
+    pub(crate) async fn bootstrap(&mut self, name: &str) -> (bool, String) {
+        let mut pod = self.host.pod(("Job", &self.job), name, &[]);
+        pod.start(&self.host);
+        let mut status = None;
+        until("the Job ends", || {
+            status = pod.ended();
+            status.map(drop).ok_or_else(|| pod.log())
+        })
+        .await;
+        self.host.fill(secrets(&self.plane).await);
+        (status.unwrap().success(), pod.log())
+    }
+
+    /// The command line for a service, by its place; there is no token yet.
+    pub(crate) fn cli(&self, at: usize) -> Cli {
+        Cli::new(&self.services[at].1.to_string(), &self.ca, self.dir.clone())
+    }
+
+    /// Makes the first token as the notes say, and gives what else they say.
+    pub(crate) async fn first_token(&self) -> String {
+        let notes = self.plane.helm(&["get", "notes", "muster"], None).await.unwrap();
+        let words = between(&notes, "deploy/muster-identity -- ", " > admin.token");
+        let words: Vec<&str> = words.split(' ').collect();
+        let made = self.services[IDENTITY].0.exec(&self.host, &words).await;
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let path = self.dir.join(ADMIN_TOKEN);
+        std::fs::write(&path, &made.stdout).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        notes
+    }
+
+    /// Lets a Pod speak to Kubernetes as its ServiceAccount.
+    pub(crate) async fn account(&mut self, name: &str) {
+        let folder = self.plane.service_account(name).await;
+        self.host.account(self.plane.address(), name, folder);
+    }
+}
+
+/// What stands between two texts.
+pub(crate) fn between(text: &str, from: &str, to: &str) -> String {
+    let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("no {from:?} in {text}"));
+    rest.split(to).next().unwrap().to_owned()
+}
+
+/// Waits for a Pod that has an end of its own.
+pub(crate) async fn ended_well(pod: &mut Pod) {
+    let name = pod.name.clone();
+    until(format!("{name} ends"), || pod.ended().map(drop).ok_or_else(|| pod.log())).await;
+    assert!(pod.ended().is_some_and(|status| status.success()), "{name}: {}", pod.log());
+}
+
+pub(crate) fn loopback() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
+}
+
+/// Where NATS servers listen: for clients, for each other, for probes.
+struct Places([[SocketAddr; SERVERS]; 3]);
+
+impl Places {
+    fn choose(host: &mut Host) -> Self {
+        let domain = format!("{NAMESPACE}.svc.cluster.local");
+        let [clients, routes, monitors] = [(); 3].map(|()| [(); SERVERS].map(|()| loopback()));
+        for (number, route) in routes.iter().enumerate() {
+            host.address(format!("muster-nats-{number}.muster-nats-nodes.{domain}:6222"), route.to_string());
+        }
+        // What a Service stands for: all that are behind it.
+        let urls: Vec<String> = clients.iter().map(|client| format!("tls://{client}")).collect();
+        host.address(format!("tls://muster-nats.{domain}:4222"), urls.join(","));
+        Self([clients, routes, monitors])
+    }
+}
+
+/// NATS servers: each with where its clients and its probes go.
+pub(crate) struct Broker {
+    pub(crate) pods: Vec<Pod>,
+    monitors: [SocketAddr; SERVERS],
+}
+
+impl Broker {
+    fn start(host: &Host, Places([clients, routes, monitors]): Places) -> Self {
+        let mut pods = Vec::new();
+        for number in 0..SERVERS {
+            let listen = [
+                ("0.0.0.0:4222", clients[number]),
+                ("0.0.0.0:6222", routes[number]),
+                ("0.0.0.0:8222", monitors[number]),
+            ];
+            let mut pod = host.pod(("StatefulSet", "muster-nats"), &format!("muster-nats-{number}"), &listen);
+            pod.start(host);
+            pods.push(pod);
+        }
+        Self { pods, monitors }
+    }
+
+    /// Waits until one is.
+    pub(crate) async fn ready(&mut self, number: usize) {
+        let (path, _) = self.pods[number].readiness();
+        let address = self.monitors[number];
+        let pod = &mut self.pods[number];
+        eventually(format!("{} is ready", pod.name), async || {
+            assert_eq!(pod.ended(), None, "{} ended: {}", pod.name, pod.log());
+            match plain_get(address, &path).await {
+                Ok(answer) if answer.contains(" 200 ") => Ok(()),
+                Ok(answer) => Err(format!("{answer} {}", pod.log())),
+                Err(error) => Err(format!("{error} {}", pod.log())),
+            }
+        })
+        .await;
+    }
+}
+
+pub(crate) async fn plain_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+/// A Pod of a service, or of the operator, that is ready.
+pub(crate) async fn service(host: &Host, (name, pod): (&str, &str), address: SocketAddr, ca: &Path) -> Pod {
+    let mut pod = host.pod(("Deployment", &format!("muster-{name}")), pod, &[("0.0.0.0:7400", address)]);
+    pod.start(host);
+    let (path, secure) = pod.readiness();
+    assert!(secure);
+    eventually(format!("{name} is ready"), async || {
+        assert_eq!(pod.ended(), None, "{name} ended: {}", pod.log());
+        match request((ca, address), "", ("GET", &path), None).await {
+            Ok((200, _)) => Ok(()),
+            Ok((status, body)) => Err(format!("{status} {body} {}", pod.log())),
+            Err(error) => Err(format!("{error} {}", pod.log())),
+        }
     })
     .await;
-    let before = ready(&rig, 2).await;
-
-    // The next revision, by somebody who changes one line in Git.
-    release(&rig, 2).await;
-    hold(&agents, &second).await;
-    let after = ready(&rig, 2).await;
-    assert!(after["status"]["revision"].as_u64() > before["status"]["revision"].as_u64(), "{after:#}");
-
-    by_hand(&rig).await;
-    hold(&agents, &second).await;
-    ready(&rig, 2).await;
-
-    // A revision that nobody has pushed changes nothing for agents.
-    release(&rig, 9).await;
-    let lost = rig.reaches("ContentRelease", "ips-stable", ("Synced", "False")).await;
-    let why = condition_of(&lost, "Synced")["message"].as_str().unwrap();
-    assert!(why.contains('9') && why.contains(CHANNEL), "{why}");
-    assert_eq!(condition_of(&lost, "Degraded")["status"], "True");
-    hold(&agents, &second).await;
-    // Back to the first one, which agents still have.
-    release(&rig, 1).await;
-    hold(&agents, &first).await;
-    ready(&rig, 2).await;
-
-    // Whoever ends the resource ends the guard and not the release.
-    rig.delete("ContentRelease", "ips-stable").await;
-    rig.gone("ContentRelease", "ips-stable").await;
-    drop(rig.cli().run(&format!("content promote {CHANNEL} 2 --stage stable")).await.ok());
-    hold(&agents, &second).await;
-}
-
-/// Who promotes by hand is told where to do it; who insists is put right.
-async fn by_hand(rig: &Rig) {
-    for line in [
-        format!("content promote {CHANNEL} 1 --stage stable"),
-        format!("content rollback {CHANNEL} --stage stable"),
-    ] {
-        let said = rig.cli().run(&line).await.refused(3);
-        assert!(said.contains(&format!("is managed by kubernetes:{NAMESPACE}")), "{line}: {said}");
-        assert!(
-            said.contains("contentreleases.muster.dev") && said.contains("--take-over"),
-            "{line}: {said}"
-        );
-    }
-    // Another stage is nobody's.
-    drop(rig.cli().run(&format!("content promote {CHANNEL} 1 --stage canary")).await.ok());
-    let manifest = format!(
-        "apiVersion: muster.dev/v1alpha1\nkind: ContentRelease\nmetadata: {{name: x}}\nspec: {{channel: {CHANNEL}, stage: stable, revision: 1}}\n"
-    );
-    drop(rig.cli().run_with(&["apply", "-f", "-", "--take-over"], &manifest).await.ok());
-    eventually("it is as Kubernetes says again", async || {
-        let shown = rig.cli().json(&format!("content show {CHANNEL}")).await;
-        let stages = shown["stages"].as_array().cloned().unwrap_or_default();
-        let stage = stages.into_iter().find(|stage| stage["name"] == "stable").unwrap_or_default();
-        match (&stage["revision"], &stage["manager"]) {
-            (revision, manager) if *revision == 2 && *manager == format!("kubernetes:{NAMESPACE}") => Ok(()),
-            _ => Err(format!("{shown:#} {}", rig.logs())),
-        }
-    })
-    .await;
+    pod
 }

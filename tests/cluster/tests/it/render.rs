@@ -115,7 +115,7 @@ fn network_policies_are_the_edges_of_the_page() {
         "backup": { "enabled": true },
         "nats": { "exporter": { "enabled": true } },
         "global": { "otel": { "endpoint": "http://collector.telemetry:4317" } },
-        "operator": { "enabled": true, "tokenSecret": "token" },
+        "operator": { "enabled": true },
     });
     assert_eq!(cluster::rendered(&render(&Chart::new().with(all))), cluster::documented(&page));
     let without = json!({ "global": { "defaults": { "networkPolicy": { "enabled": false } } }, "nats": { "networkPolicy": { "enabled": false } } });
@@ -214,6 +214,28 @@ fn alerts_and_dashboards_are_objects_where_somebody_takes_them() {
     for kind in ["PodMonitor", "PrometheusRule"] {
         assert!(render(&example().bare()).of(kind).next().is_none(), "the cluster knows no {kind}");
     }
+}
+
+#[test]
+fn the_token_of_the_operator_is_mounted_by_its_pods_alone() {
+    if !have(&["helm"]) {
+        return;
+    }
+    let check = |values: Value, name: &str, makes: bool| {
+        let objects = render(&Chart::new().with(values));
+        let mounts = objects.workloads().filter(|(_, pod)| pod.to_string().contains(&format!("{name:?}")));
+        let mounts: Vec<_> = mounts.map(|(object, _)| object["metadata"]["name"].clone()).collect();
+        assert_eq!(mounts, ["muster-operator"], "{name}");
+        let secret = objects.find("Secret", "muster-operator-token");
+        assert_eq!(secret.is_some(), makes, "{name}");
+        assert!(secret.is_none_or(|secret| secret["data"].is_null()), "{name}");
+        let role = objects.get("Role", "muster-bootstrap").to_string();
+        assert_eq!(role.contains("muster-operator-token"), makes, "{name}");
+        let job = objects.of("Job").next().unwrap().to_string();
+        assert_eq!(job.contains("MUSTER_BOOTSTRAP_OPERATOR_TOKEN"), makes, "{name}");
+    };
+    check(json!({ "operator": { "enabled": true } }), "muster-operator-token", true);
+    check(json!({ "operator": { "enabled": true, "tokenSecret": "given" } }), "given", false);
 }
 
 #[test]

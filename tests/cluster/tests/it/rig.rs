@@ -21,7 +21,7 @@ pub(crate) const ACCOUNT: &str = "muster-operator";
 
 /// The chart with an operator.
 fn objects() -> Objects {
-    let values = json!({ "operator": { "enabled": true, "tokenSecret": "token" } });
+    let values = json!({ "operator": { "enabled": true } });
     Chart::new().with(values).render().unwrap_or_else(|refused| panic!("{}", refused.0))
 }
 
@@ -121,22 +121,8 @@ impl Rig {
         self.fleet.cli("all")
     }
 
-    pub(crate) fn path(plural: &str, name: &str) -> String {
-        format!("/apis/muster.dev/v1alpha1/namespaces/{NAMESPACE}/{plural}/{name}")
-    }
-
-    /// Server-side apply, as a tool of GitOps does it.
-    pub(crate) async fn try_apply(&self, kind: &str, name: &str, spec: Value) -> (u16, Value) {
-        let object = json!({
-            "apiVersion": "muster.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec,
-        });
-        let path = format!("{}?fieldManager=gitops", Self::path(plural(kind), name));
-        self.plane.call("PATCH", &path, Some(&object)).await
-    }
-
     pub(crate) async fn apply(&self, kind: &str, name: &str, spec: Value) {
-        let (status, answer) = self.try_apply(kind, name, spec).await;
-        assert!((200..300).contains(&status), "{kind} {name}: {status} {answer}");
+        apply(&self.plane, kind, name, spec).await;
     }
 
     pub(crate) async fn policy(&self, round: u64) {
@@ -144,22 +130,12 @@ impl Rig {
     }
 
     pub(crate) async fn get(&self, kind: &str, name: &str) -> Option<Value> {
-        self.plane.get("muster.dev/v1alpha1", plural(kind), name).await
+        get(&self.plane, kind, name).await
     }
 
     /// Waits for a condition of what stands there now.
     pub(crate) async fn reaches(&self, kind: &str, name: &str, (condition, wanted): (&str, &str)) -> Value {
-        let what = format!("{kind} {name} has {condition}={wanted}");
-        eventually(&what, async || {
-            let object = self.get(kind, name).await.unwrap_or_default();
-            let observed = object["status"]["observedGeneration"] == object["metadata"]["generation"];
-            let found = condition_of(&object, condition);
-            match observed && found["status"] == wanted {
-                true => Ok(object),
-                false => Err(format!("{object:#} {}", self.logs())),
-            }
-        })
-        .await
+        reaches(&self.plane, (kind, name), (condition, wanted), || self.logs()).await
     }
 
     pub(crate) fn logs(&self) -> String {
@@ -172,7 +148,7 @@ impl Rig {
     }
 
     pub(crate) async fn delete(&self, kind: &str, name: &str) {
-        let (status, answer) = self.plane.call("DELETE", &Self::path(plural(kind), name), None).await;
+        let (status, answer) = self.plane.call("DELETE", &path(kind, name), None).await;
         assert!(status == 200 || status == 202, "{status} {answer}");
     }
 
@@ -184,17 +160,6 @@ impl Rig {
         .await;
     }
 
-    /// The join token that the Secret of an EnrollmentToken holds.
-    pub(crate) async fn join_token(&self, name: &str) -> String {
-        let secret = eventually("there is a Secret", async || {
-            let secret = self.plane.get("v1", "secrets", &format!("{name}-join-token")).await;
-            secret.ok_or_else(|| self.logs())
-        })
-        .await;
-        let token = STANDARD.decode(secret["data"]["token"].as_str().unwrap()).unwrap();
-        String::from_utf8(token).unwrap()
-    }
-
     /// The kind, a policy and a group.
     pub(crate) async fn begin(&self) {
         // In an order that helps nobody.
@@ -204,6 +169,59 @@ impl Rig {
         self.policy(1).await;
         self.apply("PolicyKind", "firewall", json!({ "schema": { "type": "object" } })).await;
     }
+}
+
+/// Where a custom resource lies.
+pub(crate) fn path(kind: &str, name: &str) -> String {
+    format!("/apis/muster.dev/v1alpha1/namespaces/{NAMESPACE}/{}/{name}", plural(kind))
+}
+
+/// Server-side apply, as a tool of GitOps does it.
+pub(crate) async fn try_apply(plane: &Plane, kind: &str, name: &str, spec: Value) -> (u16, Value) {
+    let object = json!({
+        "apiVersion": "muster.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec,
+    });
+    plane.call("PATCH", &format!("{}?fieldManager=gitops", path(kind, name)), Some(&object)).await
+}
+
+/// As [`try_apply`], and it must be taken.
+pub(crate) async fn apply(plane: &Plane, kind: &str, name: &str, spec: Value) {
+    let (status, answer) = try_apply(plane, kind, name, spec).await;
+    assert!((200..300).contains(&status), "{kind} {name}: {status} {answer}");
+}
+
+/// A custom resource, if it is there.
+pub(crate) async fn get(plane: &Plane, kind: &str, name: &str) -> Option<Value> {
+    plane.get("muster.dev/v1alpha1", plural(kind), name).await
+}
+
+/// Waits for a condition of what stands there now.
+pub(crate) async fn reaches(
+    plane: &Plane,
+    (kind, name): (&str, &str),
+    (condition, wanted): (&str, &str),
+    logs: impl Fn() -> String,
+) -> Value {
+    eventually(format!("{kind} {name} has {condition}={wanted}"), async || {
+        let object = get(plane, kind, name).await.unwrap_or_default();
+        let observed = object["status"]["observedGeneration"] == object["metadata"]["generation"];
+        match observed && condition_of(&object, condition)["status"] == wanted {
+            true => Ok(object),
+            false => Err(format!("{object:#} {}", logs())),
+        }
+    })
+    .await
+}
+
+/// The join token that the Secret of an EnrollmentToken holds.
+pub(crate) async fn join_token(plane: &Plane, name: &str, logs: impl Fn() -> String) -> String {
+    let secret = eventually("there is a Secret", async || {
+        let secret = plane.get("v1", "secrets", &format!("{name}-join-token")).await;
+        secret.ok_or_else(&logs)
+    })
+    .await;
+    let token = STANDARD.decode(secret["data"]["token"].as_str().unwrap()).unwrap();
+    String::from_utf8(token).unwrap()
 }
 
 pub(crate) fn plural(kind: &str) -> &'static str {
@@ -224,7 +242,8 @@ pub(crate) async fn agent(rig: &Rig) -> AgentProcess {
 pub(crate) async fn joined(rig: &Rig, id: &str) -> AgentProcess {
     rig.apply("EnrollmentToken", "web", json!({ "group": "/web", "uses": 5 })).await;
     rig.reaches("EnrollmentToken", "web", ("Ready", "True")).await;
-    let mut agent = AgentProcess::new(rig.fleet.dir(), id, &rig.join_token("web").await);
+    let mut agent =
+        AgentProcess::new(rig.fleet.dir(), id, &join_token(&rig.plane, "web", || rig.logs()).await);
     agent.start();
     agent
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use wire::access::Account;
 
 use super::collector::{Collector, environment, telling_fleet};
-use super::pods::{loopback, plain_get};
+use super::release::{loopback, plain_get};
 
 const MANIFESTS: &str = "
 {apiVersion: muster.dev/v1alpha1, kind: PolicyKind, metadata: {name: app}, spec: {schema: {type: object}}}
