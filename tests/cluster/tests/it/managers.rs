@@ -7,7 +7,7 @@ use live::eventually;
 use serde_json::{Value, json};
 
 use super::bootstrap::PROGRAMS;
-use super::rig::{Rig, condition_of, path};
+use super::rig::{self, Rig, condition_of};
 
 const DEPLOYMENT: &str = "muster-policy";
 /// Where `managedFields` tell of the number of Pods.
@@ -152,7 +152,7 @@ async fn tools_that_apply_the_same_see_no_difference() {
             "spec": { "kind": "firewall", "document": { "round": round } },
         })
     };
-    let by = |manager: &str| format!("{}?fieldManager={manager}", path("Policy", "base"));
+    let by = |manager: &str| format!("{}?fieldManager={manager}", rig::path("Policy", "base"));
     for manager in ["argocd-controller", "kustomize-controller"] {
         let (status, answer) = rig.plane.call("PATCH", &by(manager), Some(&object(1))).await;
         assert_eq!(status, 200, "{answer}");
