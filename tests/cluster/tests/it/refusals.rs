@@ -72,6 +72,12 @@ fn what_does_not_go_together_is_refused_with_the_way_out() {
         json!({ "identity": { "existingSecret": "mine" }, "operator": { "enabled": true } }),
         "operator.tokenSecret",
     );
+    let twice = json!({ "serviceAccount": { "name": "same" } });
+    check(json!({ "policy": twice, "nats": twice }), "nats.serviceAccount.name: same would be made twice");
+    check(
+        json!({ "policy": { "serviceAccount": { "name": "muster-content" } } }),
+        "content.serviceAccount.name",
+    );
     let scaling =
         json!({ "presence": { "autoscaling": { "enabled": true, "minReplicas": 9, "maxReplicas": 3 } } });
     check(scaling, "presence.autoscaling.minReplicas: 9");
