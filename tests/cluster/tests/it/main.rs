@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bootstrap;
 #[cfg(test)]
+mod charts;
+#[cfg(test)]
 mod crds;
 #[cfg(test)]
 mod install;
