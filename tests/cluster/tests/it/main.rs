@@ -16,6 +16,8 @@ mod operator;
 #[cfg(test)]
 mod pods;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod release;
