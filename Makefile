@@ -9,7 +9,10 @@ export MUSTER_TOOLS_DIR ?= $(CURDIR)/.tools
 export MUSTER_BIN_DIR := $(CARGO_TARGET_DIR)/debug
 export PATH := $(MUSTER_TOOLS_DIR)/bin:$(PATH)
 
-.PHONY: run test test-cluster check advisories bench fuzz sbom dist image ci tools tools-cluster clean help
+# What release binaries are for. x86_64-unknown-linux-musl is for every Linux; it wants a C compiler for musl.
+DIST_TARGET ?= $$(rustc --print host-tuple)
+
+.PHONY: run test test-cluster check advisories bench fuzz sbom dist charts image ci tools tools-cluster clean help
 
 run: ## build, start musterd and three demo agents, load examples/, say what to try; Ctrl-C stops all
 	deploy/tools.sh nats-server
@@ -50,14 +53,18 @@ sbom: ## what each binary is made of, in target/sbom (CycloneDX)
 	deploy/tools.sh cargo-cyclonedx
 	deploy/sbom.sh
 
-dist: ## static release binaries of muster, muster-agent and musterd, in target/<host>/release
+dist: ## static release binaries of muster, muster-agent and musterd, in target/<host>/release (or DIST_TARGET)
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package cli --package agent \
-		--package server --target "$$(rustc --print host-tuple)"
+		--package server --target "$(DIST_TARGET)"
+
+charts: ## both charts as archives in target/charts, the same bytes for the same commit (wants Go for Helm)
+	tests/cluster/tools/install.sh helm
+	deploy/charts.sh
 
 image: dist ## the images muster/muster and muster/muster-all (wants docker)
 	deploy/tools.sh nats-server
 	mkdir -p "$(CARGO_TARGET_DIR)/image/data"
-	cp "$(CARGO_TARGET_DIR)/$$(rustc --print host-tuple)/release/"{musterd,muster,muster-agent} "$(MUSTER_TOOLS_DIR)/bin/nats-server" "$(CARGO_TARGET_DIR)/image"
+	cp "$(CARGO_TARGET_DIR)/$(DIST_TARGET)/release/"{musterd,muster,muster-agent} "$(MUSTER_TOOLS_DIR)/bin/nats-server" "$(CARGO_TARGET_DIR)/image"
 	docker build --file deploy/Dockerfile --tag muster/muster:0.1.0 "$(CARGO_TARGET_DIR)/image"
 	docker build --file deploy/Dockerfile --target all --tag muster/muster-all:0.1.0 "$(CARGO_TARGET_DIR)/image"
 

@@ -135,9 +135,14 @@ fn close(value: &mut Value) {
     }
 }
 
-/// Definitions of custom resources that came with the tools.
+/// Definitions of the custom resources that the chart makes where they are known.
 pub(crate) fn definitions() -> Vec<Value> {
-    let folder = shared("crds");
+    read("crds")
+}
+
+/// Definitions that came with the tools, of a folder.
+fn read(folder: &str) -> Vec<Value> {
+    let folder = shared(folder);
     let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = files.map(|file| file.expect("a folder can be read").path()).collect();
     paths.sort();
@@ -147,7 +152,8 @@ pub(crate) fn definitions() -> Vec<Value> {
 
 fn custom() -> Vec<(String, Value)> {
     let mut found = Vec::new();
-    for definition in definitions() {
+    let of_gitops = if shared("gitops").exists() { read("gitops") } else { Vec::new() };
+    for definition in definitions().into_iter().chain(of_gitops) {
         let spec = &definition["spec"];
         for version in spec["versions"].as_array().into_iter().flatten() {
             let mut schema = version["schema"]["openAPIV3Schema"].clone();

@@ -67,6 +67,7 @@ for folder in "${@:-all}"; do
     kubeconform | all) build kubeconform '' github.com/yannh/kubeconform/cmd/kubeconform ;;&
     helm | all) build helm "-X helm.sh/helm/v4/internal/version.version=$(required helm helm.sh/helm/v4)" helm.sh/helm/v4/cmd/helm ;;&
     etcd | all) build etcd '' etcd=go.etcd.io/etcd/server/v3 ;;&
+    registry | all) build registry '' github.com/google/go-containerregistry/cmd/registry ;;&
     otelcol | all) build otelcol '' otelcol=. ;;&
     promtool | all) take_promtool ;;&
     nats-exporter | all) build nats-exporter '' github.com/nats-io/prometheus-nats-exporter ;;&
@@ -86,7 +87,14 @@ for folder in "${@:-all}"; do
       take crds github.com/prometheus-operator/prometheus-operator "$tools/share/crds" \
         example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml
       ;;&
-    kubeconform | helm | etcd | kwok | nats-exporter | otelcol | promtool | k8s | schemas | all) ;;
+    gitops | all)
+      take crds github.com/argoproj/argo-cd/v3 "$tools/share/gitops" manifests/crds/application-crd.yaml
+      take crds github.com/fluxcd/source-controller "$tools/share/gitops" \
+        config/crd/bases/source.toolkit.fluxcd.io_gitrepositories.yaml
+      [ -e "$tools/share/gitops/helm.toolkit.fluxcd.io_helmreleases.yaml" ] || (cd "$here/gitops" && go tool controller-gen \
+        crd paths=github.com/fluxcd/helm-controller/api/v2 output:crd:dir="$tools/share/gitops")
+      ;;&
+    kubeconform | helm | etcd | kwok | nats-exporter | registry | otelcol | promtool | k8s | schemas | gitops | all) ;;
     *) fail "no folder named $folder" ;;
   esac
 done

@@ -147,3 +147,27 @@ fn examples_for_gitops_name_files_that_are_there() {
         assert!(root().join(&file).exists(), "{file} is not there");
     }
 }
+
+/// One version everywhere: of the crates, the charts, and the images that files name.
+#[test]
+fn a_release_has_one_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    for chart in ["helm/muster", "helm/muster-crds"] {
+        let chart = yaml(&format!("{chart}/Chart.yaml")).remove(0);
+        assert_eq!((&chart["version"], &chart["appVersion"]), (&version.into(), &version.into()), "{chart}");
+    }
+    assert!(read("deploy/Dockerfile").contains(&format!("ARG VERSION={version}\n")));
+    for file in ["Makefile", "deploy/compose.yaml", "deploy/kind.md", "docs/releasing.md"] {
+        let text = read(file);
+        let mut named = 0;
+        for (at, _) in text.match_indices("muster/muster").filter(|(at, _)| !text[..*at].ends_with('/')) {
+            let Some(tag) = text[at..].split(char::is_whitespace).next().and_then(|it| it.split_once(':'))
+            else {
+                continue;
+            };
+            named += 1;
+            assert_eq!(tag.1.trim_end_matches(['`', '.', ',']), version, "{file}");
+        }
+        assert!(named > 0, "{file} names no image");
+    }
+}

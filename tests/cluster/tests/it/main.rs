@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bootstrap;
 #[cfg(test)]
+mod charts;
+#[cfg(test)]
 mod collector;
 #[cfg(test)]
 mod content_release;
@@ -19,6 +21,8 @@ mod operator;
 mod operator_pod;
 #[cfg(test)]
 mod pods;
+#[cfg(test)]
+mod readme;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

@@ -54,6 +54,11 @@ impl Rig {
         let plane = Plane::start().await;
         let crds = root().join("helm/muster-crds").display().to_string();
         plane.helm(&["install", "muster-crds", &crds], None).await.unwrap();
+        Self::around(plane).await
+    }
+
+    /// On a control plane that has our custom resources.
+    pub(crate) async fn around(plane: Plane) -> Self {
         let fleet = Fleet::start().await;
         let made = fleet.cli("all").json("api-token create kubernetes --role operator").await;
         // Where the operator looks for it.
