@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use cluster::{NAMESPACE, have};
-use live::{AgentProcess, eventually};
+use live::{AgentProcess, Faults, Proxy, eventually};
 use serde_json::json;
 
 use super::bootstrap::PROGRAMS;
@@ -172,4 +172,44 @@ async fn what_is_wrong_is_refused_or_told_and_the_rest_goes_on() {
     let two = rig.operators.last_mut().unwrap();
     assert!(!two.wait().await.success());
     assert!(two.log().contains("was taken by three"), "{}", two.log());
+}
+
+/// The way to Kubernetes breaks off again and again, and then lets nothing pass while nobody is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_outlives_a_way_that_breaks_and_ends_on_one_that_is_dead() {
+    if !have(&PROGRAMS) || !have(&["nats-server"]) {
+        return;
+    }
+    let mut rig = Rig::start().await;
+    rig.operators[0].kill().await;
+    let proxy = Proxy::start(&rig.plane.address().to_string()).await;
+    rig.operator_by("two", proxy.address()).await;
+    rig.begin().await;
+    rig.apply("Group", "db", json!({ "path": "/db" })).await;
+    rig.reaches("Group", "db", ("Ready", "True")).await;
+    for round in 2..5 {
+        proxy.cut("");
+        rig.policy(round).await;
+        proxy.cut("");
+        rig.reaches("Policy", "base", ("Ready", "True")).await;
+        assert_eq!(rig.cli().json("policy show base").await["document"]["round"], round as f64);
+    }
+    proxy.cut("");
+    rig.delete("Group", "db").await;
+    proxy.cut("");
+    rig.gone("Group", "db").await;
+
+    // Whoever has the Lease cannot renew it, and is not told. It ends before the other begins.
+    rig.operator("three").await;
+    proxy.set("", Faults::half_open());
+    eventually("the other one works", async || {
+        let log = rig.operators[2].log();
+        if log.contains("this operator works now") { Ok(()) } else { Err(rig.logs()) }
+    })
+    .await;
+    let ended = rig.operators[1].ended();
+    assert!(ended.is_some_and(|status| !status.success()), "{ended:?} {}", rig.logs());
+    assert!(rig.operators[1].log().contains("could not be renewed in time"), "{}", rig.logs());
+    rig.policy(9).await;
+    rig.reaches("Policy", "base", ("Ready", "True")).await;
 }

@@ -83,11 +83,17 @@ impl Rig {
 
     /// Starts an operator as its ServiceAccount.
     pub(crate) async fn operator(&mut self, identity: &str) {
+        let address = self.plane.address().to_string();
+        self.operator_by(identity, &address).await;
+    }
+
+    /// As [`Self::operator`], one whose way to Kubernetes leads over this address.
+    pub(crate) async fn operator_by(&mut self, identity: &str, address: &str) {
         let account = self.plane.service_account(ACCOUNT).await;
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{ "name": "it", "cluster": {
-                "server": format!("https://{}", self.plane.address()), "certificate-authority": account.join("ca.crt") } }],
+                "server": format!("https://{address}"), "certificate-authority": account.join("ca.crt") } }],
             "users": [{ "name": "it", "user": { "tokenFile": account.join("token") } }],
             "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it", "namespace": NAMESPACE } }],
         });
