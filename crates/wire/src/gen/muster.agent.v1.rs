@@ -997,7 +997,7 @@ pub struct ContentCensus {
     /// Random id of the replica that counted.
     #[prost(fixed64, tag = "1")]
     pub replica: u64,
-    /// At most 4,096, most agents first.
+    /// At most 4,096: first what is being fetched, then most agents first.
     #[prost(message, repeated, tag = "2")]
     pub holders: ::prost::alloc::vec::Vec<ContentHolders>,
 }
