@@ -143,6 +143,39 @@ async fn an_open_gate_is_for_loopback() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_kept_elsewhere_is_found_again_and_one_that_is_lent_ends() {
+    let rig = Rig::start(&AccessArgs::default()).await;
+    let nats = &rig.live.nats;
+    let (kept, other) = (bearer("operator"), bearer("operator"));
+    let hold = async |token, new| hold_token(nats, token, Role::Operator, new).await.unwrap();
+    // Something is in the store, so that it was not lost.
+    store_token(nats, &bearer("ana"), Role::Admin).await.unwrap();
+    assert_eq!(hold(&kept, false).await, Held::Revoked);
+    assert_eq!(hold(&kept, true).await, Held::Stored);
+    assert_eq!(hold(&kept, true).await, Held::Known);
+    assert_eq!(hold(&kept, false).await, Held::Known);
+    assert_eq!(hold(&other, true).await, Held::Other);
+    assert_eq!(rig.code(CHANGE, Some(&header(&kept))).await, Code::Unimplemented);
+    take_back_token(nats, &kept.name).await.unwrap();
+    assert_eq!(hold(&kept, false).await, Held::Revoked);
+
+    let lent = bearer("test");
+    lend_token(nats, &lent, Role::Operator, domain::Span::from_secs(1)).await.unwrap();
+    soon(async {
+        while rig.code(CHANGE, Some(&header(&lent))).await != Code::Unauthenticated {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // To take back what is not there is as good.
+    for _ in 0..2 {
+        take_back_token(nats, &lent.name).await.unwrap();
+    }
+    rig.tasks.shutdown().request();
+    rig.tasks.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_first_token_is_made_once_kept_and_not_revived() {
     let rig = Rig::start(&AccessArgs::default()).await;
     let dir = tempfile::tempdir().unwrap();

@@ -1,10 +1,12 @@
 //! The life of a release in a namespace that enforces Pod Security "restricted".
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cluster::{Chart, NAMESPACE, Plane, have};
 use live::eventually;
 use serde_json::json;
 
-use super::bootstrap::{PROGRAMS, done, secrets};
+use super::bootstrap::{PROGRAMS, done, patch, secrets};
 
 /// Longest wait for a release. Pods are ready at once; the rest is the control plane's own pace.
 const WAIT: [&str; 3] = ["--wait", "--timeout", "180s"];
@@ -35,6 +37,9 @@ async fn a_release_is_installed_changed_taken_back_and_its_data_outlives_it() {
     plane.helm(&with(&["upgrade", "muster"]), Some(&scaled)).await.unwrap();
     // Without a value of ours Helm would take those of the last time.
     plane.helm(&with(&["upgrade", "muster", "--reset-values"]), Some(&chart)).await.unwrap();
+    let policy = plane.get("apps/v1", "deployments", "muster-policy").await.unwrap();
+    assert_eq!(policy["spec"]["replicas"], 2);
+    operator_comes_and_goes(&plane).await;
     plane.helm(&with(&["rollback", "muster", "1"]), None).await.unwrap();
     for (path, _) in super::values::files() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -62,6 +67,29 @@ async fn a_release_is_installed_changed_taken_back_and_its_data_outlives_it() {
     plane.helm(&with(&["install", "muster"]), Some(&chart)).await.unwrap();
     done(&plane, &chart).await;
     assert_eq!(secrets(&plane).await, made, "a release that comes back finds its keys");
+}
+
+/// The Secret with the operator's token outlives the operator, and the next one finds it.
+async fn operator_comes_and_goes(plane: &Plane) {
+    const SECRET: &str = "muster-operator-token";
+    // Without any values Helm takes those of the release before.
+    let [operator, without] =
+        [true, false].map(|enabled| Chart::new().with(json!({ "operator": { "enabled": enabled } })));
+    plane.helm(&with(&["upgrade", "muster"]), Some(&operator)).await.unwrap();
+    let kept = STANDARD.encode("kept");
+    patch(plane, SECRET, json!({ "token": kept })).await;
+    for chart in [&without, &operator, &without] {
+        plane.helm(&with(&["upgrade", "muster"]), Some(chart)).await.unwrap();
+        let secret = plane.get("v1", "secrets", SECRET).await.unwrap();
+        assert_eq!(secret["data"]["token"], kept.as_str(), "{secret}");
+    }
+    eventually("the operator is gone", async || {
+        let deployment = plane.get("apps/v1", "deployments", "muster-operator").await;
+        deployment.map_or(Ok(()), |found| Err(found["metadata"].to_string()))
+    })
+    .await;
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets/{SECRET}");
+    assert_eq!(plane.call("DELETE", &path, None).await.0, 200);
 }
 
 /// The Pod of `helm test` is let into the namespace, and Helm waits for its end. What it would do is tried on the host.

@@ -67,13 +67,15 @@ impl Release {
         std::fs::write(&ca, host.secret("muster-api-tls", "ca.crt")).unwrap();
 
         let mut broker = Broker::start(&host, places);
+        // A service gives NATS half a minute, after which a kubelet would start it again. Three servers that find each other on
+        // a busy machine may take longer.
+        for number in 0..SERVERS {
+            broker.ready(number).await;
+        }
         // Together, for each may wait for what another makes.
         let starting = SERVICES.iter().zip(&addresses);
         let starting = starting.map(|(name, address)| service(&host, (name, name), *address, &ca));
         let pods = futures::future::join_all(starting).await;
-        for number in 0..SERVERS {
-            broker.ready(number).await;
-        }
         ended_well(&mut bootstrap).await;
         host.fill(secrets(&plane).await);
         let services = pods.into_iter().zip(addresses).collect();
