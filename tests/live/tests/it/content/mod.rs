@@ -4,6 +4,7 @@ mod allowance;
 mod bad_pieces;
 mod evil_input;
 mod faults;
+mod full_disk;
 mod kills;
 mod network;
 mod observer;
