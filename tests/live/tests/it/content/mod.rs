@@ -10,6 +10,7 @@ mod network;
 mod observer;
 mod raw;
 mod roads;
+mod signatures;
 mod tour;
 mod uploads;
 
