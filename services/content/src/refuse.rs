@@ -102,7 +102,7 @@ impl From<StoreError> for crate::Refused {
                 tracing::error!(error = text, "stored content is damaged");
                 Status::data_loss(text)
             }
-            StoreError::Publish(PublishError::Full { .. }) => {
+            StoreError::Publish(PublishError::Full { .. }) | StoreError::GivenUp(_) => {
                 exhausted("STORE_FULL", runtime::log::chain(&error))
             }
             StoreError::Get(_)

@@ -87,17 +87,21 @@ async fn pass(replica: &Replica, keys: &KeySet) -> Result<usize, Refused> {
 async fn sign(replica: &Replica, manifest: &Digest, keys: &KeySet) -> Result<bool, Refused> {
     let Some(bytes) = replica.store.envelope(manifest).await? else { return Ok(false) };
     let Ok(stored) = wire::envelope::parse_shared(&bytes) else { return Ok(false) };
-    let enough = |envelope: &Envelope| open_threshold(envelope, MANIFEST, &keys.keys, keys.threshold).is_ok();
-    if Digest::of(&stored.payload) != *manifest || enough(&stored) {
+    if Digest::of(&stored.payload) != *manifest || is_enough(&stored, keys) {
         return Ok(false);
     }
     let signed = with_own(replica, stored, keys)?;
-    if !enough(&signed) {
+    if !is_enough(&signed, keys) {
         tracing::warn!(%manifest, "a content needs the signatures of further keys before new agents take it");
     }
     replica.store.put_manifest(manifest, &signed).await?;
     resign_index(replica, manifest).await?;
     Ok(true)
+}
+
+/// Whether agents that join now take a manifest with these signatures.
+pub(crate) fn is_enough(envelope: &Envelope, keys: &KeySet) -> bool {
+    open_threshold(envelope, MANIFEST, &keys.keys, keys.threshold).is_ok()
 }
 
 /// The envelope with the signature of this process before those that it has, as far as they count: what does not hold

@@ -42,6 +42,11 @@ pub(crate) enum StoreError {
     /// The stream does not take it.
     #[error("content cannot be stored")]
     Publish(#[from] PublishError),
+    /// The broker takes none of a batch, and does not say why.
+    #[error(
+        "content cannot be stored: the broker gave up the same chunks twice; its disk is full, or nearly: free some of it"
+    )]
+    GivenUp(#[source] PublishError),
     /// The content key refused.
     #[error("content is not signed")]
     Sign(#[from] wire::sign::SignError),
@@ -206,7 +211,16 @@ impl Store {
             // What stands there already holds the same.
             (BatchMessage { subject, headers: Headers::new(), payload }, Expect::Any)
         });
-        self.nats.publish_batch_each(messages.collect()).await?;
+        let messages: Vec<_> = messages.collect();
+        let mut stored = self.nats.publish_batch_each(messages.clone()).await;
+        if stored.as_ref().is_err_and(PublishError::is_batch_given_up) {
+            // A message that was lost on its way is not lost twice.
+            stored = self.nats.publish_batch_each(messages).await;
+        }
+        stored.map_err(|error| match error.is_batch_given_up() {
+            true => StoreError::GivenUp(error),
+            false => error.into(),
+        })?;
         self.note_used(bytes);
         Ok(())
     }

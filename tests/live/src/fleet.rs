@@ -15,6 +15,7 @@ use wire::access::{Account, Permissions};
 use crate::agents::AgentProcess;
 use crate::bare::Creds;
 use crate::cli::Cli;
+use crate::disk::SmallDisk;
 use crate::line::ADMIN_TOKEN;
 use crate::process::Process;
 use crate::wait::{eventually, until};
@@ -50,6 +51,8 @@ pub struct Fleet {
     pub nats: NatsServer,
     /// The services.
     pub services: Vec<Service>,
+    /// The disk of the broker, where it has one of its own.
+    pub store: Option<SmallDisk>,
     dir: TempDir,
     key: PathBuf,
     content_key: PathBuf,
@@ -73,7 +76,15 @@ impl Fleet {
     /// All services in one process, with further options in pairs, beside a broker with TLS that wants a certificate of
     /// everyone.
     pub async fn with_client_certificates(options: &[&str]) -> Self {
-        Self::beside(1, &["all"], options, true).await
+        Self::beside(1, &["all"], options, Beside { certificates: true, disk: None }).await
+    }
+
+    /// All services in one process, with further options, beside a broker whose disk has this size (as `mount` reads it).
+    /// `None` where the test may not mount one.
+    pub async fn with_store_of(size: &str, options: &[&str]) -> Option<Self> {
+        let fleet =
+            Self::beside(1, &["all"], options, Beside { certificates: false, disk: Some(size) }).await;
+        fleet.store.is_some().then_some(fleet)
     }
 
     /// So many replicas of each service, each in a process of its own.
@@ -96,15 +107,15 @@ impl Fleet {
     /// # Panics
     /// If something does not start.
     async fn of(replicas: usize, services: &[&'static str], options: &[&str]) -> Self {
-        Self::beside(replicas, services, options, false).await
+        Self::beside(replicas, services, options, Beside::default()).await
     }
 
-    /// The same beside a broker that wants certificates, or none.
+    /// The same beside a broker of some kind.
     async fn beside(
         replicas: usize,
         services: &[&'static str],
         options: &[&str],
-        certificates: bool,
+        Beside { certificates, disk }: Beside<'_>,
     ) -> Self {
         let mut dir = tempfile::tempdir().expect("a temporary directory can be made");
         // For people who look for the cause of a failure: logs and states of all processes stay.
@@ -112,6 +123,7 @@ impl Fleet {
         let binary = nats_server::find(None).await.expect("nats-server is there: make tools");
         let broker = dir.path().join("broker");
         let _made = broker::init(&broker, &fleet_id()).expect("an operator can be made");
+        let store = disk.and_then(|size| SmallDisk::mount(&dir.path().join("nats"), size));
         let setup = Setup::new(binary, dir.path().join("nats")).with_operator(&broker);
         let mut setup = setup.expect("the operator is there");
         let (ca, clients) = (local_ca(dir.path(), "tls"), local_ca(dir.path(), CLIENTS));
@@ -126,7 +138,9 @@ impl Fleet {
             drop(runtime::keys::load_or_create(key).expect("a key can be made"));
         }
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let mut fleet = Self { nats, services: Vec::new(), dir, key, content_key, root_key, ca, options };
+        let services_there = Vec::new();
+        let mut fleet =
+            Self { nats, services: services_there, store, dir, key, content_key, root_key, ca, options };
         if certificates {
             let (TlsFiles { cert, key, .. }, ca) = (clients.files(), fleet.broker_ca());
             for (name, path) in [("--nats-ca-file", ca), ("--nats-cert", cert), ("--nats-key", key)] {
@@ -371,6 +385,15 @@ impl Fleet {
 
 /// What the broker is told beside who may do what: to say how it is, on a port that the system chooses.
 const MONITOR: &str = "\nhttp: \"127.0.0.1:-1\"\n";
+
+/// What kind of broker.
+#[derive(Default)]
+struct Beside<'a> {
+    /// It wants a certificate of everyone.
+    certificates: bool,
+    /// The size of its disk, where it has one of its own.
+    disk: Option<&'a str>,
+}
 
 /// Folder of the CA of clients.
 const CLIENTS: &str = "clients";

@@ -19,7 +19,7 @@ mod wait;
 pub use agents::{AgentProcess, Applied};
 pub use bare::{Bare, Creds, Said};
 pub use cli::{Cli, Output};
-pub use disk::SmallDisk;
+pub use disk::{Ballast, SmallDisk};
 pub use fleet::{Fleet, Service};
 pub use line::{ADMIN_TOKEN, Line, admin_line, line};
 pub use process::{Process, binary};

@@ -97,9 +97,39 @@ impl Process {
     /// # Panics
     /// If it does not run.
     pub fn terminate(&self) {
-        let pid = self.pid().to_string();
-        let sent = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+        self.signal("-TERM");
+    }
+
+    /// SIGCONT, after it stood still.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = std::process::Command::new("kill").args([signal, &self.pid().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "{} can be signalled", self.name);
+    }
+
+    /// Waits until all of its threads stand still, as `MUSTER_STOP_AT` lets them at a point of the code.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub async fn stands_still(&mut self) {
+        let name = self.name.clone();
+        until(format!("{name} stands still"), || {
+            assert_eq!(self.ended(), None, "{name} ended: {}", self.log());
+            let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it has threads");
+            // What ends meanwhile stands still for good.
+            let states =
+                threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+            let state = |stat: &str| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            let moving = states.filter(|stat| state(stat) != Some('T')).count();
+            if moving == 0 { Ok(()) } else { Err(format!("{moving} of its threads run")) }
+        })
+        .await;
     }
 
     /// SIGTERM, and waits for its end.

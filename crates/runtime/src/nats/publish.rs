@@ -90,6 +90,25 @@ pub enum PublishError {
     },
 }
 
+/// JetStream's code for a batch that it gave up: a message was lost on its way, or its disk did not take one. It does
+/// not say which.
+const BATCH_INCOMPLETE: u64 = 10_176;
+
+impl PublishError {
+    /// Whether the server gave a batch up and did not say why. A message by itself would be told.
+    #[must_use]
+    pub fn is_batch_given_up(&self) -> bool {
+        match self {
+            Self::Refused { source, .. } => {
+                matches!(**source, ApiError::Refused { code: BATCH_INCOMPLETE, .. })
+            }
+            Self::Conflict { .. } | Self::TooLarge { .. } | Self::Full { .. } | Self::Unavailable { .. } => {
+                false
+            }
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Ack {
     seq: u64,

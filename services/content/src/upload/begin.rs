@@ -15,6 +15,7 @@ use runtime::store::Author;
 use tonic::Status;
 use wire::manifest::size;
 
+use super::finish::is_signed;
 use super::known::known;
 use super::{EXPIRY_GRACE, KEPT_FOR, READS_AT_A_TIME, existing};
 use crate::replica::Replica;
@@ -58,6 +59,8 @@ pub(crate) async fn begin(replica: &Replica, manifest: Manifest, author: &Author
     if let Some(revision) = there
         // If not, the stream was lost, and this upload brings back what it held.
         && store.manifest(&name).await?.is_some()
+        // If not, the fleet asks for further signatures by now, and this upload brings them.
+        && is_signed(replica, &name).await?
     {
         return Ok(Begun::Existing(revision));
     }

@@ -9,12 +9,11 @@ use runtime::clock;
 use runtime::store::Author;
 use tonic::Status;
 use wire::agent::v1::{Envelope, Signature};
-use wire::envelope::{MANIFEST, open_threshold};
 
 use super::chunks::lost;
 use super::{existing, under_way, whole};
 use crate::replica::Replica;
-use crate::resign::with_own;
+use crate::resign::{is_enough, with_own};
 use crate::{Refused, change, crash, refuse};
 
 /// What is to become a revision.
@@ -73,7 +72,14 @@ pub(crate) async fn finish(replica: &Replica, finish: Finish, author: &Author) -
 /// Whether all that a revision needs is stored, as far as one can tell without reading its chunks.
 async fn is_whole(replica: &Replica, name: &Digest) -> Result<bool, Refused> {
     let Some(manifest) = replica.store.manifest(name).await? else { return Ok(false) };
-    Ok(replica.store.index(name, &manifest).await?.index.is_some())
+    Ok(replica.store.index(name, &manifest).await?.index.is_some() && is_signed(replica, name).await?)
+}
+
+/// Whether a manifest is stored with as many signatures as the fleet asks for by now.
+pub(super) async fn is_signed(replica: &Replica, name: &Digest) -> Result<bool, Refused> {
+    let Some(bytes) = replica.store.envelope(name).await? else { return Ok(false) };
+    let trust = replica.store.roots.content();
+    Ok(wire::envelope::parse_shared(&bytes).is_ok_and(|stored| is_enough(&stored, &trust)))
 }
 
 fn check_upload<'a>(catalog: &'a Catalog, finish: &Finish) -> Result<&'a Upload, Status> {
@@ -94,7 +100,7 @@ async fn sign(replica: &Replica, finish: &Finish) -> Result<(), Refused> {
     let mut given = stored.signatures.clone();
     given.extend(finish.signatures.iter().cloned());
     let signed = with_own(replica, Envelope { signatures: given, ..stored }, &trust)?;
-    if open_threshold(&signed, MANIFEST, &trust.keys, trust.threshold).is_err() {
+    if !is_enough(&signed, &trust) {
         let message = format!(
             "the fleet asks for signatures of {} different content keys and {} hold: sign the manifest with further keys and \
              give their signatures",

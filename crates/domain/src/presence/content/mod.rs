@@ -85,7 +85,9 @@ impl Contents {
             let [before, after] = [before, after].map(|state| state.map(|state| holdings.state(state)));
             channels.shift(now, before.map(|status| (place, status)), after.map(|status| (place, status)));
             let Some(status) = after else { continue };
-            if is_current(status) && before.is_some_and(|before| !is_current(before)) {
+            // A short download may be over between two reports.
+            let is_other = |before: &ContentStatus| before.wanted != status.wanted;
+            if is_current(status) && before.is_some_and(|before| !is_current(before) || is_other(before)) {
                 channels.done(now, &status.channel, place.group);
             }
             let failure = failed_revision(status);

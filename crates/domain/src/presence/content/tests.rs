@@ -222,6 +222,20 @@ fn the_finish_follows_from_the_pace_and_waits_for_nobody_who_is_gone() {
 }
 
 #[test]
+fn who_is_done_between_two_reports_counts_for_the_pace() {
+    let mut fleet = fleet(9);
+    for n in 0..6 {
+        says(&mut fleet, START, &format!("t{n}"), vec![status("ips", 1, 1)]);
+    }
+    says(&mut fleet, START, "t0", vec![status("ips", 1, 2)]);
+    for n in 1..6 {
+        says(&mut fleet, START + Span::from_secs(10), &format!("t{n}"), vec![status("ips", 2, 2)]);
+    }
+    let finish = fleet.content(&ips(), &Scope::Fleet).expected_finish;
+    assert_eq!(finish, Some(START + Span::from_secs(12)), "five in ten seconds, and one is left");
+}
+
+#[test]
 fn a_restart_keeps_content_and_tells_nothing_again() {
     let mut old = fleet(2);
     let bytes = SourceBytes { full: 9, ..SourceBytes::default() };

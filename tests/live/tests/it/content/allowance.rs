@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use live::{Faults, Fleet, Lane, Tree};
 use serde_json::json;
+use wire::api::v1::GetContentStatusRequest;
+use wire::api::v1::presence_service_client::PresenceServiceClient;
 
 use super::{CHANNEL, CONTENT, Edge, groups, number, prepared, promote, push, settled, whole_bytes};
 
@@ -97,4 +99,62 @@ async fn an_agent_keeps_to_its_rate() {
     let least =
         Duration::from_secs_f64(rest as f64 / f64::from(512 << 10)).saturating_sub(Duration::from_secs(1));
     assert!(start.elapsed() >= least, "{rest} bytes in {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_said_when_the_last_agent_will_have_its_content() {
+    let (first, second) = (Tree::dense(1, 1 << 20), Tree::dense(2, 1 << 20));
+    let fleet = super::seeded(&first).await;
+    let mut edges = Vec::new();
+    // As many as it takes until their pace says something, and one that is slow.
+    for n in 0..6 {
+        let group = if n == 0 { "/edge/canary" } else { "/edge" };
+        edges.push(Edge::start(&fleet, &format!("edge-{n}"), group).await);
+    }
+    for edge in &edges {
+        edge.agent.holds(CHANNEL, &first).await;
+        let _ = settled(&fleet, &edge.agent.id, CHANNEL, 1).await;
+    }
+    let policy = fleet.cli("policy");
+    let _ = policy.run("settings set --group /edge/canary --content-rate-limit 32KiB/s").await.ok();
+    let _ = fleet.shows("edge-0", "at the head", |shown| shown["progress"] == "CURRENT").await;
+    let presence = fleet.replicas("presence")[0];
+    let line = live::admin_line(&fleet.services[presence], fleet.dir()).await.expect("presence listens");
+    let mut presence = PresenceServiceClient::new(line);
+    let _ = push(&fleet, CHANNEL, &second).await;
+    // The slow one is on its way before the others begin.
+    let _ = promote(&fleet, CHANNEL, 2, "canary").await;
+    let downloads = |one: &serde_json::Value| number(&one["wanted"]) == 2 && one["state"] == "received";
+    let _ = super::shows(&fleet, "edge-0", CHANNEL, "it downloads", downloads).await;
+    let _ = promote(&fleet, CHANNEL, 2, "stable").await;
+    let request = GetContentStatusRequest { channel: CHANNEL.to_owned(), group: String::new() };
+    let status = live::eventually("all but one are done", async || {
+        let status = presence.get_content_status(request.clone()).await.expect("an answer").into_inner();
+        let has_new = status.revisions.iter().any(|one| one.revision == 2 && one.active == 5);
+        let done = has_new && (status.current, status.downloading) == (5, 1);
+        if done { Ok(status) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    let [now, finish] = [status.time, status.expected_finish].map(|time| {
+        let time = time.expect("both are told");
+        Duration::new(
+            time.seconds.try_into().expect("after 1970"),
+            time.nanos.try_into().expect("not negative"),
+        )
+    });
+    // Five took less than a minute: the sixth is not expected to take more.
+    assert!(finish > now && finish < now + Duration::from_secs(60), "{status:?}");
+    let said = fleet.cli("presence").run(&format!("content status {CHANNEL}")).await.ok();
+    assert!(said.contains("expected to be done"), "{said}");
+
+    let _ = policy.run("settings set --group /edge/canary --inherit content-rate-limit").await.ok();
+    for edge in &edges {
+        edge.agent.holds(CHANNEL, &second).await;
+    }
+    live::eventually("nobody is on the way", async || {
+        let status = presence.get_content_status(request.clone()).await.expect("an answer").into_inner();
+        let done = status.current == 6 && status.expected_finish.is_none();
+        if done { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
 }

@@ -4,11 +4,13 @@ mod allowance;
 mod bad_pieces;
 mod evil_input;
 mod faults;
+mod full_disk;
 mod kills;
 mod network;
 mod observer;
 mod raw;
 mod roads;
+mod signatures;
 mod tour;
 mod uploads;
 

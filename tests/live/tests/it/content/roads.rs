@@ -1,6 +1,8 @@
 //! Which bytes travel, and what decides which revision an agent should have.
 
-use live::{Fleet, Tree};
+use std::os::unix::fs::FileExt as _;
+
+use live::{AgentProcess, Fleet, Proxy, Tree};
 
 use super::{
     CHANNEL, Edge, Fetched, number, on_disk, patch_bytes, prepared, promote, push, raw, revision, seeded,
@@ -179,4 +181,53 @@ async fn labels_find_revisions_and_a_file_is_content_too() {
     let shown = content.json("content show models/one first").await;
     assert_eq!(shown["files"][0]["path"], "model.bin", "{shown}");
     assert_eq!(number(&shown["revision"]["bytes"]), tree.bytes(), "{shown}");
+}
+
+/// Turns over one byte of the large file in force.
+fn rot(edge: &Edge) {
+    let path = edge.agent.content_link(CHANNEL).join("model.bin");
+    let file = std::fs::File::options().read(true).write(true).open(path).expect("it is there");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 1000).expect("it is as long");
+    file.write_all_at(&[byte[0] ^ 1], 1000).expect("it can be written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_from_a_damaged_revision_leads_to_the_right_content_by_chunks() {
+    // Chunks are a shorter way to it than the whole content.
+    let mut old = Tree::dense(1, 400_000);
+    let fleet = seeded(&old).await;
+    // It does not look through what is in force while the test runs, and so does not repair it before.
+    let proxy = Proxy::start(&fleet.nats.url()).await;
+    let agent = AgentProcess::new(fleet.dir(), "edge-1", &fleet.token("/edge", 1).await);
+    let seldom = ["--start-spread", "0s", "--drift-every", "1h", "--nats-url", &proxy.nats_url()];
+    let mut edge = Edge { agent: agent.with_options(&seldom), proxy };
+    edge.agent.start();
+    edge.agent.holds(CHANNEL, &old).await;
+    let _ = settled(&fleet, "edge-1", CHANNEL, 1).await;
+    // Damaged before the agent looks at what it holds, and after it looked and chose the patch.
+    for (number, point) in [(2, None), (3, Some("content-surveyed")), (4, Some("content-copied"))] {
+        let new = old.next(number.into());
+        let _ = push(&fleet, CHANNEL, &new).await;
+        let _ = prepared(&fleet, CHANNEL, number, &[number - 1]).await;
+        let before = edge.fetched();
+        if let Some(point) = point {
+            edge.agent.kill().await;
+            edge.agent.start_with(&[("MUSTER_STOP_AT", point)]);
+        } else {
+            rot(&edge);
+        }
+        let _ = promote(&fleet, CHANNEL, number, "stable").await;
+        if point.is_some() {
+            edge.agent.process().stands_still().await;
+            rot(&edge);
+            edge.agent.process().go_on();
+        }
+        edge.agent.holds(CHANNEL, &new).await;
+        let _ = settled(&fleet, "edge-1", CHANNEL, number).await;
+        let fetched = edge.fetched().since(before);
+        assert!(fetched.chunk > 0 && fetched.full == 0, "{point:?}: {fetched:?}");
+        assert_eq!(fetched.patch > 0, point.is_some(), "{point:?}: {fetched:?}");
+        old = new;
+    }
 }
