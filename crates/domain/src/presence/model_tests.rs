@@ -8,7 +8,7 @@ use super::content::tests::status;
 use super::tests::{START, beat, enrolment, head, report, settings};
 use super::*;
 use crate::agent::ItemState;
-use crate::content::{ChannelName, ContentRevision, ContentStatus, SourceBytes};
+use crate::content::{ChannelName, ContentRevision, ContentStatus, Holders, SourceBytes};
 use crate::settings::Mode;
 use crate::time::Span;
 
@@ -388,7 +388,8 @@ impl Run {
             }
         }
         let census = self.fleet.census(1).holders;
-        assert!(census.is_sorted_by_key(|holders| std::cmp::Reverse(holders.active + holders.fetching)));
+        let place = |it: &Holders| std::cmp::Reverse((it.fetching > 0, it.active + it.fetching));
+        assert!(census.is_sorted_by_key(place));
         let census = census.into_iter().map(|h| ((h.channel, h.revision), (h.active, h.fetching)));
         assert_eq!(census.collect::<BTreeMap<_, _>>(), holders);
     }
