@@ -64,7 +64,11 @@ async fn t28_who_floods_is_shut_out_for_a_while_and_for_longer_if_it_goes_on() {
     let other = member(&fleet, "other", "/push").await;
     let url = fleet.nats.url();
     let mut bystander = Bare::connect(&url, Some(&other.user)).await.expect("it is let in");
-    let copy = StateDir::lock(&agent.copied().state).expect("nobody else uses the copy");
+    // A disk that is written to has no copy.
+    agent.kill().await;
+    let copied = agent.copied();
+    agent.start();
+    let copy = StateDir::lock(&copied.state).expect("nobody else uses the copy");
     let enrolment = copy.enrolment().expect("it can be read").expect("the agent has joined");
     let claims = enrolment.access.expect("the broker asks who is there").claims();
     let creds = |claims| Creds { key: copy.key().expect("a key"), claims };
