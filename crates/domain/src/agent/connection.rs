@@ -185,6 +185,11 @@ impl Machine {
             || (self.link == Link::Up && self.is_busy())
     }
 
+    /// When the connection is made anew. Not while a heartbeat waits for its answer, which would be lost with it.
+    fn reconnect_due(&self) -> Option<Timestamp> {
+        self.reconnect_at.filter(|_| self.beats.in_flight.is_none())
+    }
+
     fn follow_link(&mut self, turn: &mut Turn) {
         let wanted = self.wants_connection(turn.now);
         match self.link {
@@ -198,7 +203,7 @@ impl Machine {
                 self.reconnect_at = None;
                 turn.emit(Effect::Disconnect);
             }
-            Link::Up if self.reconnect_at.is_some_and(|at| turn.now >= at) => {
+            Link::Up if self.reconnect_due().is_some_and(|at| turn.now >= at) => {
                 self.reconnect_at = None;
                 turn.emit(Effect::Reconnect);
             }
@@ -273,7 +278,7 @@ impl Machine {
             Link::Down { retry_at } => Some(retry_at.max(self.connects_at())),
             Link::Up => {
                 let beat = Some(self.beat_deadline());
-                let all = [self.fetch_deadline(), beat, self.reconnect_at, self.content.report_at];
+                let all = [self.fetch_deadline(), beat, self.reconnect_due(), self.content.report_at];
                 all.into_iter().flatten().min()
             }
             Link::Connecting | Link::Reconnecting => None,

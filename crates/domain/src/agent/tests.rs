@@ -353,6 +353,20 @@ fn lame_duck_moves_away_within_its_spread_and_stop_is_final() {
 }
 
 #[test]
+fn nobody_moves_away_from_an_answer_that_is_on_its_way() {
+    let mut rig = Rig::online(push(5, &[FIREWALL]));
+    rig.until_beat();
+    rig.machine.reconnect_at = Some(rig.now);
+    assert_eq!(names(&rig.feed(Input::Tick)), [""; 0]);
+    assert!(rig.machine.next_deadline() > Some(rig.now), "it does not spin");
+    assert!(names(&rig.reply(2, Cursor::NONE)).contains(&"reconnect".to_owned()));
+    // One that does not come is not waited for.
+    rig.until_beat();
+    rig.machine.reconnect_at = Some(rig.now);
+    assert!(names(&rig.pass(Span::from_secs(30))).contains(&"reconnect".to_owned()));
+}
+
+#[test]
 fn connecting_backs_off_and_an_unknown_group_is_no_reason_to_spin() {
     let mut rig = Rig::fresh();
     rig.feed(Input::Started);
