@@ -338,6 +338,8 @@ impl Plane {
 /// If there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port can be had");
-    listener.local_addr().expect("it has an address").port()
+    // Below those that the system hands to outgoing connections, which would take it before it is used.
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let tried = (0..100).map(|_| rand::random_range(10_000..30_000));
+    tried.into_iter().find(free).expect("a port can be had")
 }
