@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -338,8 +338,5 @@ impl Plane {
 /// If there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    // Below those that the system hands to outgoing connections, which would take it before it is used.
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let tried = (0..100).map(|_| rand::random_range(10_000..30_000));
-    tried.into_iter().find(free).expect("a port can be had")
+    runtime::nats_server::free_port().expect("a port can be had")
 }
