@@ -13,6 +13,17 @@ use super::release::loopback;
 /// Options with which services and agents tell of every change.
 pub(crate) const TRACE_ALL: [&str; 2] = ["--trace-agents", "100"];
 
+/// A kind, its policy `app` with a number in it, and groups.
+pub(crate) fn app(groups: &str, n: u64) -> String {
+    format!(
+        "{{apiVersion: muster.dev/v1alpha1, kind: PolicyKind, metadata: {{name: app}}, spec: {{schema: {{type: object}}}}}}
+---
+{{apiVersion: muster.dev/v1alpha1, kind: Policy, metadata: {{name: app}}, spec: {{kind: app, document: {{n: {n}}}}}}}
+---
+{groups}"
+    )
+}
+
 /// A collector that runs.
 pub(crate) struct Collector {
     dir: PathBuf,

@@ -7,27 +7,32 @@ use serde_json::json;
 use super::bootstrap::PROGRAMS;
 use super::release::{IDENTITY, POLICY, PRESENCE, Release, between, ended_well};
 
-const MANIFESTS: &str = "\
+/// A group in push mode and one in pull mode, with the policy that [`round`] changes. Agents in push mode beat this often.
+pub(crate) fn manifests(push: &str) -> String {
+    format!(
+        "\
 apiVersion: muster.dev/v1alpha1
 kind: PolicyKind
-metadata: {name: firewall}
-spec: {schema: {type: object}}
+metadata: {{name: firewall}}
+spec: {{schema: {{type: object}}}}
 ---
 apiVersion: muster.dev/v1alpha1
 kind: Policy
-metadata: {name: base}
-spec: {kind: firewall, document: {round: 0}}
+metadata: {{name: base}}
+spec: {{kind: firewall, document: {{round: 0}}}}
 ---
 apiVersion: muster.dev/v1alpha1
 kind: Group
-metadata: {name: push}
-spec: {path: /push, settings: {mode: push, heartbeatInterval: 10s}, policies: [base]}
+metadata: {{name: push}}
+spec: {{path: /push, settings: {{mode: push, heartbeatInterval: {push}}}, policies: [base]}}
 ---
 apiVersion: muster.dev/v1alpha1
 kind: Group
-metadata: {name: pull}
-spec: {path: /pull, settings: {mode: pull, heartbeatInterval: 1s}, policies: [base]}
-";
+metadata: {{name: pull}}
+spec: {{path: /pull, settings: {{mode: pull, heartbeatInterval: 1s}}, policies: [base]}}
+"
+    )
+}
 
 /// A policy that has reached both agents.
 pub(crate) async fn round(cli: &Cli, number: u64, agents: &[AgentProcess]) {
@@ -57,7 +62,7 @@ async fn what_is_rendered_runs_and_goes_on_when_a_server_is_gone() {
     let policy = release.cli(POLICY);
     let token = release.cli(IDENTITY).run(&between(&notes, "--token-file admin.token ", "\n")).await.ok();
     assert!(token.contains("mjt1_"), "{token}");
-    policy.apply(MANIFESTS).await;
+    policy.apply(&manifests("10s")).await;
     let mut agents = Vec::new();
     for mode in ["push", "pull"] {
         let made = release.cli(IDENTITY).json(&format!("token create --group /{mode} --uses 1")).await;

@@ -11,14 +11,10 @@ use live::{AgentProcess, Fleet, Process, Tree, eventually};
 use serde_json::{Value, json};
 use wire::access::Account;
 
-use super::collector::{Collector, environment, telling_fleet};
+use super::collector::{Collector, app, environment, telling_fleet};
 use super::release::{loopback, plain_get};
 
-const MANIFESTS: &str = "
-{apiVersion: muster.dev/v1alpha1, kind: PolicyKind, metadata: {name: app}, spec: {schema: {type: object}}}
----
-{apiVersion: muster.dev/v1alpha1, kind: Policy, metadata: {name: app}, spec: {kind: app, document: {n: 0}}}
----
+const GROUPS: &str = "\
 apiVersion: muster.dev/v1alpha1
 kind: Group
 metadata: {name: push}
@@ -205,7 +201,7 @@ async fn life(fleet: &Fleet, endpoint: &str) -> [AgentProcess; 2] {
     tree.write(&fleet.dir().join("tree"));
     let _ = content.run("content push rules tree").await.ok();
     let _ = content.run("content promote rules 1 --stage stable").await.ok();
-    policy.apply(MANIFESTS).await;
+    policy.apply(&app(GROUPS, 0)).await;
     let mut agents = Vec::new();
     for group in ["push", "pull"] {
         let token = fleet.token(&format!("/{group}"), 1).await;
@@ -215,13 +211,13 @@ async fn life(fleet: &Fleet, endpoint: &str) -> [AgentProcess; 2] {
         fleet.shows(group, "current", |shown| shown["progress"] == "CURRENT").await;
         agents.push(agent);
     }
-    policy.apply(&MANIFESTS.replace("{n: 0}", "{n: 1}")).await;
+    policy.apply(&app(GROUPS, 1)).await;
     for agent in &agents {
         agent.reaches("app", "/n", &json!(1)).await;
         fleet.shows(&agent.id, "current", |shown| shown["progress"] == "CURRENT").await;
     }
     agents[0].holds("rules", &tree).await;
-    policy.apply(&MANIFESTS.replace("{n: 0}", "{n: 13}")).await;
+    policy.apply(&app(GROUPS, 13)).await;
     fleet.shows("push", "a failure", |shown| shown["progress"] == "FAILED").await;
     let nats = fleet.admin(Account::Fleet).await;
     nats.publish("notify.group.push", "nobody signed this".into()).await.expect("an administrator may");

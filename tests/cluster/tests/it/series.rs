@@ -15,7 +15,7 @@ use wire::access::Account;
 use wire::agent::v1::Heartbeat;
 use wire::join::JoinToken;
 
-use super::collector::{Collector, environment, telling_fleet};
+use super::collector::{Collector, app, environment, telling_fleet};
 use super::scrape::{Series, scraped};
 
 /// Agents that join, at first and later: each join is written to the disk several times.
@@ -28,11 +28,7 @@ const MOST: usize = 2_000;
 /// How a publish ends is a matter of chance: two that write at once meet, or do not.
 const CHANCE: &str = "messaging_client_operation_duration";
 
-const MANIFESTS: &str = "
-{apiVersion: muster.dev/v1alpha1, kind: PolicyKind, metadata: {name: app}, spec: {schema: {type: object}}}
----
-{apiVersion: muster.dev/v1alpha1, kind: Policy, metadata: {name: app}, spec: {kind: app, document: {n: 0}}}
----
+const GROUPS: &str = "\
 apiVersion: muster.dev/v1alpha1
 kind: Group
 metadata: {name: push}
@@ -100,14 +96,14 @@ async fn many_agents_have_the_series_of_few() {
     let dir = tempfile::tempdir().unwrap();
     let (collector, metrics) = Collector::of_the_example(dir.path()).await;
     let fleet = telling_fleet(&collector.endpoint()).await;
-    fleet.cli("policy").apply(MANIFESTS).await;
+    fleet.cli("policy").apply(&app(GROUPS, 0)).await;
     let token = fleet.token("/push", 1 + u32::try_from(MANY).unwrap()).await;
     let mut agent = AgentProcess::new(fleet.dir(), "real", &token);
     agent.start_with(&environment(&collector.endpoint()));
     agent.reaches("app", "/n", &json!(0)).await;
     let mut strangers: Vec<String> = (0..STRANGERS).map(|n| format!("stranger-{n}")).collect();
     let change = async |n: u64| {
-        fleet.cli("policy").apply(&MANIFESTS.replace("{n: 0}", &format!("{{n: {n}}}"))).await;
+        fleet.cli("policy").apply(&app(GROUPS, n)).await;
         agent.reaches("app", "/n", &json!(n)).await;
     };
 

@@ -13,7 +13,7 @@ use live::{AgentProcess, Faults, Fleet, Lane, Process, Proxy, eventually, until}
 use runtime::telemetry::{CATALOGUE, SHUTDOWN_TIMEOUT};
 use serde_json::{Value, json};
 
-use super::collector::{Collector, TRACE_ALL, environment, telling_fleet};
+use super::collector::{Collector, TRACE_ALL, app, environment, telling_fleet};
 
 /// Kinds of spans, as OTLP numbers them.
 const INTERNAL: u64 = 1;
@@ -27,18 +27,14 @@ const STOP_SLACK: Duration = Duration::from_secs(3);
 /// What a collector without memory answers.
 const REFUSAL: &str = "gRPC code: Unavailable";
 
-const MANIFESTS: &str = "
-{apiVersion: muster.dev/v1alpha1, kind: PolicyKind, metadata: {name: app}, spec: {schema: {type: object}}}
----
-{apiVersion: muster.dev/v1alpha1, kind: Policy, metadata: {name: app}, spec: {kind: app, document: {n: 0}}}
----
+const GROUPS: &str = "\
 {apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: push}, spec: {path: /push, policies: [app]}}
 ";
 
 /// A control plane that tells a collector, with all its agents telling of every change.
 async fn fleet(endpoint: &str) -> Fleet {
     let fleet = telling_fleet(endpoint).await;
-    fleet.cli("policy").apply(MANIFESTS).await;
+    fleet.cli("policy").apply(&app(GROUPS, 0)).await;
     fleet
 }
 
@@ -81,7 +77,7 @@ async fn one_trace_leads_from_apply_to_applied_and_no_secret_is_told() {
     let token = fleet.token("/push", 1).await;
     let mut agent = agent(&fleet, &collector.endpoint(), &token).await;
 
-    let change = MANIFESTS.replace("{n: 0}", "{n: 1}");
+    let change = app(GROUPS, 1);
     let output = fleet.cli("policy").run_with(&["apply", "-f", "-", "-o", "json"], &change).await.ok();
     let made: Value = serde_json::from_str(&output).unwrap();
     let revision = made["result"]["revision"].as_str().unwrap().to_owned();
@@ -239,7 +235,7 @@ async fn endures(endpoint: &str, seen: impl AsyncFnOnce(&Fleet)) {
     let mut fleet = fleet(endpoint).await;
     let token = fleet.token("/push", 1).await;
     let mut agent = agent(&fleet, endpoint, &token).await;
-    fleet.cli("policy").apply(&MANIFESTS.replace("{n: 0}", "{n: 1}")).await;
+    fleet.cli("policy").apply(&app(GROUPS, 1)).await;
     agent.reaches("app", "/n", &json!(1)).await;
     seen(&fleet).await;
     tokio::join!(ends(agent.process()), ends(&mut fleet.services[0].process));

@@ -16,33 +16,11 @@ use serde_json::json;
 use wire::join::JoinToken;
 
 use super::bootstrap::PROGRAMS;
-use super::pods::round;
+use super::pods::{manifests, round};
 use super::release::{IDENTITY, POLICY, PRESENCE, Release, loopback, service};
 
 /// Agents in each mode. Each beats every second.
 const AGENTS: usize = 50;
-
-const MANIFESTS: &str = "\
-apiVersion: muster.dev/v1alpha1
-kind: PolicyKind
-metadata: {name: firewall}
-spec: {schema: {type: object}}
----
-apiVersion: muster.dev/v1alpha1
-kind: Policy
-metadata: {name: base}
-spec: {kind: firewall, document: {round: 0}}
----
-apiVersion: muster.dev/v1alpha1
-kind: Group
-metadata: {name: push}
-spec: {path: /push, settings: {mode: push, heartbeatInterval: 1s}, policies: [base]}
----
-apiVersion: muster.dev/v1alpha1
-kind: Group
-metadata: {name: pull}
-spec: {path: /pull, settings: {mode: pull, heartbeatInterval: 1s}, policies: [base]}
-";
 
 /// Heartbeats of an agent that wanted an answer.
 #[derive(Default)]
@@ -262,7 +240,7 @@ async fn a_rolling_upgrade_loses_no_heartbeat() {
         let second = service(&release.host, (name, &format!("{name}-b")), loopback(), &release.ca).await;
         replicas.push((name, at, second));
     }
-    release.cli(POLICY).apply(MANIFESTS).await;
+    release.cli(POLICY).apply(&manifests("1s")).await;
     let made = release.cli(IDENTITY).json("token create --group /push --uses 1").await;
     let mut agents = vec![AgentProcess::new(&release.dir, "process", made["token"].as_str().unwrap())];
     agents[0].start();
