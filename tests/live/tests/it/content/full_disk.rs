@@ -8,7 +8,8 @@ use tonic::Code;
 
 use super::observer::Observer;
 use super::{
-    CHANNEL, PROMPT, number, on_disk, patch_bytes, prepared, promote, push, raw, revision, seeded, settled,
+    CHANNEL, Edge, Fetched, PROMPT, number, on_disk, patch_bytes, prepared, promote, push, raw, revision,
+    seeded, settled,
 };
 
 /// An agent on a disk of its own that fills up at one point of its code.
@@ -60,6 +61,44 @@ impl Filling {
     }
 }
 
+/// A fleet whose broker has a small disk of its own, and an agent that holds the first revision; `None` if this machine may
+/// not mount one.
+async fn on_small_store(first: &Tree) -> Option<(Fleet, AgentProcess)> {
+    let fleet = Fleet::with_store_of("24m", &[]).await?;
+    super::seed(&fleet, first).await;
+    let agent = fleet.agent("edge-1", "/edge").await;
+    agent.holds(CHANNEL, first).await;
+    Some((fleet, agent))
+}
+
+/// An agent that holds the first revision, which has no patches.
+async fn edge_with(fleet: &Fleet, first: &Tree) -> Edge {
+    super::seed(fleet, first).await;
+    let _ = prepared(fleet, CHANNEL, 1, &[]).await;
+    let edge = Edge::start(fleet, "edge-1", "/edge").await;
+    edge.agent.holds(CHANNEL, first).await;
+    let _ = settled(fleet, "edge-1", CHANNEL, 1).await;
+    edge
+}
+
+/// It gets the second revision by its chunks alone.
+async fn goes_by_chunks(fleet: &Fleet, edge: &Edge, (second, before): (&Tree, Fetched)) {
+    edge.agent.holds(CHANNEL, second).await;
+    let _ = settled(fleet, "edge-1", CHANNEL, 2).await;
+    let fetched = edge.fetched().since(before);
+    assert!(fetched.chunk > 0 && fetched.patch == 0 && fetched.full == 0, "{fetched:?}");
+}
+
+/// Waits until the log says why a delta was not made.
+async fn says_why_not(fleet: &Fleet, cause: &str) {
+    let log = || fleet.services[0].process.log();
+    live::until("the failure is logged with its cause", || {
+        let said = log().lines().any(|line| line.contains("a delta was not made") && line.contains(cause));
+        if said { Ok(()) } else { Err(log()) }
+    })
+    .await;
+}
+
 /// Whether an agent has the new content, or says that room is missing.
 fn has_said(shown: &Value) -> bool {
     let content = super::channel_of(shown, CHANNEL);
@@ -100,14 +139,11 @@ async fn a_disk_that_is_full_at_any_step_of_an_agent_leaves_the_old_content_or_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_to_a_full_store_says_so_loses_nothing_and_goes_on_later() {
-    let Some(fleet) = Fleet::with_store_of("24m", &[]).await else {
+    let first = Tree::dense(1, 1 << 20);
+    let Some((fleet, agent)) = on_small_store(&first).await else {
         println!("SKIPPED: mounting a tmpfs needs root");
         return;
     };
-    let first = Tree::dense(1, 1 << 20);
-    super::seed(&fleet, &first).await;
-    let agent = fleet.agent("edge-1", "/edge").await;
-    agent.holds(CHANNEL, &first).await;
     let second = Tree::dense(2, 4 << 20);
     let path = on_disk(&fleet, &second).to_string_lossy().into_owned();
     let (content, push_line) = (fleet.cli("content"), format!("content push {CHANNEL} {path}"));
@@ -143,25 +179,12 @@ async fn a_full_work_dir_costs_patches_and_nothing_else() {
     let mut fleet = Fleet::start_with(&["--work-dir", &work.path().to_string_lossy()]).await;
     let first = Tree::made(1, 400_000);
     let second = first.next(2);
-    super::seed(&fleet, &first).await;
-    let _ = prepared(&fleet, CHANNEL, 1, &[]).await;
-    let mut edge = super::Edge::start(&fleet, "edge-1", "/edge").await;
-    edge.agent.holds(CHANNEL, &first).await;
-    let _ = settled(&fleet, "edge-1", CHANNEL, 1).await;
+    let mut edge = edge_with(&fleet, &first).await;
     let (ballast, before) = (disk.fill(), edge.fetched());
     let _ = push(&fleet, CHANNEL, &second).await;
-    let log = || fleet.services[0].process.log();
-    live::until("the failure is logged with its cause", || {
-        let said =
-            log().lines().any(|line| line.contains("a delta was not made") && line.contains("No space left"));
-        if said { Ok(()) } else { Err(log()) }
-    })
-    .await;
+    says_why_not(&fleet, "No space left").await;
     let _ = promote(&fleet, CHANNEL, 2, "stable").await;
-    edge.agent.holds(CHANNEL, &second).await;
-    let _ = settled(&fleet, "edge-1", CHANNEL, 2).await;
-    let fetched = edge.fetched().since(before);
-    assert!(fetched.chunk > 0 && fetched.patch == 0 && fetched.full == 0, "{fetched:?}");
+    goes_by_chunks(&fleet, &edge, (&second, before)).await;
     // It is tried again later, and at the next start.
     drop(ballast);
     fleet.services[0].process.kill().await;
@@ -215,11 +238,7 @@ async fn a_patch_beyond_the_quota_is_not_made_and_agents_go_by_chunks() {
     let first = Tree::made(1, 400_000);
     let second = first.next(2);
     let mut fleet = Fleet::start_with(&[]).await;
-    super::seed(&fleet, &first).await;
-    let _ = prepared(&fleet, CHANNEL, 1, &[]).await;
-    let mut edge = super::Edge::start(&fleet, "edge-1", "/edge").await;
-    edge.agent.holds(CHANNEL, &first).await;
-    let _ = settled(&fleet, "edge-1", CHANNEL, 1).await;
+    let mut edge = edge_with(&fleet, &first).await;
     let before = edge.fetched();
     fleet.services[0].process.kill().await;
     fleet.restart_with(0, &[("MUSTER_PATCH_WORKERS", "0")]).await;
@@ -228,18 +247,8 @@ async fn a_patch_beyond_the_quota_is_not_made_and_agents_go_by_chunks() {
     fleet.services[0].process.kill().await;
     fleet.restart_with(0, &[("MUSTER_CONTENT_QUOTA", &quota)]).await;
     let _ = promote(&fleet, CHANNEL, 2, "stable").await;
-    edge.agent.holds(CHANNEL, &second).await;
-    let _ = settled(&fleet, "edge-1", CHANNEL, 2).await;
-    let fetched = edge.fetched().since(before);
-    assert!(fetched.chunk > 0 && fetched.patch == 0 && fetched.full == 0, "{fetched:?}");
-    let log = || fleet.services[0].process.log();
-    live::until("the failure is logged with its cause", || {
-        let said = log()
-            .lines()
-            .any(|line| line.contains("a delta was not made") && line.contains("--content-quota"));
-        if said { Ok(()) } else { Err(log()) }
-    })
-    .await;
+    goes_by_chunks(&fleet, &edge, (&second, before)).await;
+    says_why_not(&fleet, "--content-quota").await;
     assert_eq!(patch_bytes(&revision(&fleet, CHANNEL, 2).await, 1), 0);
     edge.agent.kill().await;
 }
@@ -271,14 +280,11 @@ async fn a_fetch_to_a_full_disk_leaves_no_half_file_and_goes_on_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_without_a_byte_left_loses_nothing_and_goes_on_after_its_restart() {
-    let Some(mut fleet) = Fleet::with_store_of("24m", &[]).await else {
+    let first = Tree::dense(1, 1 << 20);
+    let Some((mut fleet, agent)) = on_small_store(&first).await else {
         println!("SKIPPED: mounting a tmpfs needs root");
         return;
     };
-    let first = Tree::dense(1, 1 << 20);
-    super::seed(&fleet, &first).await;
-    let agent = fleet.agent("edge-1", "/edge").await;
-    agent.holds(CHANNEL, &first).await;
     let _ = settled(&fleet, "edge-1", CHANNEL, 1).await;
     let content = fleet.cli("content");
     // Small changes fit into what the broker's files have taken already, for a while. Then it answers no write any
