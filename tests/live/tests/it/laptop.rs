@@ -14,10 +14,24 @@ impl Stopped {
     }
 }
 
+/// The broker of a `musterd all`, which outlives one that is killed: ended when this is dropped.
+struct Broker(PathBuf);
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let Ok(pid) = std::fs::read_to_string(self.0.join("nats.pid")) else { return };
+        let command = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
+        if command.contains(&*self.0.to_string_lossy()) {
+            drop(std::process::Command::new("kill").arg(pid.trim()).status());
+        }
+    }
+}
+
 /// A `musterd all` with a broker of its own.
 pub(crate) struct Laptop {
-    pub(crate) dir: tempfile::TempDir,
     pub(crate) musterd: Process,
+    _broker: Broker,
+    pub(crate) dir: tempfile::TempDir,
     pub(crate) api: String,
     pub(crate) broker: String,
 }
@@ -59,7 +73,14 @@ impl Laptop {
         let addresses = std::fs::read(dir.path().join("data/addresses.json")).expect("it says where it is");
         let addresses: serde_json::Value = serde_json::from_slice(&addresses).expect("JSON");
         let text = |value: &serde_json::Value| value.as_str().expect("an address").to_owned();
-        Self { api: text(&addresses["api"]), broker: text(&addresses["nats"][0]), musterd, dir }
+        let broker = Broker(dir.path().join("data/nats"));
+        Self {
+            api: text(&addresses["api"]),
+            broker: text(&addresses["nats"][0]),
+            musterd,
+            _broker: broker,
+            dir,
+        }
     }
 
     /// The CA that vouches for it.
