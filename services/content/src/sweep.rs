@@ -1,10 +1,10 @@
 //! Retention and garbage collection.
 //!
 //! First revisions go that retention does not keep, once presence has told what agents are fetching: one change of the
-//! catalogue. Then what nothing names any more is
-//! deleted, in rounds. A round is planned on one state of the catalogue, and announced there under the condition that
-//! this is still the newest one: so each upload either was noted before and is spared, or is noted after and waits
-//! until the round is over. A round has an end by the clock, whatever becomes of who runs it.
+//! catalogue. Then what nothing names any more is deleted, in rounds. A round is planned on one state of the catalogue,
+//! and announced there under the condition that this is still the newest one: so each upload either was noted before and
+//! is spared, or is noted after and waits until the round is over. A round has an end by the clock, whatever becomes of
+//! who runs it.
 
 mod delete;
 mod find;
