@@ -153,7 +153,7 @@ fn calls(stream: &Stream, role: Role) -> Vec<String> {
         calls.extend([
             format!("$JS.API.STREAM.INFO.{name}"),
             format!("$JS.API.STREAM.SNAPSHOT.{name}"),
-            format!("$JS.SNAPSHOT.ACK.{name}.*"),
+            format!("$JS.SNAPSHOT.ACK.{name}.>"),
         ]);
     }
     if stream.purges.contains(&role) {

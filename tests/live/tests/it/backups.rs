@@ -23,7 +23,8 @@ async fn f34_an_old_backup_comes_back_and_agents_follow() {
     let laptop = Laptop::start(&[]).await;
     let cli = laptop.cli(&laptop.ca());
     seed::groups(&cli).await;
-    let tree = Tree::made(1, 100_000);
+    // More than the server sends ahead of what was acknowledged.
+    let tree = Tree::dense(1, 12 << 20);
     tree.write(&laptop.dir.path().join("rules"));
     let _ = cli.run("content push definitions/ips rules --note first").await.ok();
     let mut agent = laptop.agent("one").await;
