@@ -1,7 +1,9 @@
-//! `musterd backup` and `musterd restore`: a fleet's streams into a folder and back.
+//! `musterd backup` and `musterd restore`: a fleet's streams into a folder or an object store, and back.
 
-mod folder;
+mod archive;
 mod restore;
+mod s3;
+mod shelf;
 mod take;
 
 use std::path::Path;

@@ -54,7 +54,7 @@ enum Target {
     /// Makes an API token for an administrator straight in the store: the first of a control plane whose services
     /// run one by one, or another when all are lost
     AdminToken(AdminTokenArgs),
-    /// Takes a backup of a fleet into a folder, while everything runs
+    /// Takes a backup of a fleet into a folder or an object store, while everything runs
     Backup(Box<backup::BackupArgs>),
     /// Puts a backup back into a broker that has lost its streams, while all services are stopped
     Restore(Box<backup::RestoreArgs>),

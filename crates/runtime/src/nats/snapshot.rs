@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -50,7 +51,7 @@ pub enum SnapshotError {
         /// Its words.
         description: String,
     },
-    /// The file cannot be read or written.
+    /// What keeps or gives pieces failed.
     #[error("a piece cannot be kept or read")]
     Io(#[from] std::io::Error),
 }
@@ -63,7 +64,7 @@ impl Nats {
     pub async fn pack_stream(
         &self,
         stream: &str,
-        mut keep: impl FnMut(&[u8]) -> std::io::Result<()>,
+        mut keep: impl AsyncFnMut(Bytes) -> std::io::Result<()>,
     ) -> Result<Packed, SnapshotError> {
         let inbox = self.client().new_inbox();
         let subscribed = self.subscribe(&inbox).await;
@@ -86,9 +87,9 @@ impl Nats {
             if piece.payload.is_empty() {
                 return Ok(packed);
             }
-            keep(&piece.payload)?;
+            keep(piece.payload).await?;
             if let Some(reply) = piece.reply {
-                self.respond(reply.as_str(), bytes::Bytes::new()).await?;
+                self.respond(reply.as_str(), Bytes::new()).await?;
             }
         }
     }
@@ -102,15 +103,14 @@ impl Nats {
         &self,
         stream: &str,
         packed: &Packed,
-        mut pieces: impl FnMut(usize) -> std::io::Result<Vec<u8>>,
+        mut pieces: impl AsyncFnMut(usize) -> std::io::Result<Bytes>,
     ) -> Result<(), SnapshotError> {
         let begun: Begun =
             self.api_within(&format!("STREAM.RESTORE.{stream}"), packed, START_TIMEOUT).await?;
         loop {
-            let piece = pieces(PIECE)?;
+            let piece = pieces(PIECE).await?;
             let is_last = piece.is_empty();
-            let sent =
-                self.0.router.request(&begun.deliver_subject, Headers::new(), piece.into(), PIECE_TIMEOUT);
+            let sent = self.0.router.request(&begun.deliver_subject, Headers::new(), piece, PIECE_TIMEOUT);
             let reply = sent.await?;
             if is_last || !reply.payload.is_empty() {
                 // Before the end, only a refusal has something to say.

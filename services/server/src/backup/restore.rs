@@ -17,7 +17,9 @@ use wire::access::{Account, Permissions, STREAMS};
 use wire::subject::StoreKey;
 
 use super::Place;
-use super::folder::{Folder, Page};
+use super::archive::{Archive, Page};
+use super::s3::S3Args;
+use super::shelf::Location;
 use crate::all::{own_server, own_server_tls};
 use crate::data_dir::{DataDir, broker_of};
 
@@ -29,9 +31,13 @@ const TRIES: usize = 3;
 /// Options of `musterd restore`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RestoreArgs {
-    /// The backup: one of the folders that `musterd backup` made.
-    #[arg(long, value_name = "DIR")]
-    from: PathBuf,
+    /// The backup: one of the folders that `musterd backup` made, `DIR/NAME` or `s3://BUCKET/PREFIX/NAME`.
+    #[arg(long, value_name = "PLACE")]
+    from: Location,
+
+    /// The object store, when the backup lies in one.
+    #[command(flatten)]
+    s3: S3Args,
 
     /// Delete the streams that are there first. Without it, a broker that has some of them is refused.
     #[arg(long)]
@@ -65,13 +71,13 @@ pub(crate) struct RestoreArgs {
 
 /// Puts a backup back and says what to do then.
 pub(crate) async fn restore(args: &RestoreArgs, shutdown: Shutdown) -> anyhow::Result<()> {
-    let folder = Folder::open(&args.from)?;
+    let archive = Archive::open(&args.from, &args.s3).await?;
     let fleet = &args.place.fleet;
     anyhow::ensure!(
-        folder.page.fleet == fleet.as_str(),
+        archive.page.fleet == fleet.as_str(),
         "the backup is of fleet {}, not {fleet}: give --fleet {}",
-        folder.page.fleet,
-        folder.page.fleet
+        archive.page.fleet,
+        archive.page.fleet
     );
     let mut place = args.place.clone();
     let (server, broker_dir) = match (&args.data_dir, &args.broker_dir) {
@@ -84,7 +90,7 @@ pub(crate) async fn restore(args: &RestoreArgs, shutdown: Shutdown) -> anyhow::R
         (None, None) => anyhow::bail!("give --data-dir or --broker-dir"),
     };
     let put = tokio::select! {
-        put = put_back(args, &place, &broker_dir, &folder) => put,
+        put = put_back(args, &place, &broker_dir, &archive) => put,
         () = shutdown.requested() => {
             Err(anyhow::anyhow!("told to stop before all was back: run it again with --replace"))
         }
@@ -99,7 +105,7 @@ async fn put_back(
     args: &RestoreArgs,
     place: &Place,
     broker_dir: &Path,
-    folder: &Folder,
+    archive: &Archive,
 ) -> anyhow::Result<()> {
     let creds = broker::mint(broker_dir, &place.fleet, Account::Fleet, permissions())?;
     let connection = place.connection("musterd restore");
@@ -107,16 +113,18 @@ async fn put_back(
     let connection = runtime::nats::Connection { login, inbox_prefix: INBOX.to_owned(), ..connection };
     let nats = Place::connect(&connection).await?;
     let put = async {
-        clear(args, &nats, &folder.page).await?;
+        clear(args, &nats, &archive.page).await?;
         let mut said = std::io::stdout();
-        for part in &folder.page.streams {
+        for (index, part) in archive.page.streams.iter().enumerate() {
             let mut packed = part.packed.clone();
             packed.config.insert("num_replicas".to_owned(), json!(args.stream_replicas));
-            let unpacked = nats.unpack_stream(&part.stream, &packed, folder.read(part)?).await;
+            let mut reading = archive.read(index).await?;
+            let unpacked =
+                nats.unpack_stream(&part.stream, &packed, async |most| reading.next(most).await).await;
             unpacked.with_context(|| format!("stream {} cannot be put back", part.stream))?;
             writeln!(said, "{part}")?;
         }
-        let epoch = raise(&nats, &folder.page).await?;
+        let epoch = raise(&nats, &archive.page).await?;
         writeln!(
             said,
             "The store has epoch {epoch} now, so that agents take what it says although they may have seen newer."

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -10,18 +11,30 @@ use runtime::nats::Nats;
 use runtime::{Shutdown, clock};
 use wire::access::{Role, STREAMS};
 
-use super::folder::{self, Draft};
+use super::archive::Draft;
+use super::s3::S3Args;
+use super::shelf::Location;
 use super::{Place, local};
 use crate::data_dir::broker_of;
+
+/// How long it may take to remove what was written of a backup that failed: less than whoever stops it waits.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Options of `musterd backup`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BackupArgs {
-    /// Folder for backups. Each is a folder in it, named after the fleet and the time; it has its name when it is whole.
-    #[arg(long, env = "MUSTER_BACKUP_DIR", value_name = "DIR")]
-    to: PathBuf,
+    /// Where backups lie: a folder, or `s3://BUCKET/PREFIX` in an object store. Each is a folder there, named after the
+    /// fleet and the time. Who asks an object store is told as to all clients of S3, by AWS_ACCESS_KEY_ID and
+    /// AWS_SECRET_ACCESS_KEY, AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or the machine it runs on.
+    #[arg(long, env = "MUSTER_BACKUP_DIR", value_name = "PLACE")]
+    to: Location,
 
-    /// Remove the oldest backups of this fleet in that folder afterwards, until this many are left. Without it, none.
+    /// The object store, when backups lie in one.
+    #[command(flatten)]
+    s3: S3Args,
+
+    /// Remove the oldest backups of this fleet in that place afterwards, until this many are left, and what a day ago or
+    /// earlier was begun and never finished. Without it, nothing is removed.
     #[arg(long, env = "MUSTER_BACKUP_KEEP", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
 
@@ -57,31 +70,40 @@ pub(crate) async fn take(args: &BackupArgs, shutdown: Shutdown) -> anyhow::Resul
     let files = RoleFiles::load(&creds, Role::Backup)?.of_fleet(&place.fleet)?;
     let connection = place.connection("musterd backup").with_login(Role::Backup, files.fleet);
     let nats = Place::connect(&connection).await?;
-    let taken = tokio::select! {
-        taken = write(args, &place, &nats) => taken,
+    let mut draft = Draft::begin(&args.to, &args.s3, &place.fleet, clock::now())?;
+    let written = tokio::select! {
+        written = write(&mut draft, &nats) => written,
         () = shutdown.requested() => Err(anyhow::anyhow!("told to stop before the backup was whole")),
     };
     nats.close().await;
-    taken
-}
-
-async fn write(args: &BackupArgs, place: &Place, nats: &Nats) -> anyhow::Result<()> {
-    let mut said = std::io::stdout();
-    let mut draft = Draft::begin(&args.to, &place.fleet, clock::now())?;
-    // The store of record first: what it names is in the others when they are taken after it.
-    for stream in STREAMS.iter().filter(|stream| stream.saved) {
-        let mut writing = draft.next(stream.name)?;
-        let packed = nats.pack_stream(stream.name, |piece| writing.write(piece)).await;
-        let packed = packed.with_context(|| format!("stream {} cannot be taken", stream.name))?;
-        let part = draft.add(stream.name, writing, packed)?;
-        writeln!(said, "{part}")?;
+    if let Err(error) = written {
+        match tokio::time::timeout(DISCARD_TIMEOUT, draft.discard()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(left)) => {
+                tracing::warn!(error = runtime::log::chain(&left), "what was written until then may be left");
+            }
+            Err(_) => tracing::warn!("what was written until then is left: it could not be removed in time"),
+        }
+        return Err(error);
     }
-    let (path, _) = draft.finish()?;
-    writeln!(said, "{}", path.display())?;
+    let mut said = std::io::stdout();
     if let Some(keep) = args.keep {
-        for removed in folder::prune(&args.to, &place.fleet, usize::try_from(keep)?)? {
-            writeln!(said, "removed {}", removed.display())?;
+        for removed in draft.prune(usize::try_from(keep)?).await? {
+            writeln!(said, "removed {removed}")?;
         }
     }
+    Ok(())
+}
+
+async fn write(draft: &mut Draft, nats: &Nats) -> anyhow::Result<()> {
+    let mut said = std::io::stdout();
+    // The store of record first: what it names is in the others when they are taken after it.
+    for stream in STREAMS.iter().filter(|stream| stream.saved) {
+        let writing = draft.next(stream.name);
+        let packed = nats.pack_stream(stream.name, async |piece| writing.write(piece).await).await;
+        let packed = packed.with_context(|| format!("stream {} cannot be taken", stream.name))?;
+        writeln!(said, "{}", draft.add(packed).await?)?;
+    }
+    writeln!(said, "{}", draft.finish().await?)?;
     Ok(())
 }

@@ -16,6 +16,8 @@ mod install;
 #[cfg(test)]
 mod managers;
 #[cfg(test)]
+mod object_store;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod operator_pod;

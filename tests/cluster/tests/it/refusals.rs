@@ -60,6 +60,9 @@ fn what_does_not_go_together_is_refused_with_the_way_out() {
         json!({ "bootstrap": { "enabled": false }, "backup": { "enabled": true } }),
         "backup.existingSecret",
     );
+    check(json!({ "backup": { "s3": { "endpoint": "https://minio:9000" } } }), "backup.s3.url: needed");
+    let both = json!({ "backup": { "existingClaim": "mine", "s3": { "url": "s3://backups/muster" } } });
+    check(both, "backup.existingClaim: set while");
     check(
         json!({ "nats": { "exporter": { "podMonitor": { "enabled": true } } } }),
         "nats.exporter.podMonitor.enabled",

@@ -18,6 +18,7 @@ const SERVICES: [&str; 4] = ["policy", "identity", "content", "presence"];
 
 pub(crate) const POLICY: usize = 0;
 pub(crate) const IDENTITY: usize = 1;
+pub(crate) const CONTENT: usize = 2;
 pub(crate) const PRESENCE: usize = 3;
 
 /// A release that was installed, filled its own Secrets, and runs.
@@ -96,6 +97,26 @@ impl Release {
         (status.unwrap().success(), pod.log())
     }
 
+    /// Stops all services, as scaling them to 0 does.
+    pub(crate) async fn stop_services(&mut self) {
+        for (pod, _) in &mut self.services {
+            pod.terminate();
+            let name = pod.name.clone();
+            until(format!("{name} ends"), || pod.ended().map(drop).ok_or_else(|| pod.log())).await;
+        }
+    }
+
+    /// Starts all services anew.
+    pub(crate) async fn start_services(&mut self) {
+        let starting = SERVICES.iter().zip(&self.services);
+        let starting =
+            starting.map(|(name, (_, address))| service(&self.host, (name, name), *address, &self.ca));
+        let pods = futures::future::join_all(starting).await;
+        for (place, pod) in self.services.iter_mut().zip(pods) {
+            place.0 = pod;
+        }
+    }
+
     /// The command line for a service, by its place; there is no token yet.
     pub(crate) fn cli(&self, at: usize) -> Cli {
         Cli::new(&self.services[at].1.to_string(), &self.ca, self.dir.clone())
@@ -158,6 +179,7 @@ impl Places {
 /// NATS servers: each with where its clients and its probes go.
 pub(crate) struct Broker {
     pub(crate) pods: Vec<Pod>,
+    pub(crate) clients: [SocketAddr; SERVERS],
     monitors: [SocketAddr; SERVERS],
 }
 
@@ -174,7 +196,7 @@ impl Broker {
             pod.start(host);
             pods.push(pod);
         }
-        Self { pods, monitors }
+        Self { pods, clients, monitors }
     }
 
     /// Waits until one is.

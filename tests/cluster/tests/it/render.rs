@@ -112,7 +112,7 @@ fn network_policies_are_the_edges_of_the_page() {
     let page = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
     let all = json!({
         "agent": { "enabled": true, "joinTokenSecret": "join" },
-        "backup": { "enabled": true },
+        "backup": { "enabled": true, "s3": { "url": "s3://b/muster" } },
         "nats": { "exporter": { "enabled": true } },
         "global": { "otel": { "endpoint": "http://collector.telemetry:4317" } },
         "operator": { "enabled": true },
