@@ -64,6 +64,19 @@ fn keys(dir: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
     (secret, public)
 }
 
+/// A registry that runs, and where charts go in it.
+async fn registry(dir: &Path) -> (Process, String) {
+    let port = free_port().to_string();
+    let mut registry = Command::new(tool("registry"));
+    registry.args(["-port", &port]);
+    let process = Process::of(dir, "registry", registry.into());
+    eventually("the registry listens", async || {
+        if process.log().contains("serving on port") { Ok(()) } else { Err(process.log()) }
+    })
+    .await;
+    (process, format!("localhost:{port}/charts"))
+}
+
 fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
@@ -97,15 +110,8 @@ async fn charts_are_signed_pushed_and_had_from_a_registry() {
     let dir = tempfile::tempdir().unwrap();
     let (secret, public) = keys(dir.path());
     package(dir.path(), "charts", Some(&secret));
-    let port = free_port().to_string();
-    let mut registry = Command::new(tool("registry"));
-    registry.args(["-port", &port]);
-    let process = Process::of(dir.path(), "registry", registry.into());
-    eventually("the registry listens", async || {
-        if process.log().contains("serving on port") { Ok(()) } else { Err(process.log()) }
-    })
-    .await;
-    let charts = format!("oci://localhost:{port}/charts");
+    let (_registry, charts) = registry(dir.path()).await;
+    let charts = format!("oci://{charts}");
     for name in ["muster", "muster-crds"] {
         let archive = format!("{name}-{}.tgz", version());
         let path = dir.path().join("charts").join(&archive);
@@ -131,6 +137,47 @@ async fn charts_are_signed_pushed_and_had_from_a_registry() {
     let refused =
         helm(dir.path()).arg("verify").arg(&archive).arg("--keyring").arg(&public).output().unwrap();
     assert!(!refused.status.success(), "another archive under the same name");
+}
+
+/// As docs/releasing.md says it, with a key and without the public log, which no test writes to.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_registry_holds_is_signed_by_its_digest() {
+    if !have(&["helm", "registry", "cosign"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    package(dir, "charts", None);
+    let (_registry, charts) = registry(dir).await;
+    let cosign = |arguments: &[&str]| {
+        let mut cosign = Command::new(tool("cosign"));
+        cosign.args(arguments).current_dir(dir).env("COSIGN_PASSWORD", "").env("HOME", dir);
+        cosign
+    };
+    fs::create_dir(dir.join("other")).unwrap();
+    ran(&mut cosign(&["generate-key-pair"]));
+    ran(cosign(&["generate-key-pair"]).current_dir(dir.join("other")));
+    ran(&mut cosign(&["signing-config", "create", "--out", "no-log.json"]));
+    let mut names = Vec::new();
+    for name in ["muster", "muster-crds"] {
+        let path = dir.join("charts").join(format!("{name}-{}.tgz", version()));
+        let oci = format!("oci://{charts}");
+        let said = ran(helm(dir).arg("push").arg(&path).args([&oci, "--plain-http"]));
+        let digest = said.lines().find_map(|line| line.strip_prefix("Digest: ")).expect("it says the digest");
+        names.push(format!("{charts}/{name}@{digest}"));
+    }
+    let verify = |key: &str, name: &str| {
+        cosign(&["verify", "--key", key, "--insecure-ignore-tlog", "--allow-http-registry", name])
+    };
+    let sign =
+        ["sign", "--yes", "--key", "cosign.key", "--signing-config", "no-log.json", "--allow-http-registry"];
+    ran(cosign(&sign).arg(&names[0]));
+    let said = ran(&mut verify("cosign.pub", &names[0]));
+    assert!(said.contains("verified against the specified public key"), "{said}");
+    // Not by another key, and not what nobody signed.
+    for (key, name) in [("other/cosign.pub", &names[0]), ("cosign.pub", &names[1])] {
+        assert!(!verify(key, name).output().unwrap().status.success(), "{key} {name}");
+    }
 }
 
 /// The examples for Argo CD and Flux against what these two take.
