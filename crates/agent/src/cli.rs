@@ -121,7 +121,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub joining: JoinOptions,
 
-    /// NATS servers to use instead of those learnt when joining, separated by commas.
+    /// NATS servers to use instead of those learnt when joining, separated by commas: tls://HOST:PORT, or
+    /// wss://HOST:PORT for a WebSocket.
     #[arg(long, env = "MUSTER_AGENT_NATS_URL", value_name = "URL", value_delimiter = ',')]
     pub nats_url: Vec<String>,
 

@@ -14,7 +14,7 @@ mod listener;
 mod local_ca;
 mod problem;
 
-pub use broker::{BrokerTls, BrokerTlsArgs, ServerTls, is_loopback_plaintext, verified};
+pub use broker::{BrokerTls, BrokerTlsArgs, ServerTls, is_loopback_plaintext, is_secure, verified};
 pub use files::{PemError, certificates, pem_of};
 pub use listener::{ListenerTls, ListenerTlsArgs, ListenerTlsError, Security, TlsFiles};
 pub use local_ca::{LocalCa, LocalCaError};

@@ -68,6 +68,7 @@ for folder in "${@:-all}"; do
     helm | all) build helm "-X helm.sh/helm/v4/internal/version.version=$(required helm helm.sh/helm/v4)" helm.sh/helm/v4/cmd/helm ;;&
     etcd | all) build etcd '' etcd=go.etcd.io/etcd/server/v3 ;;&
     registry | all) build registry '' github.com/google/go-containerregistry/cmd/registry ;;&
+    caddy | all) build caddy '' github.com/caddyserver/caddy/v2/cmd/caddy ;;&
     cosign | all) build cosign '' github.com/sigstore/cosign/v3/cmd/cosign ;;&
     versitygw | all) build versitygw '' github.com/versity/versitygw/cmd/versitygw ;;&
     otelcol | all) build otelcol '' otelcol=. ;;&
@@ -96,7 +97,7 @@ for folder in "${@:-all}"; do
       [ -e "$tools/share/gitops/helm.toolkit.fluxcd.io_helmreleases.yaml" ] || (cd "$here/gitops" && go tool controller-gen \
         crd paths=github.com/fluxcd/helm-controller/api/v2 output:crd:dir="$tools/share/gitops")
       ;;&
-    kubeconform | helm | etcd | kwok | nats-exporter | registry | cosign | versitygw | otelcol | promtool | k8s | schemas | gitops | all) ;;
+    kubeconform | helm | etcd | kwok | nats-exporter | registry | caddy | cosign | versitygw | otelcol | promtool | k8s | schemas | gitops | all) ;;
     *) fail "no folder named $folder" ;;
   esac
 done

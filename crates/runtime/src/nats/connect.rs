@@ -12,7 +12,7 @@ use wire::subject::service_inbox_prefix;
 use super::login::Login;
 use crate::ids::jitter;
 use crate::telemetry::{Name, metrics};
-use crate::tls::{BrokerTls, PemError, is_loopback_plaintext, tls_problem};
+use crate::tls::{BrokerTls, PemError, is_loopback_plaintext, is_secure, tls_problem};
 
 /// Oldest NATS server that works: older ones lack the fixes of 2026 to what Muster relies on.
 pub const OLDEST_SERVER: (u64, u64, u64) = (2, 14, 7);
@@ -35,7 +35,8 @@ const COMMAND_CAPACITY: usize = 2048;
 /// How a process uses the broker.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// Server URLs: `tls://host:port`, or `nats://host:port` without TLS on this machine.
+    /// Server URLs: `tls://host:port`, `wss://host:port` for a WebSocket, or either without TLS on this machine (`nats://`,
+    /// `ws://`).
     pub servers: Vec<String>,
     /// Name of the connection, for people who look at the broker.
     pub name: String,
@@ -108,7 +109,7 @@ pub enum ConnectError {
         source: async_nats::ConnectError,
     },
     /// A server address is not one.
-    #[error("{server:?} is not a NATS URL such as tls://nats.example:4222")]
+    #[error("{server:?} is not a NATS URL such as tls://nats.example:4222 or wss://nats.example:443")]
     Address {
         /// As configured.
         server: String,
@@ -117,11 +118,17 @@ pub enum ConnectError {
     },
     /// A connection to another machine would not be secret.
     #[error(
-        "{server} is a connection without TLS to another machine: begin the URL with tls:// (nats:// is for a server on this machine)"
+        "{server} is a connection without TLS to another machine: begin the URL with tls:// or wss:// (nats:// and ws:// are for a server on this machine)"
     )]
     Plaintext {
         /// The URL.
         server: String,
+    },
+    /// A connection goes one way or the other.
+    #[error("{servers} mixes WebSockets (wss://) with plain NATS (tls://): take one kind")]
+    Mixed {
+        /// The URLs.
+        servers: String,
     },
     /// A file of certificates or keys cannot be used.
     #[error("the NATS servers cannot be verified")]
@@ -254,12 +261,16 @@ fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, ConnectError> {
     let read = |server: &String| {
         let failed = |source| ConnectError::Address { server: without_login(server), source };
         let address: ServerAddr = server.parse().map_err(failed)?;
-        if address.tls_required() || is_loopback_plaintext(&address) {
+        if is_secure(&address) || is_loopback_plaintext(&address) {
             return Ok(address);
         }
         Err(ConnectError::Plaintext { server: without_login(server) })
     };
-    servers.iter().map(read).collect()
+    let addresses: Vec<ServerAddr> = servers.iter().map(read).collect::<Result<_, _>>()?;
+    if addresses.iter().any(|address| address.is_websocket() != addresses[0].is_websocket()) {
+        return Err(ConnectError::Mixed { servers: shown(servers) });
+    }
+    Ok(addresses)
 }
 
 /// Whether the server said no. It may say so for a moment while it starts.
@@ -373,6 +384,31 @@ mod tests {
         }
         for bad in ["2.14.6", "2.9.10", "1.99.99", "", "2", "x.y.z", "2.15"] {
             assert!(!new_enough(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_spoken_to_without_tls() {
+        for good in [
+            &["tls://nats.example:4222", "tls://other.example:4222"][..],
+            &["wss://nats.example:443"],
+            &["nats://127.0.0.1:4222", "tls://nats.example:4222"],
+            &["ws://[::1]:8080"],
+            &["ws://localhost:8080"],
+        ] {
+            let servers: Vec<String> = good.iter().map(|&url| url.to_owned()).collect();
+            assert_eq!(addresses(&servers).unwrap().len(), good.len());
+        }
+        for (bad, why) in [
+            (&["nats://nats.example:4222"][..], "without TLS to another machine"),
+            (&["ws://nats.example:80"], "without TLS to another machine"),
+            (&["tls://nats.example:4222", "ws://10.0.0.1:80"], "without TLS to another machine"),
+            (&["https://nats.example"], "is not a NATS URL"),
+            (&["tls://nats.example:4222", "wss://nats.example:443"], "mixes WebSockets"),
+        ] {
+            let servers: Vec<String> = bad.iter().map(|&url| url.to_owned()).collect();
+            let said = addresses(&servers).unwrap_err().to_string();
+            assert!(said.contains(why), "{said}");
         }
     }
 

@@ -45,7 +45,8 @@ pub struct ServiceArgs {
     pub nats_creds: Option<PathBuf>,
 
     /// NATS servers that join tokens name, separated by commas, where agents need other addresses than this
-    /// process does. Without it they are those of --nats-url.
+    /// process does: tls://HOST:PORT, or wss://HOST:PORT where they come by a WebSocket. Without it they are those of
+    /// --nats-url.
     #[arg(long, env = "MUSTER_AGENT_SERVERS", value_name = "URL", value_delimiter = ',')]
     pub agent_servers: Vec<String>,
 

@@ -76,11 +76,16 @@ impl BrokerTls {
         Ok(())
     }
 
-    /// Adds what it says to the options of a connection to these servers. A server whose URL begins with `tls://` is
-    /// never spoken to without TLS; when all do, neither are those that one of them names.
+    /// Adds what it says to the options of a connection to these servers. A server whose URL begins with `tls://` or
+    /// `wss://` is never spoken to without TLS; when all do, neither are those that one of them names. Who goes by a
+    /// WebSocket goes through what stands before the servers, whose own addresses are of no use to it.
     pub(crate) fn apply(&self, servers: &[ServerAddr], mut options: ConnectOptions) -> ConnectOptions {
-        if servers.iter().all(ServerAddr::tls_required) {
+        if servers.iter().any(ServerAddr::is_websocket) {
+            options = options.ignore_discovered_servers();
+        }
+        if servers.iter().all(is_secure) {
             options = options.require_tls(true);
+            // A WebSocket has TLS first in any case.
             if self.first {
                 options = options.tls_first();
             }
@@ -95,12 +100,18 @@ impl BrokerTls {
     }
 }
 
+/// Whether a URL means TLS.
+#[must_use]
+pub fn is_secure(server: &ServerAddr) -> bool {
+    matches!(server.scheme(), "tls" | "wss")
+}
+
 /// Whether a URL means a connection without TLS that stays on this machine, the only kind without TLS there is.
 #[must_use]
 pub fn is_loopback_plaintext(server: &ServerAddr) -> bool {
     let host = server.host();
     let address: Option<std::net::IpAddr> = host.trim_matches(['[', ']']).parse().ok();
-    !server.tls_required() && (host == "localhost" || address.is_some_and(|address| address.is_loopback()))
+    !is_secure(server) && (host == "localhost" || address.is_some_and(|address| address.is_loopback()))
 }
 
 /// TLS over a connection to a server that is known by its address and by a CA.

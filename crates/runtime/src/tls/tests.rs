@@ -248,6 +248,23 @@ fn refused(outcome: Result<Nats, ConnectError>, says: &str) {
 }
 
 #[tokio::test]
+async fn t31_a_web_socket_is_verified_as_any_connection() {
+    let (ca, other, shutdown) = (TestCa::new(), TestCa::new(), Shutdown::new());
+    for (files, says) in [
+        (other.issue("127.0.0.1", 30), "not from a CA that is trusted here"),
+        (ca.issue("elsewhere.example", 30), "for other names than the one in the URL"),
+        (ca.issue("127.0.0.1", -1), "has expired"),
+        // Who is believed, and speaks HTTP and no NATS.
+        (ca.issue("127.0.0.1", 30), "cannot connect to NATS"),
+    ] {
+        let address = listen(files, &shutdown).await;
+        let tls = BrokerTls { ca: Some(ca.ca()), ..BrokerTls::default() };
+        refused(connect(&format!("wss://{address}"), tls).await, says);
+    }
+    shutdown.request();
+}
+
+#[tokio::test]
 async fn t31_a_broker_that_is_not_what_it_should_be_is_refused() {
     let (ca, other) = (TestCa::new(), TestCa::new());
     let trusting = |ca: &TestCa, first| BrokerTls { ca: Some(ca.ca()), identity: None, first };
@@ -329,7 +346,7 @@ async fn a_broker_takes_a_new_certificate_and_keeps_its_connections() {
             }
         }
     };
-    drop(soon(changed).await);
+    drop(Box::pin(soon(changed)).await);
     assert!(connect(&url, trusting(&old)).await.is_err(), "the old certificate is gone");
     open.flush(Duration::from_secs(5)).await.expect("what was open stays open");
     assert_eq!(open.link().borrow().connections, 1);

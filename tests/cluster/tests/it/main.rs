@@ -43,3 +43,5 @@ mod telemetry;
 mod upgrade;
 #[cfg(test)]
 mod values;
+#[cfg(test)]
+mod web_socket;

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::bootstrap::{PROGRAMS, secrets};
 use super::pods::{manifests, round};
-use super::release::{CONTENT, IDENTITY, POLICY, Release, ended_well, loopback};
+use super::release::{CONTENT, Given, IDENTITY, POLICY, Release, ended_well, loopback};
 
 /// Where the values of the chart say that it is.
 const ENDPOINT: &str = "https://s3.example.org:9000";
@@ -88,12 +88,11 @@ async fn a_release_comes_back_out_of_an_object_store() {
         "url": "s3://backups/clusters/one", "endpoint": ENDPOINT, "existingSecret": "s3-keys", "caSecret": "s3-ca",
     });
     let values = json!({ "backup": { "enabled": true, "keep": 1, "s3": s3 } });
-    let mut release = Release::start(&Chart::new().with(values)).await;
-    let store = Store::start(&release.dir).await;
-    release.host.address(ENDPOINT, format!("https://{}", store.address));
-    let mut all = secrets(&release.plane).await;
-    all.extend(store.secrets());
-    release.host.fill(all);
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::start(dir.path()).await;
+    let addresses = vec![(ENDPOINT.to_owned(), format!("https://{}", store.address))];
+    let given = Given { secrets: store.secrets(), addresses };
+    let mut release = Release::start_with(&Chart::new().with(values), given).await;
 
     release.first_token().await;
     let cli = release.cli(POLICY);

@@ -53,6 +53,13 @@ fn what_does_not_go_together_is_refused_with_the_way_out() {
     check(json!({ "tls": { "source": "certManager" } }), "tls.certManager.issuerRef.name");
     check(json!({ "agentAccess": { "service": { "enabled": true } } }), "agentAccess.urls");
     check(json!({ "agentAccess": { "tlsRoute": { "enabled": true } } }), "agentAccess.tlsRoute.hostnames");
+    let ingress =
+        json!({ "agentAccess": { "ingress": { "enabled": true }, "urls": ["tls://nats.example.org:4222"] } });
+    check(ingress.clone(), "agentAccess.ingress.host");
+    check(ingress, "agentAccess.urls: an Ingress");
+    let web = |urls: &[&str]| json!({ "agentAccess": { "urls": urls } });
+    check(web(&["wss://nats.example.org:443"]), "nats.webSocket.enabled");
+    check(web(&["wss://a:443", "tls://b:4222"]), "do not go together");
     check(json!({ "api": { "grpcRoute": { "enabled": true } } }), "api.grpcRoute.parentRefs");
     check(json!({ "api": { "ingress": { "enabled": true } } }), "api.ingress.host");
     check(json!({ "agent": { "enabled": true } }), "agent.joinTokenSecret");

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use cluster::{Chart, Host, NAMESPACE, Plane, Pod, free_port, request, root};
+use cluster::{Chart, Host, NAMESPACE, Plane, Pod, Secrets, free_port, request, root};
 use live::{ADMIN_TOKEN, Cli, eventually, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -21,6 +21,14 @@ pub(crate) const IDENTITY: usize = 1;
 pub(crate) const CONTENT: usize = 2;
 pub(crate) const PRESENCE: usize = 3;
 
+/// What a release finds and the chart does not make.
+#[derive(Default)]
+pub(crate) struct Given {
+    pub(crate) secrets: Secrets,
+    /// Addresses in values, and where that is here.
+    pub(crate) addresses: Vec<(String, String)>,
+}
+
 /// A release that was installed, filled its own Secrets, and runs.
 pub(crate) struct Release {
     pub(crate) plane: Plane,
@@ -33,11 +41,17 @@ pub(crate) struct Release {
     /// The CA of the services.
     pub(crate) ca: PathBuf,
     job: String,
+    given: Secrets,
 }
 
 impl Release {
     /// Installs the chart. The Job of the bootstrap runs beside what waits for it, as in a cluster.
     pub(crate) async fn start(chart: &Chart) -> Self {
+        Self::start_with(chart, Given::default()).await
+    }
+
+    /// The same, with what the chart does not make.
+    pub(crate) async fn start_with(chart: &Chart, given: Given) -> Self {
         let plane = Plane::start().await;
         let crds = root().join("helm/muster-crds").display().to_string();
         plane.helm(&["install", "muster-crds", &crds], None).await.unwrap();
@@ -51,6 +65,9 @@ impl Release {
         for (name, address) in SERVICES.iter().zip(&addresses) {
             host.address(format!("muster-{name}.{NAMESPACE}.svc.cluster.local:7400"), address.to_string());
         }
+        for (from, to) in given.addresses {
+            host.address(from, to);
+        }
         let places = Places::choose(&mut host);
         let account = plane.service_account("muster-bootstrap").await;
         host.account(plane.address(), "muster-bootstrap", account);
@@ -63,7 +80,7 @@ impl Release {
             if empty.is_empty() { Ok(()) } else { Err(format!("{empty:?} {}", bootstrap.log())) }
         })
         .await;
-        host.fill(secrets(&plane).await);
+        host.fill(all(&plane, &given.secrets).await);
         let ca = dir.join("api-ca.pem");
         std::fs::write(&ca, host.secret("muster-api-tls", "ca.crt")).unwrap();
 
@@ -78,9 +95,9 @@ impl Release {
         let starting = starting.map(|(name, address)| service(&host, (name, name), *address, &ca));
         let pods = futures::future::join_all(starting).await;
         ended_well(&mut bootstrap).await;
-        host.fill(secrets(&plane).await);
+        host.fill(all(&plane, &given.secrets).await);
         let services = pods.into_iter().zip(addresses).collect();
-        Self { plane, host, broker, services, dir, ca, job }
+        Self { plane, host, broker, services, dir, ca, job, given: given.secrets }
     }
 
     /// Runs the Job of the bootstrap once more; what it said, and whether it went well.
@@ -93,7 +110,7 @@ impl Release {
             status.map(drop).ok_or_else(|| pod.log())
         })
         .await;
-        self.host.fill(secrets(&self.plane).await);
+        self.host.fill(all(&self.plane, &self.given).await);
         (status.unwrap().success(), pod.log())
     }
 
@@ -142,6 +159,13 @@ impl Release {
     }
 }
 
+/// What the Secrets of a release hold, with those that were given to it.
+async fn all(plane: &Plane, given: &Secrets) -> Secrets {
+    let mut all = secrets(plane).await;
+    all.extend(given.clone());
+    all
+}
+
 /// What stands between two texts.
 pub(crate) fn between(text: &str, from: &str, to: &str) -> String {
     let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("no {from:?} in {text}"));
@@ -159,20 +183,20 @@ pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
 }
 
-/// Where NATS servers listen: for clients, for each other, for probes.
-struct Places([[SocketAddr; SERVERS]; 3]);
+/// Where NATS servers listen: for clients, for each other, for probes, for WebSockets.
+struct Places([[SocketAddr; SERVERS]; 4]);
 
 impl Places {
     fn choose(host: &mut Host) -> Self {
         let domain = format!("{NAMESPACE}.svc.cluster.local");
-        let [clients, routes, monitors] = [(); 3].map(|()| [(); SERVERS].map(|()| loopback()));
+        let [clients, routes, monitors, web] = [(); 4].map(|()| [(); SERVERS].map(|()| loopback()));
         for (number, route) in routes.iter().enumerate() {
             host.address(format!("muster-nats-{number}.muster-nats-nodes.{domain}:6222"), route.to_string());
         }
         // What a Service stands for: all that are behind it.
         let urls: Vec<String> = clients.iter().map(|client| format!("tls://{client}")).collect();
         host.address(format!("tls://muster-nats.{domain}:4222"), urls.join(","));
-        Self([clients, routes, monitors])
+        Self([clients, routes, monitors, web])
     }
 }
 
@@ -180,23 +204,26 @@ impl Places {
 pub(crate) struct Broker {
     pub(crate) pods: Vec<Pod>,
     pub(crate) clients: [SocketAddr; SERVERS],
-    monitors: [SocketAddr; SERVERS],
+    /// Where WebSockets lead, if they lead anywhere.
+    pub(crate) web: [SocketAddr; SERVERS],
+    pub(crate) monitors: [SocketAddr; SERVERS],
 }
 
 impl Broker {
-    fn start(host: &Host, Places([clients, routes, monitors]): Places) -> Self {
+    fn start(host: &Host, Places([clients, routes, monitors, web]): Places) -> Self {
         let mut pods = Vec::new();
         for number in 0..SERVERS {
             let listen = [
                 ("0.0.0.0:4222", clients[number]),
                 ("0.0.0.0:6222", routes[number]),
                 ("0.0.0.0:8222", monitors[number]),
+                ("0.0.0.0:8443", web[number]),
             ];
             let mut pod = host.pod(("StatefulSet", "muster-nats"), &format!("muster-nats-{number}"), &listen);
             pod.start(host);
             pods.push(pod);
         }
-        Self { pods, clients, monitors }
+        Self { pods, clients, web, monitors }
     }
 
     /// Waits until one is.

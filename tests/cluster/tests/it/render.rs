@@ -113,7 +113,7 @@ fn network_policies_are_the_edges_of_the_page() {
     let all = json!({
         "agent": { "enabled": true, "joinTokenSecret": "join" },
         "backup": { "enabled": true, "s3": { "url": "s3://b/muster" } },
-        "nats": { "exporter": { "enabled": true } },
+        "nats": { "exporter": { "enabled": true }, "webSocket": { "enabled": true } },
         "global": { "otel": { "endpoint": "http://collector.telemetry:4317" } },
         "operator": { "enabled": true },
     });

@@ -22,6 +22,8 @@ pub(crate) fn files() -> Vec<(PathBuf, &'static [&'static str])> {
                         "api-tls",
                     ],
                     "node-agents.yaml" => &["muster-join"],
+                    "object-store.yaml" => &["backup-bucket"],
+                    "web-socket.yaml" => &["agents-ca"],
                     _ => &[],
                 };
                 found.push((path, given));
