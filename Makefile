@@ -12,6 +12,9 @@ export PATH := $(MUSTER_TOOLS_DIR)/bin:$(PATH)
 # What release binaries are for. x86_64-unknown-linux-musl is for every Linux; it wants a C compiler for musl.
 DIST_TARGET ?= $$(rustc --print host-tuple)
 
+# What builds images: docker, podman or buildah.
+IMAGE_BUILDER ?= docker
+
 .PHONY: run test test-cluster check advisories bench fuzz sbom dist charts image ci tools tools-cluster clean help
 
 run: ## build, start musterd and three demo agents, load examples/, say what to try; Ctrl-C stops all
@@ -61,12 +64,12 @@ charts: ## both charts as archives in target/charts, the same bytes for the same
 	tests/cluster/tools/install.sh helm
 	deploy/charts.sh
 
-image: dist ## the images muster/muster and muster/muster-all (wants docker)
+image: dist ## the images muster/muster and muster/muster-all (wants docker; IMAGE_BUILDER=podman or buildah)
 	deploy/tools.sh nats-server
 	mkdir -p "$(CARGO_TARGET_DIR)/image/data"
 	cp "$(CARGO_TARGET_DIR)/$(DIST_TARGET)/release/"{musterd,muster,muster-agent} "$(MUSTER_TOOLS_DIR)/bin/nats-server" "$(CARGO_TARGET_DIR)/image"
-	docker build --file deploy/Dockerfile --tag muster/muster:0.1.0 "$(CARGO_TARGET_DIR)/image"
-	docker build --file deploy/Dockerfile --target all --tag muster/muster-all:0.1.0 "$(CARGO_TARGET_DIR)/image"
+	$(IMAGE_BUILDER) build --file deploy/Dockerfile --tag muster/muster:0.1.0 "$(CARGO_TARGET_DIR)/image"
+	$(IMAGE_BUILDER) build --file deploy/Dockerfile --target all --tag muster/muster-all:0.1.0 "$(CARGO_TARGET_DIR)/image"
 
 ci: check test test-cluster ## all of CI
 

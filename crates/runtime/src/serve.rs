@@ -4,7 +4,7 @@
 //! A listener without TLS is bound to loopback addresses only.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,12 +108,18 @@ impl Listener {
         self.address
     }
 
-    /// The URL of the address.
+    /// Its URL on this machine: loopback, if it listens on all addresses, for no certificate is for all of them.
     #[must_use]
     pub fn url(&self) -> String {
+        let mut address = self.address;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
         match self.security {
-            Security::Plaintext => format!("http://{}", self.address),
-            Security::Tls(_) => format!("https://{}", self.address),
+            Security::Plaintext => format!("http://{address}"),
+            Security::Tls(_) => format!("https://{address}"),
         }
     }
 

@@ -78,7 +78,11 @@ async fn addresses_that_cannot_be_used_are_refused_with_the_way_out() {
         let error = refuse(address, &Security::Plaintext).await;
         assert!(error.contains("without TLS") && error.contains("--tls-cert"), "{error}");
     }
-    Listener::bind("0.0.0.0:0".parse().unwrap(), tls.clone()).await.expect("with TLS it may");
+    for (address, host) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "[::1]"), ("127.0.0.1:0", "127.0.0.1")] {
+        let listener = Listener::bind(address.parse().unwrap(), tls.clone()).await.expect("with TLS it may");
+        let port = listener.address().port();
+        assert_eq!(listener.url(), format!("https://{host}:{port}"), "whoever is here reaches it there");
+    }
     let taken = Listener::bind("127.0.0.1:0".parse().unwrap(), Security::Plaintext).await.unwrap();
     let error = refuse(&taken.address().to_string(), &tls).await;
     assert!(error.contains("port is in use; choose another with --listen"), "{error}");
