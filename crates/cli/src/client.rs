@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use runtime::client::{ANSWER_TIMEOUT, MAX_ANSWER_BYTES, endpoint};
+use runtime::tls::machine_trusts_nobody;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -112,7 +113,9 @@ pub(crate) fn passing(status: &tonic::Status) -> Option<String> {
 /// How to know that the server is the one.
 fn tls(server: &Server) -> Result<ClientTlsConfig, Failure> {
     let tls = ClientTlsConfig::new();
-    let Some(path) = &server.ca else { return Ok(tls.with_native_roots()) };
+    let Some(path) = &server.ca else {
+        return Ok(if machine_trusts_nobody() { tls.with_webpki_roots() } else { tls.with_native_roots() });
+    };
     let pem = crate::manifests::read_bounded(path, MAX_CA_BYTES)?;
     if !pem.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN) {
         return Err(Failure::Usage(format!(

@@ -24,6 +24,12 @@ pub(crate) use problem::tls_problem;
 const VERSIONS: &[&tokio_rustls::rustls::SupportedProtocolVersion] =
     &[&tokio_rustls::rustls::version::TLS13, &tokio_rustls::rustls::version::TLS12];
 
+/// Whether this machine trusts no CA, as a container does. Then those count that vouch for public websites.
+#[must_use]
+pub fn machine_trusts_nobody() -> bool {
+    rustls_native_certs::load_native_certs().certs.is_empty()
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }

@@ -19,6 +19,9 @@ use crate::objects::Objects;
 use crate::plane::NAMESPACE;
 use crate::tools::tool;
 
+/// The node on which Pods think that they are.
+pub const NODE: &str = "this-node";
+
 /// Secrets by name, with what is in them.
 pub type Secrets = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
@@ -255,6 +258,9 @@ impl Pod {
         let folder =
             self.container()["workingDir"].as_str().map_or(self.dir.clone(), |path| self.here(path).into());
         command.current_dir(folder);
+        // Images of ours hold no certificates.
+        command.env("SSL_CERT_FILE", "/dev/null");
+        let mut before: Vec<(String, String)> = Vec::new();
         for variable in self.container()["env"].as_array().into_iter().flatten() {
             let name = variable["name"].as_str().expect("a variable has a name");
             let from = &variable["valueFrom"];
@@ -265,10 +271,17 @@ impl Pod {
                 self.name.clone()
             } else if from["fieldRef"]["fieldPath"] == "metadata.namespace" {
                 NAMESPACE.to_owned()
+            } else if from["fieldRef"]["fieldPath"] == "spec.nodeName" {
+                NODE.to_owned()
             } else {
-                self.here(variable["value"].as_str().unwrap_or_else(|| panic!("{name} has no value")))
+                let value = variable["value"].as_str().unwrap_or_else(|| panic!("{name} has no value"));
+                let put = |value: String, (name, known): &(String, String)| {
+                    value.replace(&format!("$({name})"), known)
+                };
+                before.iter().fold(self.here(value), put)
             };
-            command.env(name, value);
+            command.env(name, &value);
+            before.push((name.to_owned(), value));
         }
         if self.root {
             command.uid(self.user("runAsUser")).gid(self.user("runAsGroup"));

@@ -17,7 +17,7 @@ pub use chart::{Chart, Refused, chart_dir, root};
 pub use check::problems;
 pub use draw::Draw;
 pub use edges::{documented, rendered};
-pub use host::{Host, Pod, Secrets};
+pub use host::{Host, NODE, Pod, Secrets};
 pub use objects::{Objects, containers, pod_of};
 pub use plane::{NAMESPACE, Plane, free_port};
 pub use request::request;

@@ -12,6 +12,8 @@ use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
+use crate::tls::machine_trusts_nobody;
+
 /// Why an exporter cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ExporterError {
@@ -93,7 +95,8 @@ pub(super) fn metrics() -> Result<Watched, ExporterError> {
     Ok(Watched { exporter, failing: AtomicBool::new(false) })
 }
 
-/// How collectors behind `https` are verified: with the certificates that a variable names, else as this machine does.
+/// How collectors behind `https` are verified: with the certificates that a variable names, else as this machine does, else
+/// as public websites are. Those behind `http` need nothing of it, and get it all the same.
 fn tls() -> Result<ClientTlsConfig, ExporterError> {
     let read = |variable: &'static str| {
         let path = env::var(variable).ok().filter(|path| !path.is_empty());
@@ -104,7 +107,8 @@ fn tls() -> Result<ClientTlsConfig, ExporterError> {
     let config = ClientTlsConfig::new();
     let config = match read("OTEL_EXPORTER_OTLP_CERTIFICATE")? {
         Some(certificate) => config.ca_certificate(Certificate::from_pem(certificate)),
-        None => config.with_enabled_roots(),
+        None if machine_trusts_nobody() => config.with_webpki_roots(),
+        None => config.with_native_roots(),
     };
     let certificate = read("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")?;
     Ok(match (certificate, read("OTEL_EXPORTER_OTLP_CLIENT_KEY")?) {

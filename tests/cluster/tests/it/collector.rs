@@ -1,5 +1,6 @@
 //! A real OpenTelemetry collector, and a fleet that tells it what it does.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -126,13 +127,28 @@ impl Collector {
 
     /// What was heard of a signal: the members of `outer`, `inner` and `leaf` below each other in each line.
     pub(crate) fn all(&self, name: &str, [outer, inner, leaf]: [&str; 3]) -> Vec<Value> {
-        // The last line may be half written.
-        let lines: Vec<Value> =
-            self.text(name).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let lines = self.lines(name);
         let members = |values: Vec<Value>, key: &str| -> Vec<Value> {
             values.iter().flat_map(|value| value[key].as_array().cloned().unwrap_or_default()).collect()
         };
         members(members(members(lines, outer), inner), leaf)
+    }
+
+    /// What of a signal was heard, line by line. The last line may be half written.
+    fn lines(&self, name: &str) -> Vec<Value> {
+        self.text(name).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Who told metrics: the attributes of each, as `name=value`.
+    pub(crate) fn tellers(&self) -> BTreeSet<BTreeSet<String>> {
+        let lines = self.lines("metrics");
+        let all = lines.iter().flat_map(|line| line["resourceMetrics"].as_array().into_iter().flatten());
+        let attributes = |told: &Value| {
+            let pairs = told["resource"]["attributes"].as_array().cloned().unwrap_or_default();
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            pairs.iter().map(|pair| text(&pair["key"]) + "=" + &text(&pair["value"]["stringValue"])).collect()
+        };
+        all.map(attributes).collect()
     }
 
     pub(crate) fn spans(&self) -> Vec<Value> {

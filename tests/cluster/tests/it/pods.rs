@@ -1,11 +1,15 @@
 //! The chart on this machine: NATS, services and agents as processes, with what the rendered Pods name.
 
-use cluster::{Chart, have};
+use cluster::{Chart, NAMESPACE, NODE, have};
 use live::{AgentProcess, Cli, eventually, until};
 use serde_json::json;
 
 use super::bootstrap::PROGRAMS;
-use super::release::{IDENTITY, POLICY, PRESENCE, Release, between, ended_well};
+use super::collector::Collector;
+use super::release::{Given, IDENTITY, POLICY, PRESENCE, Release, between, ended_well};
+
+/// Where the values of the chart say that a collector is.
+const COLLECTOR: &str = "http://collector.telemetry:4317";
 
 /// A group in push mode and one in pull mode, with the policy that [`round`] changes. Agents in push mode beat this often.
 pub(crate) fn manifests(push: &str) -> String {
@@ -49,14 +53,39 @@ pub(crate) async fn round(cli: &Cli, number: u64, agents: &[AgentProcess]) {
     }
 }
 
+/// Each service tells the collector, and of which Pod it is.
+async fn all_services_tell(collector: &Collector) {
+    eventually("a collector hears of all services", async || {
+        let tellers = collector.tellers();
+        let silent = ["policy", "identity", "content", "presence"].into_iter().find(|name| {
+            let known = [
+                format!("k8s.namespace.name={NAMESPACE}"),
+                format!("k8s.pod.name={name}"),
+                format!("k8s.node.name={NODE}"),
+                "site=lab".to_owned(),
+            ];
+            !tellers.iter().any(|told| known.iter().all(|known| told.contains(known)))
+        });
+        silent.map_or(Ok(()), |name| Err(format!("{name} is not in {tellers:?}")))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_rendered_runs_and_goes_on_when_a_server_is_gone() {
-    if !have(&PROGRAMS) || !have(&["nats-server"]) {
+    if !have(&PROGRAMS) || !have(&["nats-server", "otelcol"]) {
         return;
     }
-    let values =
-        json!({ "nats": { "config": { "lameDuckDuration": "30s" } }, "backup": { "enabled": true } });
-    let mut release = Release::start(&Chart::new().with(values)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path()).await;
+    let soon = [("OTEL_BSP_SCHEDULE_DELAY", "100"), ("OTEL_METRIC_EXPORT_INTERVAL", "500")];
+    let soon = soon.map(|(name, value)| json!({ "name": name, "value": value }));
+    let values = json!({
+        "nats": { "config": { "lameDuckDuration": "30s" } }, "backup": { "enabled": true },
+        "global": { "otel": { "endpoint": COLLECTOR, "resourceAttributes": { "site": "lab" } }, "extraEnv": soon },
+    });
+    let given = Given { addresses: vec![(COLLECTOR.to_owned(), collector.endpoint())], ..Given::default() };
+    let mut release = Release::start_with(&Chart::new().with(values), given).await;
     // The notes say how to get the first token, and how to let agents in.
     let notes = release.first_token().await;
     let policy = release.cli(POLICY);
@@ -73,6 +102,8 @@ async fn what_is_rendered_runs_and_goes_on_when_a_server_is_gone() {
     round(&policy, 1, &agents).await;
     let listed = release.cli(PRESENCE).json("agent list").await.to_string();
     assert!(listed.contains("push") && listed.contains("pull"), "{listed}");
+
+    all_services_tell(&collector).await;
 
     let (broker, host) = (&mut release.broker, &release.host);
     broker.pods[0].kill().await;
