@@ -26,7 +26,7 @@ use crate::note;
 use crate::storage::{Proofs, Storage, View};
 use crate::tasks::{Task, Tasks};
 use crate::trail::Trail;
-use crate::transport::{Event, Fetched, Transport};
+use crate::transport::{Event, Fetched, Heard, Transport};
 use crate::trust::LiveTrust;
 
 /// Longest sleep. The wall clock may jump while the agent sleeps; it looks at it at least this often.
@@ -301,12 +301,12 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             }
             Event::LameDuck => self.inputs.push_back(Input::LameDuck),
             Event::Missed => self.inputs.push_back(Input::Resync),
-            Event::Group(bytes) => self.hear_snapshot(&bytes, Source::Notify),
+            Event::Group(heard) => self.hear_snapshot(&heard, Source::Notify),
             Event::Assignment(bytes) => self.hear_assignment(&bytes),
             Event::Beat(beat, Some(bytes)) => self.hear_reply(beat, &bytes),
             Event::Beat(beat, None) => self.inputs.push_back(Input::HeartbeatFailed { beat }),
             Event::Root(version, fetched) => self.hear_root(version, fetched),
-            Event::Fetched(_, Fetched::Envelope(bytes)) => self.hear_snapshot(&bytes, Source::Fetch),
+            Event::Fetched(_, Fetched::Envelope(heard)) => self.hear_snapshot(&heard, Source::Fetch),
             Event::Fetched(fetch, Fetched::Empty) => {
                 self.inputs.push_back(Input::FetchDone { fetch, result: Ok(()) });
             }
@@ -316,7 +316,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         }
     }
 
-    fn hear_snapshot(&mut self, bytes: &Bytes, source: Source) {
+    fn hear_snapshot(&mut self, Heard { envelope: bytes, place }: &Heard, source: Source) {
         let known = self.last_offer.as_ref().filter(|known| known.envelope[..] == bytes[..]);
         let offer = match known {
             Some(offer) => Ok(Arc::clone(offer)),
@@ -324,7 +324,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
                 let from = Trail::clock();
                 let opened = self.open_snapshot(bytes);
                 if let Ok(offer) = &opened {
-                    self.trail.verified(offer, from);
+                    self.trail.verified(offer, *place, from);
                 }
                 opened
             }
@@ -392,7 +392,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             self.hear_assignment(&encode(envelope));
         }
         if let Some(envelope) = heard.snapshot {
-            self.hear_snapshot(&encode(envelope), Source::Heartbeat);
+            self.hear_snapshot(&encode(envelope).into(), Source::Heartbeat);
         }
         self.inputs.push_back(Input::HeartbeatReplied(heard.reply));
     }
@@ -414,7 +414,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             return;
         }
         let bytes = match fetched {
-            Fetched::Envelope(bytes) => bytes,
+            Fetched::Envelope(heard) => heard.envelope,
             Fetched::Empty | Fetched::Failed(_) => return self.forget_root(),
         };
         let mut chain = self.trust.chain();

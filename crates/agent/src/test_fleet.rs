@@ -201,13 +201,19 @@ impl Transport for MemoryTransport {
 
     async fn fetch(&mut self, _group: &GroupId, fetch: u64) {
         let head = self.head.borrow().clone();
-        self.events.push_back(Event::Fetched(fetch, head.map_or(Fetched::Empty, Fetched::Envelope)));
+        self.events.push_back(Event::Fetched(
+            fetch,
+            head.map_or(Fetched::Empty, |head| Fetched::Envelope(head.into())),
+        ));
     }
 
     async fn fetch_root(&mut self, version: u64) {
         let at = usize::try_from(version).unwrap().checked_sub(2);
         let root = at.and_then(|at| self.broker.2.lock().unwrap().get(at).cloned());
-        self.events.push_back(Event::Root(version, root.map_or(Fetched::Empty, Fetched::Envelope)));
+        self.events.push_back(Event::Root(
+            version,
+            root.map_or(Fetched::Empty, |root| Fetched::Envelope(root.into())),
+        ));
     }
 
     async fn send_heartbeat(&mut self, beat: u64, payload: Bytes) {
@@ -230,7 +236,7 @@ impl Transport for MemoryTransport {
         while self.head.changed().await.is_ok() {
             let head = self.head.borrow_and_update().clone();
             if let Some(bytes) = head.filter(|_| self.subscribed) {
-                return Event::Group(bytes);
+                return Event::Group(bytes.into());
             }
         }
         std::future::pending().await

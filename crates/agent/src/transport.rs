@@ -14,6 +14,7 @@ use runtime::tls::BrokerTls;
 use tokio::sync::watch;
 use wire::jwt::UserFacts;
 use wire::subject::{self, Subject};
+use wire::trace::{TRACEPARENT, TraceParent};
 
 use crate::access::Access;
 
@@ -40,8 +41,8 @@ pub enum Event {
     LameDuck,
     /// Messages may have been lost on the way to us.
     Missed,
-    /// Bytes on the group's subject.
-    Group(Bytes),
+    /// An envelope on the group's subject.
+    Group(Heard),
     /// Bytes on the agent's own assignment subject.
     Assignment(Bytes),
     /// A heartbeat was answered; `None` if nobody listens.
@@ -56,11 +57,35 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
     /// An envelope, as the store has it.
-    Envelope(Bytes),
+    Envelope(Heard),
     /// The store has none.
     Empty,
     /// No answer that helps.
     Failed(String),
+}
+
+/// An envelope that came, and what the message said beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// The envelope.
+    pub envelope: Bytes,
+    /// Where in a trace it was published. Nobody signs that, so it is a hint and no more.
+    pub place: Option<TraceParent>,
+}
+
+impl From<Message> for Heard {
+    fn from(message: Message) -> Self {
+        let text = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
+        let place = text.and_then(|text| text.as_str().parse().ok());
+        Self { envelope: message.payload, place }
+    }
+}
+
+/// One that says nothing else.
+impl From<Bytes> for Heard {
+    fn from(envelope: Bytes) -> Self {
+        Self { envelope, place: None }
+    }
 }
 
 /// A connection to the broker, made and ended at will. Sending never fails: what does not arrive is not
@@ -284,16 +309,16 @@ impl Session {
         tokio::select! {
             changed = link.changed() => changed.ok().map(|()| self.changes()),
             reply = inbox.next() => reply.map(|reply| answer(reply).into_iter().collect()),
-            message = assignments.next() => message.map(|message| said(message, Event::Assignment)),
-            message = group => message.map(|message| said(message, Event::Group)),
+            message = assignments.next() => message.map(|message| said(message, |message| Event::Assignment(message.payload))),
+            message = group => message.map(|message| said(message, |message| Event::Group(message.into()))),
         }
     }
 }
 
 /// An empty message says that there is nothing any more: the group or the agent was deleted. What is in force
 /// stays, so there is nothing to do.
-fn said(message: Message, event: fn(Bytes) -> Event) -> Vec<Event> {
-    if message.payload.is_empty() { Vec::new() } else { vec![event(message.payload)] }
+fn said(message: Message, event: fn(Message) -> Event) -> Vec<Event> {
+    if message.payload.is_empty() { Vec::new() } else { vec![event(message)] }
 }
 
 /// Reads a reply by the last token of its subject. What is no reply of ours is dropped.
@@ -313,7 +338,7 @@ fn answer(message: Message) -> Option<Event> {
 fn stored(message: Message) -> Fetched {
     match message.status {
         None | Some(StatusCode::OK) if message.payload.is_empty() => Fetched::Empty,
-        None | Some(StatusCode::OK) => Fetched::Envelope(message.payload),
+        None | Some(StatusCode::OK) => Fetched::Envelope(message.into()),
         Some(StatusCode::NOT_FOUND) => Fetched::Empty,
         Some(status) => Fetched::Failed(format!("the store answered with status {status}")),
     }
@@ -445,49 +470,4 @@ async fn optional<T>(future: Option<&mut Pin<Box<dyn Future<Output = T> + Send>>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(subject: &str, status: Option<StatusCode>) -> Message {
-        Message {
-            subject: subject.into(),
-            reply: None,
-            payload: Bytes::from_static(b"x"),
-            headers: None,
-            status,
-            description: None,
-            length: 0,
-        }
-    }
-
-    #[test]
-    fn replies_are_told_apart_by_their_subject_and_status() {
-        let payload = Bytes::from_static(b"x");
-        for (subject, status, expected) in [
-            ("_INBOX_agent.a.1f.h7", None, Some(Event::Beat(7, Some(payload.clone())))),
-            ("_INBOX_agent.a.1f.h7", Some(StatusCode::NO_RESPONDERS), Some(Event::Beat(7, None))),
-            ("_INBOX_agent.a.1f.f8", None, Some(Event::Fetched(8, Fetched::Envelope(payload)))),
-            ("_INBOX_agent.a.1f.f8", Some(StatusCode::NOT_FOUND), Some(Event::Fetched(8, Fetched::Empty))),
-            ("_INBOX_agent.a.1f.r2", Some(StatusCode::NOT_FOUND), Some(Event::Root(2, Fetched::Empty))),
-            ("_INBOX_agent.a.1f.x8", None, None),
-            ("_INBOX_agent.a.1f.h", None, None),
-            ("_INBOX_agent.a.1f.é7", None, None),
-            ("", None, None),
-        ] {
-            assert_eq!(answer(message(subject, status)), expected, "{subject}");
-        }
-        let empty = Message { payload: Bytes::new(), ..message("_INBOX_agent.a.1f.f8", None) };
-        assert_eq!(answer(empty.clone()), Some(Event::Fetched(8, Fetched::Empty)));
-        assert_eq!(said(empty, Event::Group), []);
-        let failed = answer(message("_INBOX_agent.a.1f.f8", Some(StatusCode::NO_RESPONDERS)));
-        assert!(matches!(failed, Some(Event::Fetched(8, Fetched::Failed(_)))));
-    }
-
-    #[test]
-    fn reply_subjects_lie_in_the_agents_own_inbox() {
-        let agent = AgentId::new("web-1").unwrap();
-        let transport = NatsTransport::new(Vec::new(), &agent, u64::MAX);
-        let reply = format!("{}.{HEARTBEAT}{}", transport.replies, u64::MAX);
-        assert!(subject::is_inbox_of(&reply, &agent), "{reply}");
-    }
-}
+mod tests;

@@ -114,6 +114,7 @@ pub fn start(
     let traces = if wanted.traces {
         let limits = SpanLimits { max_links_per_span: MAX_LINKS, ..SpanLimits::default() };
         let builder = SdkTracerProvider::builder().with_batch_exporter(exporters::spans()?);
+        let builder = builder.with_sampler(spans::Told::from_env());
         Some(builder.with_span_limits(limits).with_resource(resource.clone()).build())
     } else {
         None

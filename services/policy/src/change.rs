@@ -124,9 +124,11 @@ pub(crate) async fn make(
             let span = spans::publish("store.{object}");
             let committed = commit(replica, manner, &made).instrument(span.clone()).await;
             match &committed {
-                Ok(revision) => drop(span.record("muster.revision", revision.0)),
-                Err(_) => spans::failed(&span),
+                Ok(revision) => spans::revision(&span, *revision),
+                Err(CommitError::Conflict { .. }) => spans::failed(&span, "conflict"),
+                Err(_) => spans::failed(&span, "not_stored"),
             }
+            spans::batch(&span, made.plan.entries.len());
             match committed {
                 Ok(revision) => {
                     made.revision = revision;

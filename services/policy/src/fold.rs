@@ -166,11 +166,11 @@ fn compile(fold: &mut Fold, change: Change, trace: Trace) -> Affected {
         return fold.change(entries(change), revision, trace);
     }
     let span = spans::work_after("compile", trace.place);
-    span.record("muster.revision", revision.0);
+    spans::revision(&span, revision);
     let place = spans::place(&span).or(trace.place);
     let affected = span.in_scope(|| fold.change(entries(change), revision, Trace { place, ..trace }));
     if let Affected::Groups(groups) = &affected {
-        span.record("muster.groups", groups.len());
+        spans::groups(&span, groups.len());
     }
     affected
 }

@@ -196,9 +196,9 @@ fn publishing(replica: &Replica, view: &View, items: &[Due]) -> Span {
 }
 
 fn published(span: &Span, outcome: &Outcome) {
-    span.record("messaging.batch.message_count", outcome.written);
+    spans::batch(span, outcome.written);
     if outcome.failure.is_some() {
-        spans::failed(span);
+        spans::failed(span, "not_published");
     }
 }
 

@@ -269,7 +269,7 @@ impl Server {
         self.taken += 1;
         let clock = metrics::clock();
         let reply = self.fleet.heartbeat(message, now);
-        metrics::since(Name::Process, clock, &["nats", "svc.heartbeat.{agent}"]);
+        metrics::since(Name::Process, clock, &["nats", "process", "svc.heartbeat.{agent}"]);
         if reply.is_some() {
             self.send(reply).await;
             metrics::since(Name::HeartbeatLag, clock, &[]);

@@ -44,7 +44,7 @@ fn kind(kind: Kind) -> &'static str {
 fn labels(metric: &Metric) -> String {
     let label = |label: &runtime::telemetry::Label| match label.name {
         "rpc.method" => "`rpc.method`: the methods of the API, `_OTHER`".to_owned(),
-        "rpc.response.status_code" => "`rpc.response.status_code`: names of gRPC's codes".to_owned(),
+        "rpc.status_code" => "`rpc.status_code`: names of gRPC's codes".to_owned(),
         name => {
             let values: Vec<String> = label.values.iter().map(|value| format!("`{value}`")).collect();
             format!("`{name}`: {}", values.join(", "))

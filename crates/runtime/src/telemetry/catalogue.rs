@@ -107,7 +107,7 @@ const APPLIED: Label = Label { name: "result", values: &["applied", "failed"] };
 const METHOD: Label = Label { name: "rpc.method", values: &METHOD_NAMES };
 const RPC_SYSTEM: Label = Label { name: "rpc.system.name", values: &["grpc"] };
 const STATUS: Label = Label {
-    name: "rpc.response.status_code",
+    name: "rpc.status_code",
     values: &[
         "OK",
         "CANCELLED",
@@ -180,7 +180,7 @@ catalogue! {
     ContentApply: "muster.content.apply.duration", "s", Histogram(LONG), [APPLIED], "muster-agent",
         "Time from the start of a fetch until the content was in force and healthy, or failed.";
     Activations: "muster.agent.activations", "{activation}", Counter, [Label { name: "verified", values: &["true", "false"] }], "muster-agent",
-        "Snapshots that an agent put in force. `false`: without a signature that held. There must be none.";
+        "Snapshots that an agent put in force. `false`: it saw no check of exactly this envelope's signature that held. There must be none.";
     VerifyFailures: "muster.verify.failures", "{envelope}", Counter, [REASON], "muster-agent",
         "Signed envelopes that an agent did not obey, by the rule that was broken.";
     AgentRollbacks: "muster.agent.rollbacks", "{rollback}", Counter, [Label { name: "item", values: &["policy", "content"] }], "muster-agent",
@@ -199,7 +199,7 @@ catalogue! {
         [MESSAGING, Label { name: "messaging.operation.name", values: &["publish", "publish_batch"] }, OUTCOME], "all services",
         "Time of a publish until the stream had it.";
     Process: "messaging.process.duration", "s", Histogram(SHORT),
-        [MESSAGING, Label { name: "messaging.destination.template", values: &["svc.heartbeat.{agent}", "notify.group.{group}"] }],
+        [MESSAGING, Label { name: "messaging.operation.name", values: &["process"] }, Label { name: "messaging.destination.template", values: &["svc.heartbeat.{agent}", "notify.group.{group}"] }],
         "presence, muster-agent",
         "Time of handling a message: a heartbeat in presence, a snapshot in an agent from verified to applied.";
     RpcServer: "rpc.server.call.duration", "s", Histogram(SHORT), [RPC_SYSTEM, METHOD, STATUS], "all services",

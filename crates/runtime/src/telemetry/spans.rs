@@ -1,5 +1,5 @@
 //! Spans: what a call, a change and a message on its way look like in a trace. Names and attributes follow the semantic
-//! conventions 1.44 of OpenTelemetry; names hold no ids.
+//! conventions of OpenTelemetry, for RPC as they became stable; names hold no ids.
 //!
 //! Services trust each other's contexts and those of callers who passed the gate: such a context is a parent. What an
 //! agent or the broker says is a link at most: the span is a root of its own.
@@ -8,16 +8,18 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
+use domain::Revision;
 use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId,
     TraceState, Tracer as _,
 };
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_sdk::trace::SdkTracer;
+use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, SdkTracer, ShouldSample};
+use tonic::metadata::MetadataMap;
 use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use wire::trace::TraceParent;
+use wire::trace::{TRACEPARENT, TraceParent};
 
 use super::MAX_LINKS;
 
@@ -55,6 +57,13 @@ pub fn current() -> Option<TraceParent> {
     on().then(|| traceparent(Context::current().span().span_context()))?
 }
 
+/// The trace of a call: its own, which is the caller's if that named one. Without telemetry only the caller knows one.
+#[must_use]
+pub fn trace_id(caller: &MetadataMap) -> Option<[u8; 16]> {
+    let asked = || wire::trace::trace_id(caller.get(TRACEPARENT)?.to_str().ok()?);
+    current().map(|place| place.trace_id).or_else(asked)
+}
+
 /// The place in a trace that a span is. From here on its parent cannot be changed.
 #[must_use]
 pub fn place(span: &Span) -> Option<TraceParent> {
@@ -84,7 +93,7 @@ pub fn rpc(method: &'static str, parent: Option<TraceParent>) -> Span {
     let span = tracing::info_span!(
         target: TARGET, parent: None, "rpc",
         otel.name = method, otel.kind = "server", otel.status_code = Empty,
-        rpc.system.name = "grpc", rpc.method = method, rpc.response.status_code = Empty,
+        rpc.system.name = "grpc", rpc.method = method, rpc.status_code = Empty, error.type = Empty,
     );
     come_after(&span, parent);
     span
@@ -92,13 +101,14 @@ pub fn rpc(method: &'static str, parent: Option<TraceParent>) -> Span {
 
 /// How a call ended: `code` is the name of its status.
 pub fn rpc_ended(span: &Span, code: &'static str) {
-    span.record("rpc.response.status_code", code);
+    span.record("rpc.status_code", code);
     // Of all that the caller may be to blame for, the server is not.
     if matches!(
         code,
         "UNKNOWN" | "DEADLINE_EXCEEDED" | "UNIMPLEMENTED" | "INTERNAL" | "UNAVAILABLE" | "DATA_LOSS"
     ) {
         span.record("otel.status_code", "ERROR");
+        span.record("error.type", code);
     }
 }
 
@@ -111,7 +121,7 @@ pub fn work(name: &'static str) -> Span {
     tracing::info_span!(
         target: TARGET, "work",
         otel.name = name, otel.kind = "internal", otel.status_code = Empty,
-        muster.revision = Empty, muster.groups = Empty, muster.objects = Empty,
+        error.type = Empty, muster.revision = Empty, muster.groups = Empty,
     )
 }
 
@@ -124,7 +134,7 @@ pub fn work_after(name: &'static str, parent: Option<TraceParent>) -> Span {
     let span = tracing::info_span!(
         target: TARGET, parent: None, "work",
         otel.name = name, otel.kind = "internal", otel.status_code = Empty,
-        muster.revision = Empty, muster.groups = Empty, muster.objects = Empty,
+        error.type = Empty, muster.revision = Empty, muster.groups = Empty,
     );
     come_after(&span, parent);
     span
@@ -141,7 +151,7 @@ pub fn publish(template: &'static str) -> Span {
         otel.name = format!("publish {template}"), otel.kind = "producer", otel.status_code = Empty,
         messaging.system = "nats", messaging.operation.name = "publish", messaging.operation.type = "send",
         messaging.destination.template = template, messaging.batch.message_count = Empty,
-        muster.revision = Empty,
+        error.type = Empty, muster.revision = Empty,
     )
 }
 
@@ -156,7 +166,7 @@ pub fn publish_for(template: &'static str, causes: &[TraceParent]) -> Span {
         otel.name = format!("publish {template}"), otel.kind = "producer", otel.status_code = Empty,
         messaging.system = "nats", messaging.operation.name = "publish", messaging.operation.type = "send",
         messaging.destination.template = template, messaging.batch.message_count = Empty,
-        muster.revision = Empty,
+        error.type = Empty, muster.revision = Empty,
     );
     match causes {
         [cause] => come_after(&span, Some(*cause)),
@@ -165,9 +175,28 @@ pub fn publish_for(template: &'static str, causes: &[TraceParent]) -> Span {
     span
 }
 
-/// What was under way failed.
-pub fn failed(span: &Span) {
+/// What revision it was about.
+pub fn revision(span: &Span, revision: Revision) {
+    // What is unsigned would be told as a text.
+    span.record("muster.revision", i64::try_from(revision.0).unwrap_or(i64::MAX));
+}
+
+/// Over how many groups it went.
+pub fn groups(span: &Span, groups: usize) {
+    span.record("muster.groups", i64::try_from(groups).unwrap_or(i64::MAX));
+}
+
+/// A publish of so many messages, which is said of several only.
+pub fn batch(span: &Span, messages: usize) {
+    if messages > 1 {
+        span.record("messaging.batch.message_count", i64::try_from(messages).unwrap_or(i64::MAX));
+    }
+}
+
+/// What was under way failed; `kind` says how, in few words that do not vary.
+pub fn failed(span: &Span, kind: &'static str) {
     span.record("otel.status_code", "ERROR");
+    span.record("error.type", kind);
 }
 
 fn come_after(span: &Span, parent: Option<TraceParent>) {
@@ -187,6 +216,47 @@ pub struct Step {
     pub from: SystemTime,
     /// When it ended.
     pub to: SystemTime,
+}
+
+/// Attribute of what agents tell: nothing else has it when it begins.
+const AGENT: &str = "muster.agent";
+
+/// What traces are recorded: those of agents that tell, who were chosen already or failed, and of others as the standard
+/// variables say. Whoever turned traces off gets none.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    others: Box<dyn ShouldSample>,
+    agents: bool,
+}
+
+impl Told {
+    pub(super) fn from_env() -> Self {
+        let off = std::env::var("OTEL_TRACES_SAMPLER").is_ok_and(|name| name.ends_with("always_off"));
+        Self { others: opentelemetry_sdk::trace::Config::default().sampler, agents: !off }
+    }
+}
+
+impl ShouldSample for Told {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let above = parent.map(|parent| parent.span().span_context().clone());
+        let is_local = above.as_ref().is_some_and(|above| above.is_valid() && !above.is_remote());
+        let of_agent = || attributes.iter().any(|attribute| attribute.key.as_str() == AGENT);
+        // Below what is told everything is.
+        let told = if is_local { above.is_some_and(|above| above.is_sampled()) } else { of_agent() };
+        let mut result = self.others.should_sample(parent, trace, name, kind, attributes, links);
+        if self.agents && told {
+            result.decision = SamplingDecision::RecordAndSample;
+        }
+        result
+    }
 }
 
 /// What was done with a message that came from outside of the trust of services: told when it is over, because only then
@@ -242,7 +312,7 @@ pub fn processed(what: &Processed<'_>) {
         KeyValue::new("messaging.operation.name", "process"),
         KeyValue::new("messaging.operation.type", "process"),
         KeyValue::new("messaging.destination.template", what.template),
-        KeyValue::new("muster.agent", what.agent.to_owned()),
+        KeyValue::new(AGENT, what.agent.to_owned()),
         KeyValue::new("muster.group", what.group.to_owned()),
         KeyValue::new("muster.revision", i64::try_from(what.revision).unwrap_or(i64::MAX)),
     ];
@@ -255,6 +325,7 @@ pub fn processed(what: &Processed<'_>) {
     let mut span = tracer.build_with_context(builder, &Context::new());
     if what.failed {
         span.set_status(Status::error("the revision failed; the agent's log and status say why"));
+        span.set_attribute(KeyValue::new("error.type", "revision_failed"));
     }
     let context = Context::new().with_span(span);
     for step in what.steps {
@@ -277,6 +348,35 @@ mod tests {
         assert_eq!(link(7, Some(place(8, 9))).map(|link| link.trace_id), Some([7; 16]));
         assert_eq!(link(6, None).map(|link| (link.trace_id, link.span_id[7])), Some(([6; 16], 7)));
         assert_eq!(link(0, None), None);
+    }
+
+    #[test]
+    fn what_agents_tell_is_recorded_whatever_share_of_the_rest_is() {
+        use opentelemetry_sdk::trace::Sampler;
+        let others: Box<dyn ShouldSample> = Box::new(Sampler::TraceIdRatioBased(0.0));
+        let [told, off] = [true, false].map(|agents| Told { others: others.clone(), agents });
+        let recorded = |told: &Told, above: Option<SpanContext>, attributes: &[KeyValue]| {
+            let context = above.map(|above| Context::new().with_remote_span_context(above));
+            let result = told.should_sample(
+                context.as_ref(),
+                TraceId::from_bytes([255; 16]),
+                "x",
+                &SpanKind::Internal,
+                attributes,
+                &[],
+            );
+            result.decision == SamplingDecision::RecordAndSample
+        };
+        let above = |sampled, is_remote| {
+            let place = remote(TraceParent { trace_id: [255; 16], span_id: [1; 8], sampled });
+            let (trace, span, flags) = (place.trace_id(), place.span_id(), place.trace_flags());
+            Some(SpanContext::new(trace, span, flags, is_remote, TraceState::default()))
+        };
+        let agent = [KeyValue::new(AGENT, "a")];
+        assert!(recorded(&told, None, &agent) && !recorded(&off, None, &agent));
+        assert!(!recorded(&told, None, &[]), "the rest as the variables say");
+        assert!(recorded(&told, above(true, false), &[]) && !recorded(&off, above(true, false), &[]));
+        assert!(!recorded(&told, above(false, false), &[]) && !recorded(&told, above(true, true), &[]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use domain::content::{
 };
 use runtime::access::caller;
 use runtime::store::Author;
+use runtime::telemetry::spans;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Status};
 use wire::api::v1;
@@ -95,7 +96,7 @@ pub(super) fn author(
         return Err(refuse::field("message", why));
     }
     let actor = caller(extensions)?.name;
-    let trace_id = metadata.get("traceparent").and_then(|value| wire::trace::trace_id(value.to_str().ok()?));
+    let trace_id = spans::trace_id(metadata);
     Ok(Author { actor, message, trace_id })
 }
 

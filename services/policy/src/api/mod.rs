@@ -19,7 +19,6 @@ use runtime::telemetry::spans;
 use tonic::{Request, Response, Status};
 use wire::api::v1;
 use wire::api::v1::policy_service_server::PolicyService;
-use wire::trace::TRACEPARENT;
 
 use crate::change::Manner;
 use crate::replica::Replica;
@@ -36,10 +35,7 @@ pub(crate) struct Api(pub(crate) Arc<Replica>);
 /// `INVALID_ARGUMENT` if the reason is too long, `INTERNAL` if nobody knows who asks.
 fn manner<T>(request: Request<T>, of: impl FnOnce(&mut T) -> (bool, String)) -> Result<(Manner, T), Status> {
     let caller = caller(request.extensions())?;
-    let asked =
-        request.metadata().get(TRACEPARENT).and_then(|value| wire::trace::trace_id(value.to_str().ok()?));
-    // The call's own, which is the caller's if it named one; without telemetry only the caller knows one.
-    let trace_id = spans::current().map(|place| place.trace_id).or(asked);
+    let trace_id = spans::trace_id(request.metadata());
     let mut request = request.into_inner();
     let (dry_run, message) = of(&mut request);
     let message = convert::message(message)?;

@@ -28,7 +28,7 @@ const STOP_SLACK: Duration = Duration::from_secs(3);
 const REFUSAL: &str = "gRPC code: Unavailable";
 
 const GROUPS: &str = "\
-{apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: push}, spec: {path: /push, policies: [app]}}
+{apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: push}, spec: {path: /push, settings: {mode: push}, policies: [app]}}
 ";
 
 /// A control plane that tells a collector, with all its agents telling of every change.
@@ -117,10 +117,15 @@ fn the_trace_is_whole(spans: &[Value], trace: &str) {
     );
     let told = attributes(apply);
     assert_eq!(told["rpc.method"], "muster.api.v1.PolicyService/Apply");
-    assert_eq!((&told["rpc.system.name"][..], &told["rpc.response.status_code"][..]), ("grpc", "OK"));
+    assert!(!told.contains_key("error.type"), "{told:?}");
+    assert_eq!((&told["rpc.system.name"][..], &told["rpc.status_code"][..]), ("grpc", "OK"));
     below(spans, trace, ("plan", INTERNAL), apply);
     let stored = below(spans, trace, ("publish store.{object}", PRODUCER), apply);
+    let revision =
+        stored["attributes"].as_array().and_then(|told| told.iter().find(|a| a["key"] == "muster.revision"));
+    assert!(revision.is_some_and(|told| told["value"]["intValue"].is_string()), "a number: {stored:#}");
     let compiled = below(spans, trace, ("compile", INTERNAL), stored);
+    assert_eq!(attributes(compiled)["muster.revision"], attributes(stored)["muster.revision"]);
     let published = below(spans, trace, ("publish desired.group.{group}", PRODUCER), compiled);
     let told = attributes(published);
     for (name, value) in [
@@ -139,7 +144,22 @@ fn the_trace_is_whole(spans: &[Value], trace: &str) {
         assert_eq!(process["kind"], CONSUMER);
         assert_ne!(process["traceId"], trace, "what an agent says is a trace of its own");
         assert!(process["parentSpanId"].as_str().is_none_or(str::is_empty), "{process:#}");
-        assert_eq!(attributes(process)["muster.agent"], AGENT);
+        let told = attributes(process);
+        for (name, value) in [
+            ("muster.agent", AGENT),
+            ("muster.revision", &attributes(stored)["muster.revision"]),
+            ("messaging.system", "nats"),
+            ("messaging.operation.name", "process"),
+            ("messaging.operation.type", "process"),
+            ("messaging.destination.template", template),
+        ] {
+            assert_eq!(told.get(name).map(String::as_str), Some(value), "{told:?}");
+        }
+        assert!(told.contains_key("muster.group"), "{told:?}");
+        assert_eq!(
+            process["links"][0]["spanId"], published["spanId"],
+            "{template} is linked to what it was published with"
+        );
         if template == "notify.group.{group}" {
             let own = process["traceId"].as_str().unwrap();
             for step in ["verify", "stage", "apply", "health"] {
