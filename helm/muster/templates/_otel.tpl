@@ -29,6 +29,6 @@ becomes attributes of its process: POD_NAMESPACE and the like come first in the 
 {{- define "muster.otelEdge" -}}
 {{- with .Values.global.otel.endpoint -}}
 - ports:
-    - {port: {{ regexFind "[0-9]+/?$" . | trimSuffix "/" | default "4317" | int }}, protocol: TCP}
+    - {port: {{ include "muster.port" . }}, protocol: TCP}
 {{- end -}}
 {{- end -}}

@@ -34,6 +34,8 @@ mod render;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod routes;
+#[cfg(test)]
 mod scrape;
 #[cfg(test)]
 mod series;
