@@ -1,6 +1,6 @@
 {{/*
 Secrets that the bootstrap fills, as a list of names; takes the root. They are rendered without data, so that Helm and GitOps tools
-have nothing to say about what is in them, and stay when the release goes.
+have nothing to say about what is in them, and stay when the release goes unless global.keepOnUninstall is false.
 */}}
 {{- define "muster.bootstrapSecrets" -}}
 {{- $full := include "muster.fullname" . }}
