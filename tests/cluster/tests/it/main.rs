@@ -2,6 +2,8 @@
 //! OpenTelemetry collector hears of a fleet.
 
 #[cfg(test)]
+mod blocks;
+#[cfg(test)]
 mod bootstrap;
 #[cfg(test)]
 mod charts;
