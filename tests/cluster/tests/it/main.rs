@@ -28,6 +28,8 @@ mod pods;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod references;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod release;

@@ -337,6 +337,6 @@ fn what_is_wrong_is_found() {
     check("Service", "/spec/ports/0/targetPort", json!("no"), "leads to port");
     check("PodMonitor", "/spec/podMetricsEndpoints/0/port", json!("no"), "leads to port");
     check("PodDisruptionBudget", "/spec/selector/matchLabels/a", json!("b"), "finds no Pods");
-    check("HorizontalPodAutoscaler", "/spec/scaleTargetRef/name", json!("no"), "an autoscaler names");
+    check("HorizontalPodAutoscaler", "/spec/scaleTargetRef/name", json!("no"), "names Deployment no");
     check("ServiceAccount", "/metadata/name", json!("no"), "names ServiceAccount");
 }
