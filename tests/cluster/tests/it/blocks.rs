@@ -91,7 +91,7 @@ fn a_collector_is_verified_by_the_ca_that_values_name() {
     }
     let values =
         json!({ "global": { "otel": { "endpoint": "https://c:4317", "caSecret": "collector-ca" } } });
-    let objects = render(values.clone());
+    let objects = render(values);
     assert_eq!(problems(&objects, &["join", "collector-ca"]), Vec::<String>::new());
     let mut missing = problems(&objects, &["join"]);
     missing.retain(|problem| problem.ends_with("names Secret collector-ca, which is not there"));
