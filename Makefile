@@ -9,11 +9,12 @@ export MUSTER_TOOLS_DIR ?= $(CURDIR)/.tools
 export MUSTER_BIN_DIR := $(CARGO_TARGET_DIR)/debug
 export PATH := $(MUSTER_TOOLS_DIR)/bin:$(PATH)
 
-# What release binaries are for. x86_64-unknown-linux-musl is for every Linux; it wants a C compiler for musl.
+# What release binaries are for. x86_64-unknown-linux-musl is for every Linux, and better for images; it wants a C compiler for musl.
 DIST_TARGET ?= $$(rustc --print host-tuple)
 
 # What builds images: docker, podman or buildah.
 IMAGE_BUILDER ?= docker
+IMAGE_FLAGS = --file deploy/Dockerfile --build-arg "REVISION=$$(git rev-parse HEAD)"
 
 .PHONY: run test test-cluster check advisories bench fuzz sbom dist charts image ci tools tools-cluster clean help
 
@@ -68,8 +69,8 @@ image: dist ## the images muster/muster and muster/muster-all (wants docker; IMA
 	deploy/tools.sh nats-server
 	mkdir -p "$(CARGO_TARGET_DIR)/image/data"
 	cp "$(CARGO_TARGET_DIR)/$(DIST_TARGET)/release/"{musterd,muster,muster-agent} "$(MUSTER_TOOLS_DIR)/bin/nats-server" "$(CARGO_TARGET_DIR)/image"
-	$(IMAGE_BUILDER) build --file deploy/Dockerfile --tag muster/muster:0.1.0 "$(CARGO_TARGET_DIR)/image"
-	$(IMAGE_BUILDER) build --file deploy/Dockerfile --target all --tag muster/muster-all:0.1.0 "$(CARGO_TARGET_DIR)/image"
+	$(IMAGE_BUILDER) build $(IMAGE_FLAGS) --tag muster/muster:0.1.0 "$(CARGO_TARGET_DIR)/image"
+	$(IMAGE_BUILDER) build $(IMAGE_FLAGS) --target all --tag muster/muster-all:0.1.0 "$(CARGO_TARGET_DIR)/image"
 
 ci: check test test-cluster ## all of CI
 

@@ -1,6 +1,6 @@
 {{/*
 Secrets that the bootstrap fills, as a list of names; takes the root. They are rendered without data, so that Helm and GitOps tools
-have nothing to say about what is in them, and stay when the release goes.
+have nothing to say about what is in them, and stay when the release goes unless global.keepOnUninstall is false.
 */}}
 {{- define "muster.bootstrapSecrets" -}}
 {{- $full := include "muster.fullname" . }}
@@ -69,7 +69,10 @@ fills itself. Takes the root.
 {{/* The Pod of the bootstrap; takes root, name, block. */}}
 {{- define "muster.bootstrapPod" -}}
 metadata:
-  labels: {{- include "muster.podLabels" . | nindent 4 }}
+  labels: {{- merge (include "muster.podLabels" . | fromYaml) (deepCopy .block.podLabels) | toYaml | nindent 4 }}
+  {{- with .block.podAnnotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   serviceAccountName: {{ include "muster.name" . }}
   automountServiceAccountToken: true
@@ -110,7 +113,7 @@ spec:
       {{- $_ := set $own "MUSTER_NATS_CA_FILE" (dict "value" "/etc/muster/nats-ca/ca.crt") }}
       {{- end }}
       {{- end }}
-      env: {{- include "muster.env" (dict "env" $own "extra" (list .root.Values.global.extraEnv)) | nindent 8 }}
+      env: {{- include "muster.env" (dict "env" $own "extra" (list .root.Values.global.extraEnv .block.extraEnv)) | nindent 8 }}
       resources: {{- toYaml .block.resources | nindent 8 }}
       securityContext: {{- toYaml .block.securityContext | nindent 8 }}
       volumeMounts:

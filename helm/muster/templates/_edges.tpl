@@ -9,7 +9,7 @@
 {{- else -}}
 {{- $ports := list -}}
 {{- range .Values.externalNats.urls -}}
-{{- $ports = append $ports (regexFind "[0-9]+$" . | default "4222" | int) -}}
+{{- $ports = append $ports (include "muster.port" . | int) -}}
 {{- end -}}
 - ports:
     {{- range uniq $ports }}
@@ -23,4 +23,26 @@
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
+{{- end -}}
+
+{{/* The port that a URL leads to: what it says, or that of its scheme. Takes the URL. */}}
+{{- define "muster.port" -}}
+{{- $url := urlParse . -}}
+{{- $known := dict "http" "80" "https" "443" "wss" "443" "tls" "4222" -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (get $known $url.scheme) -}}
+{{- end -}}
+
+{{/*
+Where join tokens lead, as a rule of egress: the addresses of agentAccess, the port of NATS, and that of HTTPS for tokens of another
+release. Takes the root.
+*/}}
+{{- define "muster.agentEdge" -}}
+{{- $ports := list 4222 443 -}}
+{{- range .Values.agentAccess.urls -}}
+{{- $ports = append $ports (include "muster.port" . | int) -}}
+{{- end -}}
+- ports:
+    {{- range uniq $ports }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
 {{- end -}}

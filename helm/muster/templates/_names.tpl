@@ -70,3 +70,13 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- $given := ternary .root.Values.nats.tlsSecret .root.Values.tls.api.existingSecret (eq .name "nats") -}}
 {{- $given | default (printf "%s-%s-tls" (include "muster.fullname" .root) .name) -}}
 {{- end -}}
+
+{{/*
+Annotations of what holds data: Helm leaves it where it is, unless somebody said otherwise. Values that do not say, as an upgrade with
+--reuse-values may have them, keep it. Takes the root.
+*/}}
+{{- define "muster.kept" -}}
+{{- if ne (toString .Values.global.keepOnUninstall) "false" -}}
+helm.sh/resource-policy: keep
+{{- end -}}
+{{- end -}}

@@ -94,6 +94,9 @@
     items:
       - {key: ca.crt, path: ca.crt}
 {{- end }}
+{{- with include "muster.otelVolume" .root }}
+{{ . }}
+{{- end }}
 - name: tmp
   emptyDir:
     sizeLimit: 16Mi

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::objects::{Objects, containers, finds, labels};
+use crate::references;
 
 /// Every place that breaks a rule. `given` are names of Secrets and ConfigMaps that the values name, and that are not
 /// the chart's to make.
@@ -14,7 +15,8 @@ pub fn problems(objects: &Objects, given: &[&str]) -> Vec<String> {
     for (object, pod) in objects.workloads() {
         let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
         found.extend(pod_problems(object, pod).into_iter().map(|problem| format!("{name}: {problem}")));
-        found.extend(references(objects, pod, given).into_iter().map(|problem| format!("{name}: {problem}")));
+        let named = references::of_pod(objects, object, pod, given);
+        found.extend(named.into_iter().map(|problem| format!("{name}: {problem}")));
         let selector = &object["spec"]["selector"]["matchLabels"];
         if selector.is_object() && !finds(selector, &labels(&pod["metadata"]["labels"])) {
             found.push(format!("{name}: its selector does not find its own Pods"));
@@ -29,6 +31,7 @@ pub fn problems(objects: &Objects, given: &[&str]) -> Vec<String> {
     }
     found.extend(selectors(objects));
     found.extend(backends(objects));
+    found.extend(references::of_others(objects, given));
     found
 }
 
@@ -128,30 +131,6 @@ fn restricted(pod: &Value) -> Vec<String> {
     found
 }
 
-/// Secrets, ConfigMaps and ServiceAccounts that a Pod names.
-fn references(objects: &Objects, pod: &Value, given: &[&str]) -> Vec<String> {
-    let spec = &pod["spec"];
-    let mut named: Vec<(&str, &Value)> = vec![("ServiceAccount", &spec["serviceAccountName"])];
-    for volume in spec["volumes"].as_array().into_iter().flatten() {
-        named.push(("Secret", &volume["secret"]["secretName"]));
-        named.push(("ConfigMap", &volume["configMap"]["name"]));
-    }
-    for variable in containers(pod).flat_map(|container| container["env"].as_array().into_iter().flatten()) {
-        named.push(("Secret", &variable["valueFrom"]["secretKeyRef"]["name"]));
-        named.push(("ConfigMap", &variable["valueFrom"]["configMapKeyRef"]["name"]));
-    }
-    let mut found = Vec::new();
-    for (kind, name) in named.into_iter().filter_map(|(kind, name)| Some((kind, name.as_str()?))) {
-        // cert-manager makes the Secret that a Certificate names.
-        let issued = objects.of("Certificate").any(|made| made["spec"]["secretName"] == name);
-        let elsewhere = given.contains(&name) || (kind == "ServiceAccount" && name == "default");
-        if !issued && !elsewhere && objects.find(kind, name).is_none() {
-            found.push(format!("names {kind} {name}, which is not there"));
-        }
-    }
-    found
-}
-
 /// Selectors of what is not a workload: each finds Pods, and ports that it names are theirs.
 fn selectors(objects: &Objects) -> Vec<String> {
     let mut found = Vec::new();
@@ -187,7 +166,7 @@ fn selectors(objects: &Objects) -> Vec<String> {
     found
 }
 
-/// Services that routes and autoscalers name.
+/// Services and their ports that routes lead to.
 fn backends(objects: &Objects) -> Vec<String> {
     let mut found = Vec::new();
     let mut check = |from: &Value, name: &Value, port: &Value| {
@@ -210,12 +189,6 @@ fn backends(objects: &Objects) -> Vec<String> {
                 let service = &path["backend"]["service"];
                 check(route, &service["name"], &service["port"]["name"]);
             }
-        }
-    }
-    for scaler in objects.of("HorizontalPodAutoscaler") {
-        let target = scaler["spec"]["scaleTargetRef"]["name"].as_str().unwrap_or_default();
-        if objects.find("Deployment", target).is_none() {
-            found.push(format!("an autoscaler names {target}, which is not there"));
         }
     }
     found

@@ -9,6 +9,7 @@ mod edges;
 mod host;
 mod objects;
 mod plane;
+mod references;
 mod request;
 mod schemas;
 mod tools;

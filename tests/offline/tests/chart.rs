@@ -132,6 +132,9 @@ fn the_schema_knows_the_values_and_no_others() {
         if of == "nats" {
             // Helm hands it to every subchart.
             named.insert("global".to_owned());
+        } else {
+            // What the condition of a parent chart reads.
+            named.insert("enabled".to_owned());
         }
         assert_eq!(known, named, "{file}");
     }

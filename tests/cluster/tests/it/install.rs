@@ -67,6 +67,32 @@ async fn a_release_is_installed_changed_taken_back_and_its_data_outlives_it() {
     plane.helm(&with(&["install", "muster"]), Some(&chart)).await.unwrap();
     done(&plane, &chart).await;
     assert_eq!(secrets(&plane).await, made, "a release that comes back finds its keys");
+    nothing_is_left_where_that_was_asked_for(&plane).await;
+}
+
+/// With `global.keepOnUninstall: false` the release takes its keys and its volumes along.
+async fn nothing_is_left_where_that_was_asked_for(plane: &Plane) {
+    let trial =
+        Chart::new().with(json!({ "global": { "keepOnUninstall": false }, "backup": { "enabled": true } }));
+    // Nothing mounts the claim of backups before the first one, so nobody waits for it.
+    plane.helm(&["upgrade", "muster"], Some(&trial)).await.unwrap();
+    let said = plane.helm(&["get", "notes", "muster"], None).await.unwrap();
+    assert!(said.contains("`helm uninstall` DELETES all keys"), "{said}");
+    let claims = async || {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims");
+        let (_, held) = plane.call("GET", &path, None).await;
+        let names =
+            held["items"].as_array().unwrap().iter().map(|claim| claim["metadata"]["name"].to_string());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(claims().await.len(), 4, "three of NATS, one for backups");
+    plane.helm(&with(&["uninstall", "muster"]), None).await.unwrap();
+    assert!(secrets(plane).await.is_empty());
+    eventually("volumes go with the release", async || {
+        let left = claims().await;
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
 }
 
 /// The Secret with the operator's token outlives the operator, and the next one finds it.

@@ -2,6 +2,8 @@
 //! OpenTelemetry collector hears of a fleet.
 
 #[cfg(test)]
+mod blocks;
+#[cfg(test)]
 mod bootstrap;
 #[cfg(test)]
 mod charts;
@@ -26,6 +28,8 @@ mod pods;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod references;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod release;
@@ -34,11 +38,15 @@ mod render;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod routes;
+#[cfg(test)]
 mod scrape;
 #[cfg(test)]
 mod series;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod umbrella;
 #[cfg(test)]
 mod upgrade;
 #[cfg(test)]

@@ -30,6 +30,7 @@ fn what_the_schema_does_not_know_is_refused_by_name() {
     check(json!({ "nats": { "config": { "lameDuckDuration": "5s" } } }), "lameDuckDuration");
     check(json!({ "externalNats": { "urls": ["nats://plain.example.org:4222"] } }), "/externalNats/urls/0");
     check(json!({ "externalNats": { "streamReplicas": 2 } }), "/externalNats/streamReplicas");
+    check(json!({ "global": { "otel": { "protocol": "http/protobuf" } } }), "/global/otel/protocol");
     check(json!({ "tls": { "source": "magic" } }), "/tls/source");
     check(json!({ "policy": { "image": { "digest": "sha256:12" } } }), "/policy/image/digest");
 }
@@ -82,6 +83,10 @@ fn what_does_not_go_together_is_refused_with_the_way_out() {
         json!({ "identity": { "existingSecret": "mine" }, "operator": { "enabled": true } }),
         "operator.tokenSecret",
     );
+    for endpoint in ["", "http://collector.telemetry:4317"] {
+        let otel = json!({ "endpoint": endpoint, "caSecret": "collector-ca" });
+        check(json!({ "global": { "otel": otel } }), "global.otel.caSecret: set while");
+    }
     let twice = json!({ "serviceAccount": { "name": "same" } });
     check(json!({ "policy": twice, "nats": twice }), "nats.serviceAccount.name: same would be made twice");
     check(

@@ -253,6 +253,35 @@ fn a_pod_that_has_changed_has_another_job_and_nothing_else_does() {
     assert_ne!(name(json!({ "global": { "defaults": { "image": { "tag": "9" } } } })), first);
 }
 
+#[test]
+fn what_holds_data_is_kept_unless_somebody_says_otherwise() {
+    if !have(&["helm"]) {
+        return;
+    }
+    let check = |keep: Value, kept: bool| {
+        let objects = render(&Chart::new().with(json!({
+            "global": { "keepOnUninstall": keep },
+            "backup": { "enabled": true },
+            "operator": { "enabled": true },
+        })));
+        let mut held = 0;
+        for object in ["Secret", "PersistentVolumeClaim"].iter().flat_map(|kind| objects.of(kind)) {
+            let policy = &object["metadata"]["annotations"]["helm.sh/resource-policy"];
+            assert_eq!(*policy == "keep", kept, "{object}");
+            held += 1;
+        }
+        assert_eq!(held, 12, "the Secrets of the bootstrap, and the claim of backups");
+        let retention =
+            &objects.get("StatefulSet", "muster-nats")["spec"]["persistentVolumeClaimRetentionPolicy"];
+        assert_eq!(retention["whenDeleted"], if kept { "Retain" } else { "Delete" });
+        assert_eq!(retention["whenScaled"], "Retain");
+    };
+    check(true.into(), true);
+    check(false.into(), false);
+    // Values of a release that knew no such key.
+    check(Value::Null, true);
+}
+
 /// The checks would notice.
 #[test]
 fn what_is_wrong_is_found() {
@@ -308,6 +337,6 @@ fn what_is_wrong_is_found() {
     check("Service", "/spec/ports/0/targetPort", json!("no"), "leads to port");
     check("PodMonitor", "/spec/podMetricsEndpoints/0/port", json!("no"), "leads to port");
     check("PodDisruptionBudget", "/spec/selector/matchLabels/a", json!("b"), "finds no Pods");
-    check("HorizontalPodAutoscaler", "/spec/scaleTargetRef/name", json!("no"), "an autoscaler names");
+    check("HorizontalPodAutoscaler", "/spec/scaleTargetRef/name", json!("no"), "names Deployment no");
     check("ServiceAccount", "/metadata/name", json!("no"), "names ServiceAccount");
 }

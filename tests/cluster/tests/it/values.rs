@@ -21,9 +21,11 @@ pub(crate) fn files() -> Vec<(PathBuf, &'static [&'static str])> {
                         "nats-ca",
                         "api-tls",
                     ],
+                    "gateway.yaml" => &["muster-ca"],
+                    "ingress.yaml" => &["muster-example-org"],
                     "node-agents.yaml" => &["muster-join"],
                     "object-store.yaml" => &["backup-bucket"],
-                    "web-socket.yaml" => &["agents-ca"],
+                    "web-socket.yaml" => &["agents-ca", "nats-example-org"],
                     _ => &[],
                 };
                 found.push((path, given));
