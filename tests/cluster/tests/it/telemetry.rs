@@ -321,7 +321,10 @@ async fn alerts_fire_when_they_should_and_not_else() {
         return;
     }
     let dir = cluster::root().join("deploy/observability");
-    for args in [["check", "rules", "rules.yaml"], ["test", "rules", "rules_test.yaml"]] {
+    for (what, file) in
+        [("check", "rules.yaml"), ("test", "rules_test.yaml"), ("test", "rules_burn_test.yaml")]
+    {
+        let args = [what, "rules", file];
         let run = tokio::process::Command::new(tool("promtool")).args(args).current_dir(&dir).output();
         let output = run.await.expect("promtool runs");
         let said =
