@@ -48,6 +48,8 @@ pub struct Chart {
     values: Vec<Value>,
     /// Whether it is rendered for a cluster that knows nothing but Kubernetes.
     bare: bool,
+    /// Whether Helm 3 renders it.
+    old: bool,
 }
 
 impl Chart {
@@ -75,6 +77,12 @@ impl Chart {
     #[must_use]
     pub fn bare(self) -> Self {
         Self { bare: true, ..self }
+    }
+
+    /// By Helm 3.
+    #[must_use]
+    pub fn by_helm_3(self) -> Self {
+        Self { old: true, ..self }
     }
 
     /// Arguments for Helm; files of values are written to `dir`.
@@ -112,7 +120,7 @@ impl Chart {
     /// If Helm cannot be run.
     pub fn render_text(&self) -> Result<String, Refused> {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let output = Command::new(tool("helm"))
+        let output = Command::new(tool(if self.old { "helm3" } else { "helm" }))
             .args(["template", "muster"])
             .arg(chart_dir())
             .args(["--namespace", "fleet", "--kube-version", "1.36.0"])

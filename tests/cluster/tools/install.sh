@@ -66,6 +66,7 @@ for folder in "${@:-all}"; do
   case $folder in
     kubeconform | all) build kubeconform '' github.com/yannh/kubeconform/cmd/kubeconform ;;&
     helm | all) build helm "-X helm.sh/helm/v4/internal/version.version=$(required helm helm.sh/helm/v4)" helm.sh/helm/v4/cmd/helm ;;&
+    helm3 | all) build helm3 '' helm3=helm.sh/helm/v3/cmd/helm ;;&
     etcd | all) build etcd '' etcd=go.etcd.io/etcd/server/v3 ;;&
     registry | all) build registry '' github.com/google/go-containerregistry/cmd/registry ;;&
     caddy | all) build caddy '' github.com/caddyserver/caddy/v2/cmd/caddy ;;&
@@ -97,7 +98,7 @@ for folder in "${@:-all}"; do
       [ -e "$tools/share/gitops/helm.toolkit.fluxcd.io_helmreleases.yaml" ] || (cd "$here/gitops" && go tool controller-gen \
         crd paths=github.com/fluxcd/helm-controller/api/v2 output:crd:dir="$tools/share/gitops")
       ;;&
-    kubeconform | helm | etcd | kwok | nats-exporter | registry | caddy | cosign | versitygw | otelcol | promtool | k8s | schemas | gitops | all) ;;
+    kubeconform | helm | helm3 | etcd | kwok | nats-exporter | registry | caddy | cosign | versitygw | otelcol | promtool | k8s | schemas | gitops | all) ;;
     *) fail "no folder named $folder" ;;
   esac
 done

@@ -64,6 +64,17 @@ fn every_file_of_values_renders_to_sound_objects() {
     assert_eq!(against_schemas(&all), Vec::<String>::new());
 }
 
+#[test]
+fn helm_3_renders_the_same() {
+    if !have(&["helm", "helm3"]) {
+        return;
+    }
+    let charts = super::values::files().into_iter().map(|(path, _)| super::values::chart(&path));
+    for chart in charts.chain([Chart::new()]) {
+        assert_eq!(render(&chart.clone().by_helm_3()).0, render(&chart).0, "{chart:?}");
+    }
+}
+
 /// All 30 of one seed; another seed for each run, printed when something is wrong.
 #[test]
 fn random_values_render_to_sound_objects() {
