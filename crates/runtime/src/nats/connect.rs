@@ -346,6 +346,7 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
         Event::LameDuckMode => link.send_modify(|link| link.lame_ducks += 1),
         Event::SlowConsumer(subscription) => {
             tracing::warn!(subscription, "a subscription was too slow and lost messages");
+            metrics::add(Name::BrokerDrops, 1, &[]);
             link.send_modify(|link| link.drops += 1);
         }
         Event::ServerError(error) => tracing::warn!(%error, "error from the NATS server"),

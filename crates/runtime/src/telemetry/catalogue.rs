@@ -189,6 +189,8 @@ catalogue! {
         "Requests of agents to join, or for new claims.";
     BrokerReconnects: "muster.broker.reconnects", "{reconnect}", Counter, [], "all",
         "Connections to the broker that were made again after one was lost.";
+    BrokerDrops: "muster.broker.drops", "{message}", Counter, [], "all",
+        "Messages of the broker that this process was too slow to take; at least so many.";
     QueueDepth: "muster.queue.depth", "{item}", Gauge, [Label { name: "queue", values: &["offers", "events", "checkpoints"] }], "presence",
         "Items that wait in a queue.";
     LoadShed: "muster.load_shed", "{item}", Counter, [Label { name: "what", values: &["heartbeat", "offer", "event"] }], "presence",
