@@ -93,7 +93,7 @@ pub struct Config {
     pub mark: String,
 
     /// How many of its agents must have an object before it is Ready, in percent of all of them. Without it: all that are
-    /// online. The annotation muster.dev/ready-share of an object comes first.
+    /// online or late. The annotation muster.dev/ready-share of an object comes first.
     #[arg(long, env = "MUSTER_OPERATOR_READY_SHARE", value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(0..=100))]
     pub ready_share: Option<u64>,
 
