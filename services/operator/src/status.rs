@@ -94,13 +94,14 @@ pub(crate) fn status(object: &Object, outcome: &Outcome, share: Share, now: Time
             next.agents = *agents;
             let synced = told(true, "Synced", format!("the fleet has it since revision {revision}"));
             let failed = agents.map_or(0, |agents| agents.failed);
+            let own_share = object.ready_share.as_ref().ok().copied().flatten();
             let degraded = match failed {
                 0 => told(false, "Fine", String::new()),
                 failed => {
                     told(true, "AgentsFailed", format!("{failed} agents refused it or went back from it"))
                 }
             };
-            (synced, ready(*agents, object.ready_share.or(share)), degraded)
+            (synced, ready(*agents, own_share.or(share)), degraded)
         }
         Outcome::Token(token) => {
             next.token = Some(token.clone());
@@ -199,7 +200,7 @@ pub(crate) mod tests {
             generation: 4,
             deleted: false,
             held: true,
-            ready_share: None,
+            ready_share: Ok(None),
             wanted: Err("unread".into()),
             status: Status::default(),
         }
