@@ -10,6 +10,7 @@ use live::eventually;
 use runtime::tls::{LocalCa, TlsFiles};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
 use crate::chart::{Chart, Refused, chart_dir};
@@ -256,6 +257,36 @@ impl Plane {
             .output()
             .await
             .expect("helm can be run");
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(Refused(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
+    }
+
+    /// Runs kubectl in [`NAMESPACE`], with something to read.
+    ///
+    /// # Errors
+    /// What it says when it fails.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub async fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, Refused> {
+        let mut child = Command::new(tool("kubectl"))
+            .args(arguments)
+            .args(["--namespace", NAMESPACE])
+            .env("KUBECONFIG", self.path("kubeconfig"))
+            .env("KUBECACHEDIR", self.path("kubectl"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("kubectl can be run");
+        let mut stdin = child.stdin.take().expect("invariant: it is piped");
+        // One that reads nothing may have ended.
+        drop(stdin.write_all(input.as_bytes()).await);
+        drop(stdin);
+        let output = child.wait_with_output().await.expect("kubectl can be waited for");
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(Refused(String::from_utf8_lossy(&output.stderr).into_owned())),

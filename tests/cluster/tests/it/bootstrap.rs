@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use cluster::{Chart, NAMESPACE, Plane, have};
 use serde_json::{Value, json};
 
-/// Programs of a control plane.
-pub(crate) const PROGRAMS: [&str; 6] =
-    ["helm", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"];
+/// Programs of a control plane, and those of who uses it.
+pub(crate) const PROGRAMS: [&str; 7] =
+    ["helm", "kubectl", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"];
 
 /// Runs what the Job's Pod names, as its ServiceAccount.
 pub(crate) async fn run(plane: &Plane, chart: &Chart) -> Output {

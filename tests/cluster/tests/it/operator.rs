@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cluster::{NAMESPACE, have};
 use live::{AgentProcess, Faults, Proxy, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::bootstrap::PROGRAMS;
 use super::rig::{ACCOUNT, Rig, agent, allowed, condition_of, join_token, try_apply};
@@ -172,6 +172,79 @@ async fn what_is_wrong_is_refused_or_told_and_the_rest_goes_on() {
     let two = rig.operators.last_mut().unwrap();
     assert!(!two.wait().await.success());
     assert!(two.log().contains("was taken by three"), "{}", two.log());
+}
+
+/// Objects as people have them in a file. The group has agents that are late soon and offline long after.
+fn manifests(round: u64, share: Option<&str>) -> String {
+    let annotations = share.map_or(json!({}), |share| json!({ "muster.dev/ready-share": share }));
+    let object = |kind: &str, name: &str, spec: Value| {
+        json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": kind,
+            "metadata": { "name": name, "annotations": annotations }, "spec": spec,
+        })
+    };
+    let settings = json!({ "mode": "pull", "heartbeatInterval": "1s", "offlineAfter": "1h" });
+    let items = [
+        object("PolicyKind", "firewall", json!({ "schema": { "type": "object" } })),
+        object("Policy", "base", json!({ "kind": "firewall", "document": { "round": round } })),
+        object("Group", "web", json!({ "path": "/web", "policies": ["base"], "settings": settings })),
+    ];
+    json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_waits_until_agents_have_it() {
+    if !have(&PROGRAMS) || !have(&["nats-server"]) {
+        return;
+    }
+    let rig = Rig::start().await;
+    let apply = async |text: String| rig.plane.kubectl(&["apply", "--filename", "-"], &text).await.unwrap();
+    let wait = async |time: &str| {
+        let time = format!("--timeout={time}");
+        rig.plane.kubectl(&["wait", "--for=condition=Ready", "policy/base", "group/web", &time], "").await
+    };
+    apply(manifests(1, None)).await;
+    let mut agent = agent(&rig).await;
+    agent.reaches("firewall", "/round", &json!(1)).await;
+    let said = wait("60s").await.unwrap();
+    assert!(said.contains("policy.muster.dev/base condition met"), "{said}");
+
+    // Nobody has heard of it for a while, and it is not offline: it may come to have the new one any moment.
+    agent.kill().await;
+    apply(manifests(2, None)).await;
+    eventually("the agent is late and behind", async || {
+        let all = rig.cli().json("status").await["all"].clone();
+        let behind = all["total"] == "1" && all["late"] == "1" && all["latePending"] == "1";
+        if behind { Ok(()) } else { Err(format!("{all} {}", rig.logs())) }
+    })
+    .await;
+    // Longer than an operator goes without a look at the fleet.
+    let said = wait("6s").await.unwrap_err().0;
+    assert!(said.contains("timed out waiting for the condition on policies/base"), "{said}");
+    assert!(said.contains("timed out waiting for the condition on groups/web"), "{said}");
+    let waiting = rig.reaches("Policy", "base", ("Ready", "False")).await;
+    assert_eq!(condition_of(&waiting, "Ready")["reason"], "AgentsPending", "{waiting:#}");
+    agent.start();
+    agent.reaches("firewall", "/round", &json!(2)).await;
+    wait("60s").await.unwrap();
+
+    // What cannot be read is no reason to take another share, and nothing of the object is done meanwhile.
+    apply(manifests(3, Some("95%"))).await;
+    let wrong = rig.reaches("Policy", "base", ("Degraded", "True")).await;
+    for (condition, status) in [("Ready", "False"), ("Synced", "False"), ("Degraded", "True")] {
+        let condition = condition_of(&wrong, condition);
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!(status), &json!("Invalid")),
+            "{wrong:#}"
+        );
+        let why = condition["message"].as_str().unwrap();
+        assert!(why.starts_with("annotation muster.dev/ready-share is \"95%\" and must be"), "{why}");
+    }
+    rig.reaches("PolicyKind", "firewall", ("Ready", "True")).await;
+    apply(manifests(3, Some("95"))).await;
+    wait("60s").await.unwrap();
+    agent.reaches("firewall", "/round", &json!(3)).await;
 }
 
 /// The way to Kubernetes breaks off again and again, and then lets nothing pass while nobody is told.
