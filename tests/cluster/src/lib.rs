@@ -10,6 +10,7 @@ mod host;
 mod objects;
 mod plane;
 mod request;
+mod rights;
 mod schemas;
 mod tools;
 
@@ -21,5 +22,6 @@ pub use host::{Host, Pod, Secrets};
 pub use objects::{Objects, containers, pod_of};
 pub use plane::{NAMESPACE, Plane, free_port};
 pub use request::request;
+pub use rights::{Asked, Right, bindings, granted, settle, sufficient, unused};
 pub use schemas::Schemas;
 pub use tools::{have, tool};

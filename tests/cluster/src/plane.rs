@@ -1,6 +1,5 @@
 //! A Kubernetes control plane on this machine: etcd, API server, controllers, scheduler, and kwok in place of nodes.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use tokio::process::{Child, Command};
 
 use crate::chart::{Chart, Refused, chart_dir};
 use crate::request::request;
+use crate::rights::Asked;
 use crate::tools::tool;
 
 /// Where tests install.
@@ -309,25 +309,17 @@ impl Plane {
         folder
     }
 
-    /// What a ServiceAccount of [`NAMESPACE`] has asked for: verb, group and resource, with what was answered.
+    /// What a ServiceAccount of [`NAMESPACE`] has asked for, in order.
     ///
     /// # Panics
     /// If the API server wrote nothing down.
     #[must_use]
-    pub fn asked_by(&self, account: &str) -> BTreeSet<(String, String, String, u64)> {
+    pub fn asked_by(&self, account: &str) -> Vec<Asked> {
         let text = fs::read_to_string(self.path("audit.log")).expect("the API server writes it");
         let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
         let of_it = events.filter(|event| event["user"]["username"] == user.as_str());
-        let asked = of_it.filter(|event| event["objectRef"].is_object()).map(|event| {
-            let text = |key: &str| event["objectRef"][key].as_str().unwrap_or_default().to_owned();
-            let part = text("subresource");
-            let slash = if part.is_empty() { "" } else { "/" };
-            let verb = event["verb"].as_str().unwrap_or_default().to_owned();
-            let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
-            (verb, text("apiGroup"), format!("{}{slash}{part}", text("resource")), code)
-        });
-        asked.collect()
+        of_it.filter_map(|event| Asked::read(&event)).collect()
     }
 
     /// Where the API server listens.

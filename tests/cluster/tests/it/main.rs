@@ -34,6 +34,8 @@ mod render;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod rights;
+#[cfg(test)]
 mod scrape;
 #[cfg(test)]
 mod series;

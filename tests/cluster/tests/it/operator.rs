@@ -1,13 +1,11 @@
 //! The operator between a real Kubernetes API server and a real fleet with agents.
 
-use std::collections::BTreeSet;
-
-use cluster::{NAMESPACE, have};
+use cluster::{NAMESPACE, granted, have, settle};
 use live::{AgentProcess, Faults, Proxy, eventually};
 use serde_json::{Value, json};
 
 use super::bootstrap::PROGRAMS;
-use super::rig::{ACCOUNT, Rig, agent, allowed, condition_of, join_token, try_apply};
+use super::rig::{Rig, agent, condition_of, join_token, try_apply};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_of_kubernetes_reaches_agents_and_its_status_returns() {
@@ -50,17 +48,8 @@ async fn a_policy_of_kubernetes_reaches_agents_and_its_status_returns() {
 
     by_hand(&rig, &agent).await;
     ends(&rig).await;
-    asked_for_what_it_may(&rig);
-}
-
-/// The rights in the chart are what the operator needs, and no more.
-fn asked_for_what_it_may(rig: &Rig) {
-    let asked = rig.plane.asked_by(ACCOUNT);
-    let refused: Vec<_> = asked.iter().filter(|(.., code)| *code == 403).collect();
-    assert!(refused.is_empty(), "{refused:?}");
-    let used: BTreeSet<_> = asked.into_iter().map(|(verb, group, what, _)| (verb, group, what)).collect();
-    let unused: Vec<_> = allowed().into_iter().filter(|right| !used.contains(right)).collect();
-    assert!(unused.is_empty(), "rights that nothing needed: {unused:?}");
+    let account = &rig.installed.account;
+    settle(&granted(&rig.installed.objects, account), &rig.plane.asked_by(account), &[], &[]);
 }
 
 /// Who edits the fleet by hand is told where; who insists is put right.
@@ -166,7 +155,8 @@ async fn what_is_wrong_is_refused_or_told_and_the_rest_goes_on() {
     rig.policy(5).await;
     rig.reaches("Policy", "base", ("Ready", "True")).await;
     // Somebody has taken the Lease: whoever had it ends before it does anything else.
-    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{ACCOUNT}");
+    let lease =
+        format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{}", rig.installed.account);
     let holder = json!({ "spec": { "holderIdentity": "three" } });
     assert_eq!(rig.plane.call("PATCH", &lease, Some(&holder)).await.0, 200);
     let two = rig.operators.last_mut().unwrap();
