@@ -42,6 +42,8 @@ mod series;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
+mod tokens;
+#[cfg(test)]
 mod upgrade;
 #[cfg(test)]
 mod values;

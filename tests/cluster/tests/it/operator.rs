@@ -5,7 +5,7 @@ use live::{AgentProcess, Faults, Proxy, eventually};
 use serde_json::{Value, json};
 
 use super::bootstrap::PROGRAMS;
-use super::rig::{Rig, agent, condition_of, join_token, try_apply};
+use super::rig::{Rig, agent, condition_of, event, join_token, try_apply};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_of_kubernetes_reaches_agents_and_its_status_returns() {
@@ -146,7 +146,20 @@ async fn what_is_wrong_is_refused_or_told_and_the_rest_goes_on() {
     let lost = rig.reaches("Policy", "lost", ("Degraded", "True")).await;
     let why = condition_of(&lost, "Synced")["message"].as_str().unwrap();
     assert!(why.contains("needs kind \"nowhere\", which does not exist"), "{why}");
-    rig.reaches("Group", "db", ("Ready", "True")).await;
+    let db = rig.reaches("Group", "db", ("Ready", "True")).await;
+    // Whoever looks at the object is told by events, as `kubectl describe` shows them.
+    for (object, kind, reason, condition) in
+        [(&lost, "Warning", "Refused", "Synced"), (&db, "Normal", "AgentsCurrent", "Ready")]
+    {
+        let event = event(&rig, object, (kind, reason)).await;
+        let message = &condition_of(object, condition)["message"];
+        assert_eq!(&event["note"], message, "{event:#}");
+        let about = &event["regarding"];
+        let seen = (&about["apiVersion"], &about["kind"], &about["name"], &about["namespace"]);
+        let named = (&object["kind"], &object["metadata"]["name"]);
+        assert_eq!(seen, (&json!("muster.dev/v1alpha1"), named.0, named.1, &json!(NAMESPACE)), "{event:#}");
+        assert_eq!(event["reportingController"], "muster-operator", "{event:#}");
+    }
     // Another one takes over when the first is gone, and what was never made goes without a trace.
     rig.operator("two").await;
     rig.operators[0].kill().await;

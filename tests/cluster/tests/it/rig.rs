@@ -239,6 +239,21 @@ pub(crate) async fn join_token(plane: &Plane, name: &str, logs: impl Fn() -> Str
     String::from_utf8(token).unwrap()
 }
 
+/// Waits for an event about an object by its type and reason, and gives it.
+pub(crate) async fn event(rig: &Rig, object: &Value, (kind, reason): (&str, &str)) -> Value {
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events");
+    let about = &object["metadata"]["uid"];
+    eventually(format!("an event: {kind} {reason}"), async || {
+        let (_, events) = rig.plane.call("GET", &path, None).await;
+        let all = events["items"].as_array().cloned().unwrap_or_default();
+        let is_it = |event: &&Value| {
+            event["regarding"]["uid"] == *about && event["type"] == kind && event["reason"] == reason
+        };
+        all.iter().find(is_it).cloned().ok_or_else(|| format!("{events:#} {}", rig.logs()))
+    })
+    .await
+}
+
 pub(crate) fn plural(kind: &str) -> &'static str {
     let kind = operator::Kind::ALL.into_iter().find(|known| known.name() == kind);
     kind.expect("it is a kind").plural()
