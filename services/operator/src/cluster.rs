@@ -1,5 +1,6 @@
-//! The Kubernetes API: what there is, and what is written there. Everything that is written has one field manager and
-//! names its object by uid, so that nothing is made again that is gone.
+//! The Kubernetes API: what there is, and what is written there, by one field manager. Finalizers and statuses go by
+//! server-side apply, which names the object by uid, so that nothing is made again that is gone. A Secret is made by POST, so
+//! that one of somebody else is not written over, and filled anew by a merge patch, which makes none.
 
 use std::collections::BTreeMap;
 
@@ -142,7 +143,9 @@ impl Cluster {
         });
         let secrets = self.secrets(&object.key.namespace);
         if held.exists {
-            return secrets.patch(&name, &PatchParams::default(), &Patch::Merge(&wanted)).await.map(drop);
+            let params =
+                PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            return secrets.patch(&name, &params, &Patch::Merge(&wanted)).await.map(drop);
         }
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let secret: Secret = serde_json::from_value(wanted).map_err(Error::SerdeError)?;

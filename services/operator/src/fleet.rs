@@ -32,6 +32,12 @@ pub(crate) struct Stage {
     pub(crate) store_revision: u64,
 }
 
+/// Agents that do not run the head of their group and are waited for: online ones, and late ones, which are thought to be
+/// there until they are offline.
+fn behind(counts: &v1::AgentCounts) -> u64 {
+    counts.online_pending + counts.online_failed + counts.late_pending + counts.late_failed
+}
+
 /// Whether `path` is `top` or below it.
 fn is_within(path: &str, top: &str) -> bool {
     top == "/" || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -46,7 +52,7 @@ impl Fleet {
             total: sum.total + counts.total,
             at_revision: sum.at_revision + counts.current,
             failed: sum.failed + counts.failed,
-            online_lacking: sum.online_lacking + counts.online_pending + counts.online_failed,
+            lacking: sum.lacking + behind(counts),
         })
     }
 
@@ -66,11 +72,11 @@ impl Fleet {
         };
         let groups = self.groups.values().filter(|group| group.effective_content.iter().any(follows));
         let itself = groups.filter_map(|group| self.counts.get(&group.path));
-        let (mut behind, mut at_head, mut all) = (0, 0, Agents::default());
+        let (mut before, mut at_head, mut all) = (0, 0, Agents::default());
         for counts in itself {
-            let online_behind = counts.online_pending + counts.online_failed;
-            behind += online_behind;
-            at_head += counts.online.saturating_sub(online_behind);
+            let behind = behind(counts);
+            before += behind;
+            at_head += (counts.online + counts.late).saturating_sub(behind);
             all.total += counts.total;
         }
         let of_revision = |status: &v1::ContentStatus| {
@@ -81,7 +87,7 @@ impl Fleet {
         all.failed = content.failed;
         // Who runs the head wants it, though another answer may not know of that yet.
         let lacking = content.wanted.max(at_head).saturating_sub(content.active);
-        Agents { online_lacking: behind + lacking, ..all }
+        Agents { lacking: before + lacking, ..all }
     }
 }
 
@@ -100,6 +106,19 @@ mod tests {
         }
     }
 
+    /// The same agents, once their heartbeats are overdue.
+    fn late(counts: v1::AgentCounts) -> v1::AgentCounts {
+        v1::AgentCounts {
+            online: 0,
+            late: counts.online,
+            online_pending: 0,
+            late_pending: counts.online_pending,
+            online_failed: 0,
+            late_failed: counts.online_failed,
+            ..counts
+        }
+    }
+
     #[test]
     fn agents_are_counted_once() {
         let mut fleet = Fleet::default();
@@ -108,10 +127,23 @@ mod tests {
         }
         let policy = v1::Policy { groups: vec!["/a".into(), "/a/b".into()], ..v1::Policy::default() };
         fleet.policies.insert("p".into(), policy);
-        let seen = |agents: Agents| (agents.total, agents.at_revision, agents.online_lacking);
+        let seen = |agents: Agents| (agents.total, agents.at_revision, agents.lacking);
         assert_eq!(seen(fleet.agents_of_policy("p")), (3, 2, 1));
         assert_eq!(seen(fleet.agents(["/"])), (7, 6, 1));
         assert_eq!(seen(fleet.agents_of_policy("q")), (0, 0, 0));
+    }
+
+    #[test]
+    fn who_turns_late_is_still_waited_for() {
+        let check = |counts: v1::AgentCounts, expected: u64| {
+            let fleet = Fleet { counts: [("/a".to_owned(), counts)].into(), ..Fleet::default() };
+            assert_eq!(fleet.agents(["/"]).lacking, expected, "{counts:?}");
+        };
+        check(late(counts(3, 3, 0)), 0);
+        check(late(counts(3, 1, 2)), 2);
+        check(late(v1::AgentCounts { online_failed: 1, ..counts(3, 1, 1) }), 2);
+        // Offline ones, and those that never came, are not.
+        check(v1::AgentCounts { total: 3, offline: 2, never_seen: 1, pending: 3, ..Default::default() }, 0);
     }
 
     #[test]
@@ -126,12 +158,15 @@ mod tests {
         };
         fleet.groups.insert("a".into(), group);
         let mut check = |pending: u64, wanted: u64, active: u64, expected: (u64, u64, u64)| {
-            fleet.counts.insert("/a".into(), counts(2, 2 - pending, pending));
             let revision = v1::ContentRevisionStatus { revision: 3, wanted, active, ..Default::default() };
             let status = v1::ContentStatus { revisions: vec![revision], ..Default::default() };
             fleet.content.insert("ips".into(), status);
-            let agents = fleet.agents_of_stage("ips", "stable", 3);
-            assert_eq!((agents.total, agents.at_revision, agents.online_lacking), expected);
+            let online = counts(2, 2 - pending, pending);
+            for counts in [online, late(online)] {
+                fleet.counts.insert("/a".into(), counts);
+                let agents = fleet.agents_of_stage("ips", "stable", 3);
+                assert_eq!((agents.total, agents.at_revision, agents.lacking), expected, "{counts:?}");
+            }
         };
         // Nobody has heard of it yet.
         check(2, 0, 0, (2, 0, 2));

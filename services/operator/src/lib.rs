@@ -7,7 +7,8 @@
 //!   the next pass. So an edit by hand, a lost event and a restart are the same case, and everything is repaired.
 //! - What it keeps in the fleet carries the mark of its namespace. The API refuses others who would change that, and it
 //!   changes nothing of others.
-//! - It writes to Kubernetes with server-side apply: its finalizer, the status, and the Secrets that it owns.
+//! - Its finalizer and the status it writes with server-side apply, so that whoever writes the spec sees no difference. What it
+//!   has for itself it makes and changes otherwise: the Secrets that it owns by a POST and then merge patches, the Lease by PUT.
 //! - One of several works, by a Lease.
 //! - Nothing is waited for without end, and a Kubernetes API that is ill is asked now and then: `gate`.
 
@@ -93,7 +94,7 @@ pub struct Config {
     pub mark: String,
 
     /// How many of its agents must have an object before it is Ready, in percent of all of them. Without it: all that are
-    /// online. The annotation muster.dev/ready-share of an object comes first.
+    /// online or late. The annotation muster.dev/ready-share of an object comes first.
     #[arg(long, env = "MUSTER_OPERATOR_READY_SHARE", value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(0..=100))]
     pub ready_share: Option<u64>,
 

@@ -103,7 +103,8 @@ pub(crate) struct Object {
     pub(crate) deleted: bool,
     /// Whether it waits for us at its end.
     pub(crate) held: bool,
-    pub(crate) ready_share: Option<u64>,
+    /// What [`READY_SHARE`] says, or why that is nothing.
+    pub(crate) ready_share: Result<Option<u64>, String>,
     /// What it says, or why that is nothing.
     pub(crate) wanted: Result<Resource, String>,
     pub(crate) status: Status,
@@ -116,6 +117,7 @@ impl Object {
         let name = meta.name.clone()?;
         let status = object.data.get("status").cloned().unwrap_or_default();
         let share = meta.annotations.as_ref().and_then(|all| all.get(READY_SHARE));
+        let share = share.filter(|_| kind.reaches_agents());
         Some(Self {
             wanted: wanted(kind, &name, object),
             key: Key { kind, namespace: meta.namespace.clone()?, name },
@@ -123,10 +125,29 @@ impl Object {
             generation: meta.generation.unwrap_or(0),
             deleted: meta.deletion_timestamp.is_some(),
             held: meta.finalizers.iter().flatten().any(|one| one == FINALIZER),
-            ready_share: share.and_then(|text| text.parse().ok()).filter(|share| *share <= 100),
+            ready_share: share.map(|text| ready_share(text)).transpose(),
             status: serde_json::from_value(status).unwrap_or_default(),
         })
     }
+
+    /// What it says, if all that it says can be used.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn usable(&self) -> Result<&Resource, &String> {
+        self.ready_share.as_ref()?;
+        self.wanted.as_ref()
+    }
+}
+
+fn ready_share(text: &str) -> Result<u64, String> {
+    let share = text.parse().ok().filter(|share| *share <= 100);
+    share.ok_or_else(|| {
+        format!(
+            "annotation {READY_SHARE} is {text:?} and must be a whole number of percent from 0 to 100, without a sign: change it, \
+             or remove it"
+        )
+    })
 }
 
 fn wanted(kind: Kind, name: &str, object: &DynamicObject) -> Result<Resource, String> {
@@ -187,10 +208,39 @@ mod tests {
             (group.path.as_str(), group.labels.len(), group.labels["tier"].as_str()),
             ("/web", 1, "front")
         );
-        assert_eq!((web.generation, web.held, web.deleted, web.ready_share), (3, true, false, Some(90)));
+        assert_eq!((web.generation, web.held, web.deleted, web.ready_share), (3, true, false, Ok(Some(90))));
         assert_eq!((web.status.observed_generation, web.status.revision), (2, 7));
         assert_eq!(web.key.to_string(), "Group fleet/web");
         let wrong = read(json!({ "path": "web" }));
         assert_eq!(wrong.wanted.unwrap_err(), "spec.path: must start with '/'");
+    }
+
+    #[test]
+    fn a_share_is_read_or_the_object_is_of_no_use() {
+        let read = |kind: Kind, spec: &Value, share: &str| {
+            let object = object(json!({
+                "apiVersion": "muster.dev/v1alpha1", "kind": kind.name(),
+                "metadata": {
+                    "name": "web", "namespace": "fleet", "uid": "u", "annotations": { READY_SHARE: share },
+                },
+                "spec": spec,
+            }));
+            Object::read(kind, &object).unwrap()
+        };
+        let group = json!({ "path": "/web" });
+        for (share, expected) in [("0", 0), ("2", 2), ("95", 95), ("100", 100)] {
+            let web = read(Kind::Group, &group, share);
+            assert_eq!(web.ready_share, Ok(Some(expected)));
+            assert!(web.usable().is_ok());
+        }
+        for share in ["95%", "abc", "", "101", "-1", "0.95", " 95"] {
+            let web = read(Kind::Group, &group, share);
+            let why = web.usable().unwrap_err();
+            let expected = format!("annotation muster.dev/ready-share is {share:?} and must be");
+            assert!(why.starts_with(&expected) && why.ends_with("or remove it"), "{why}");
+        }
+        // Agents have nothing of a kind, so it has no share.
+        let kind = read(Kind::PolicyKind, &json!({ "schema": { "type": "object" } }), "abc");
+        assert!(kind.usable().is_ok(), "{kind:?}");
     }
 }

@@ -303,9 +303,7 @@ impl Pass<'_> {
             },
         };
         for name in plan.revoke {
-            if let Err(status) = self.muster.revoke(&name, manager).await {
-                tracing::warn!(token = name, error = status.message(), "a token could not be revoked");
-            }
+            self.revoke(&name, manager).await;
         }
         Ok(Outcome::Token(TokenStatus {
             secret_name: tokens::secret_name(&object.key.name),
@@ -314,6 +312,13 @@ impl Pass<'_> {
             used: token.used.into(),
             token: token.name,
         }))
+    }
+
+    /// Nobody joins with a token any more. One that is left is revoked by a later pass, or ends by itself.
+    async fn revoke(&self, token: &str, manager: &str) {
+        if let Err(status) = self.muster.revoke(token, manager).await {
+            tracing::warn!(token, error = status.message(), "a token could not be revoked");
+        }
     }
 
     /// Makes a token and puts it into its Secret.
@@ -337,7 +342,11 @@ impl Pass<'_> {
         let token = made.details.unwrap_or_default();
         let filled = (token.name.as_str(), tokens::digest(wanted), made.token.as_str());
         let cluster = &self.operator.cluster;
-        cluster.fill(object, held, (filled.0, &filled.1, filled.2)).await?;
+        if let Err(error) = cluster.fill(object, held, (filled.0, &filled.1, filled.2)).await {
+            // Nobody knows it, and the next pass makes another: one after the other would be left.
+            self.revoke(&token.name, manager).await;
+            return Err(error.into());
+        }
         let note = format!("token {} is in Secret {}", token.name, tokens::secret_name(&object.key.name));
         cluster.event(object, (true, "TokenMade"), &note).await;
         Ok(Ok(token))

@@ -58,7 +58,7 @@ pub(crate) fn plan(objects: &BTreeMap<Key, Object>, fleet: &Fleet, prefix: &str)
             }
             continue;
         }
-        let wanted = match &object.wanted {
+        let wanted = match object.usable() {
             Ok(wanted) => wanted,
             Err(why) => {
                 plan.wrong.push((key.clone(), why.clone()));
@@ -364,6 +364,10 @@ mod tests {
             ],
         );
         check(&[ended(object(Kind::Policy, "bad"))], &Fleet::default(), &["release bad"]);
+        // An annotation is as bad, as long as the object is to stay.
+        let annotated = Object { ready_share: Err("not a share".into()), ..release("r", 1) };
+        check(std::slice::from_ref(&annotated), &Fleet::default(), &["wrong r: not a share"]);
+        check(&[ended(annotated)], &fleet(&[release("r", 1)], OURS), &["let go r"]);
     }
 
     #[test]

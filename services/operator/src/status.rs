@@ -45,9 +45,9 @@ pub(crate) struct Agents {
     pub(crate) total: u64,
     pub(crate) at_revision: u64,
     pub(crate) failed: u64,
-    /// Online ones that do not have it yet or failed. Not told.
+    /// Online or late ones that do not have it yet or failed. Not told.
     #[serde(skip)]
-    pub(crate) online_lacking: u64,
+    pub(crate) lacking: u64,
 }
 
 /// A condition, as Kubernetes wants one.
@@ -74,7 +74,7 @@ pub(crate) enum Outcome {
     Refused { reason: &'static str, message: String },
 }
 
-/// Who must have an object before it is Ready, in percent of all agents; `None`: all that are online.
+/// Who must have an object before it is Ready, in percent of all agents; `None`: all that are online or late.
 pub(crate) type Share = Option<u64>;
 
 /// The status of an object after a pass.
@@ -94,13 +94,14 @@ pub(crate) fn status(object: &Object, outcome: &Outcome, share: Share, now: Time
             next.agents = *agents;
             let synced = told(true, "Synced", format!("the fleet has it since revision {revision}"));
             let failed = agents.map_or(0, |agents| agents.failed);
+            let own_share = object.ready_share.as_ref().ok().copied().flatten();
             let degraded = match failed {
                 0 => told(false, "Fine", String::new()),
                 failed => {
                     told(true, "AgentsFailed", format!("{failed} agents refused it or went back from it"))
                 }
             };
-            (synced, ready(*agents, object.ready_share.or(share)), degraded)
+            (synced, ready(*agents, own_share.or(share)), degraded)
         }
         Outcome::Token(token) => {
             next.token = Some(token.clone());
@@ -134,17 +135,17 @@ fn ready(agents: Option<Agents>, share: Share) -> (bool, String, String) {
     let Some(agents) = agents else {
         return (true, "Synced".to_owned(), "agents have nothing of it".to_owned());
     };
-    let Agents { total, at_revision, failed, online_lacking } = agents;
+    let Agents { total, at_revision, failed, lacking } = agents;
     let enough = match share {
         Some(share) => u128::from(at_revision) * 100 >= u128::from(total) * u128::from(share),
-        None => online_lacking == 0,
+        None => lacking == 0,
     };
     let reason = match (enough, failed) {
         (true, _) => "AgentsCurrent",
         (false, 0) => "AgentsPending",
         (false, _) => "AgentsFailed",
     };
-    let wanted = share.map_or("all that are online".to_owned(), |share| format!("{share} %"));
+    let wanted = share.map_or("all that are online or late".to_owned(), |share| format!("{share} %"));
     (enough, reason.to_owned(), format!("{at_revision} of {total} agents have it; {wanted} should"))
 }
 
@@ -199,7 +200,7 @@ pub(crate) mod tests {
             generation: 4,
             deleted: false,
             held: true,
-            ready_share: None,
+            ready_share: Ok(None),
             wanted: Err("unread".into()),
             status: Status::default(),
         }
@@ -215,9 +216,9 @@ pub(crate) mod tests {
 
     #[test]
     fn ready_means_that_the_agents_have_it() {
-        let synced = |total, at_revision, failed, online_lacking| Outcome::Synced {
+        let synced = |total, at_revision, failed, lacking| Outcome::Synced {
             revision: 9,
-            agents: Some(Agents { total, at_revision, failed, online_lacking }),
+            agents: Some(Agents { total, at_revision, failed, lacking }),
         };
         for (outcome, share, expected) in [
             (synced(0, 0, 0, 0), None, (true, true, false, "AgentsCurrent")),

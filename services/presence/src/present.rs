@@ -188,6 +188,8 @@ fn counts(counts: &Counts) -> api::AgentCounts {
         failed: counts.failed,
         online_pending: counts.online_pending,
         online_failed: counts.online_failed,
+        late_pending: counts.late_pending,
+        late_failed: counts.late_failed,
     }
 }
 

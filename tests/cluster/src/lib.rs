@@ -11,6 +11,7 @@ mod objects;
 mod plane;
 mod references;
 mod request;
+mod rights;
 mod schemas;
 mod tools;
 
@@ -22,5 +23,6 @@ pub use host::{Host, NODE, Pod, Secrets};
 pub use objects::{Objects, containers, pod_of};
 pub use plane::{NAMESPACE, Plane, free_port};
 pub use request::request;
+pub use rights::{Asked, Right, bindings, granted, settle, sufficient, unused};
 pub use schemas::Schemas;
 pub use tools::{have, tool};

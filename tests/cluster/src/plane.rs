@@ -1,6 +1,5 @@
 //! A Kubernetes control plane on this machine: etcd, API server, controllers, scheduler, and kwok in place of nodes.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,10 +9,12 @@ use live::eventually;
 use runtime::tls::{LocalCa, TlsFiles};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
 use crate::chart::{Chart, Refused, chart_dir};
 use crate::request::request;
+use crate::rights::Asked;
 use crate::tools::tool;
 
 /// Where tests install.
@@ -262,6 +263,36 @@ impl Plane {
         }
     }
 
+    /// Runs kubectl in [`NAMESPACE`], with something to read.
+    ///
+    /// # Errors
+    /// What it says when it fails.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub async fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, Refused> {
+        let mut child = Command::new(tool("kubectl"))
+            .args(arguments)
+            .args(["--namespace", NAMESPACE])
+            .env("KUBECONFIG", self.path("kubeconfig"))
+            .env("KUBECACHEDIR", self.path("kubectl"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("kubectl can be run");
+        let mut stdin = child.stdin.take().expect("invariant: it is piped");
+        // One that reads nothing may have ended.
+        drop(stdin.write_all(input.as_bytes()).await);
+        drop(stdin);
+        let output = child.wait_with_output().await.expect("kubectl can be waited for");
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(Refused(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
+    }
+
     /// A token of a ServiceAccount in [`NAMESPACE`], in a folder as Pods have it.
     ///
     /// # Panics
@@ -278,25 +309,17 @@ impl Plane {
         folder
     }
 
-    /// What a ServiceAccount of [`NAMESPACE`] has asked for: verb, group and resource, with what was answered.
+    /// What a ServiceAccount of [`NAMESPACE`] has asked for, in order.
     ///
     /// # Panics
     /// If the API server wrote nothing down.
     #[must_use]
-    pub fn asked_by(&self, account: &str) -> BTreeSet<(String, String, String, u64)> {
+    pub fn asked_by(&self, account: &str) -> Vec<Asked> {
         let text = fs::read_to_string(self.path("audit.log")).expect("the API server writes it");
         let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
         let of_it = events.filter(|event| event["user"]["username"] == user.as_str());
-        let asked = of_it.filter(|event| event["objectRef"].is_object()).map(|event| {
-            let text = |key: &str| event["objectRef"][key].as_str().unwrap_or_default().to_owned();
-            let part = text("subresource");
-            let slash = if part.is_empty() { "" } else { "/" };
-            let verb = event["verb"].as_str().unwrap_or_default().to_owned();
-            let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
-            (verb, text("apiGroup"), format!("{}{slash}{part}", text("resource")), code)
-        });
-        asked.collect()
+        of_it.filter_map(|event| Asked::read(&event)).collect()
     }
 
     /// Where the API server listens.

@@ -81,7 +81,7 @@ for folder in "${@:-all}"; do
       at=k8s.io/component-base/version
       IFS=. read -r major minor _ <<<"${version#v}"
       build k8s "-X $at.gitVersion=$version -X $at.gitMajor=$major -X $at.gitMinor=$minor" \
-        k8s.io/kubernetes/cmd/kube-{apiserver,controller-manager,scheduler}
+        k8s.io/kubernetes/cmd/kube{-apiserver,-controller-manager,-scheduler,ctl}
       ;;&
     schemas | all)
       take k8s k8s.io/kubernetes "$tools/share" api/openapi-spec/swagger.json

@@ -6,6 +6,8 @@ use super::style::{Style, Tone, safe};
 use super::table::{Cell, Table};
 use super::text;
 
+/// By state, and how far they are. AT HEAD, PENDING and FAILED count agents whatever their state: an agent that is offline and
+/// behind is one that is behind.
 const COUNTS: [&str; 8] =
     ["AGENTS", "ONLINE", "LATE", "OFFLINE", "NEVER-SEEN", "AT HEAD", "PENDING", "FAILED"];
 

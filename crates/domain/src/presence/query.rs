@@ -119,6 +119,10 @@ pub struct Counts {
     pub online_pending: u64,
     /// Online, and the head failed on them.
     pub online_failed: u64,
+    /// Late and not at the head yet.
+    pub late_pending: u64,
+    /// Late, and the head failed on them.
+    pub late_failed: u64,
 }
 
 /// One group at a glance.
@@ -159,16 +163,22 @@ impl Counts {
     fn add(&mut self, state: State, progress: Progress, agents: u32) {
         let agents = u64::from(agents);
         self.states[state as usize] += agents;
-        let online = if state == State::Online { agents } else { 0 };
+        let (online, late) = match state {
+            State::Online => (agents, 0),
+            State::Late => (0, agents),
+            State::NeverSeen | State::Offline => (0, 0),
+        };
         match progress {
             Progress::Current => self.current += agents,
             Progress::Pending => {
                 self.pending += agents;
                 self.online_pending += online;
+                self.late_pending += late;
             }
             Progress::Failed => {
                 self.failed += agents;
                 self.online_failed += online;
+                self.late_failed += late;
             }
         }
     }
@@ -182,6 +192,8 @@ impl Counts {
         self.failed += other.failed;
         self.online_pending += other.online_pending;
         self.online_failed += other.online_failed;
+        self.late_pending += other.late_pending;
+        self.late_failed += other.late_failed;
     }
 }
 

@@ -329,6 +329,34 @@ fn pages_and_counts_agree_with_the_filter() {
     assert_eq!((summary.all.current, summary.all.online_pending), (5, 5));
 }
 
+/// Who does not have the head is counted until it is offline, by state: a heartbeat that is overdue makes nobody current.
+#[test]
+fn who_turns_late_without_the_head_is_counted_until_it_is_offline() {
+    let mut fleet = small_fleet();
+    let hour = settings(Mode::Pull, MINUTE, MINUTE.scaled(60, 1));
+    fleet.group_changed(START, head("web", "/servers/web", hour, 5));
+    for id in ["b", "c"] {
+        fleet.enrolled(START, &enrolment(id, "web", 1));
+    }
+    let failed = Some(report(5, Some("no such port")));
+    let beats = [("a", beat(1, 4)), ("b", Beat { report: failed, ..beat(1, 4) }), ("c", beat(1, 5))];
+    for (id, beat) in beats {
+        fleet.heartbeat(START, id, beat);
+    }
+    let check = |fleet: &Presence, online: [u64; 3], late: [u64; 3]| {
+        let all = fleet.summary(&Scope::Fleet).all;
+        let counts = [State::Online, State::Late].map(|state| all.states[state as usize]);
+        assert_eq!([counts[0], all.online_pending, all.online_failed], online, "{all:?}");
+        assert_eq!([counts[1], all.late_pending, all.late_failed], late, "{all:?}");
+        assert_eq!((all.current, all.pending, all.failed), (1, 1, 1), "whatever their state");
+    };
+    check(&fleet, [3, 1, 1], [0, 0, 0]);
+    fleet.tick(START + MINUTE.scaled(10, 1));
+    check(&fleet, [0, 0, 0], [3, 1, 1]);
+    fleet.tick(START + MINUTE.scaled(90, 1));
+    check(&fleet, [0, 0, 0], [0, 0, 0]);
+}
+
 #[test]
 fn what_is_remembered_comes_in_parts() {
     let mut fleet = small_fleet();

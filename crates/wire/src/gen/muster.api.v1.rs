@@ -8319,6 +8319,12 @@ pub struct AgentCounts {
     /// Online and failed.
     #[prost(uint64, tag = "10")]
     pub online_failed: u64,
+    /// Late and not at the head yet, failed ones not counted.
+    #[prost(uint64, tag = "11")]
+    pub late_pending: u64,
+    /// Late and failed.
+    #[prost(uint64, tag = "12")]
+    pub late_failed: u64,
 }
 impl ::prost::Name for AgentCounts {
     const NAME: &'static str = "AgentCounts";

@@ -5,12 +5,12 @@ use std::process::{Command, Output};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cluster::{Chart, NAMESPACE, Plane, have};
+use cluster::{Chart, NAMESPACE, Plane, granted, have, settle};
 use serde_json::{Value, json};
 
-/// Programs of a control plane.
-pub(crate) const PROGRAMS: [&str; 6] =
-    ["helm", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"];
+/// Programs of a control plane, and those of who uses it.
+pub(crate) const PROGRAMS: [&str; 7] =
+    ["helm", "kubectl", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"];
 
 /// Runs what the Job's Pod names, as its ServiceAccount.
 pub(crate) async fn run(plane: &Plane, chart: &Chart) -> Output {
@@ -141,6 +141,9 @@ async fn a_certificate_that_does_not_fit_is_made_anew_and_nats_starts_again() {
     // Helm leaves the annotation, which is not its own.
     plane.helm(&["upgrade", "muster"], Some(&further)).await.unwrap();
     assert_eq!(annotation().await, after);
+    // It did all that it is there for, and that is all that it may do.
+    let granted = granted(&further.render().unwrap(), "muster-bootstrap");
+    settle(&granted, &plane.asked_by("muster-bootstrap"), &[], &[]);
 }
 
 /// The ServiceAccount of the Job can do what the Job does; this is what it cannot do.

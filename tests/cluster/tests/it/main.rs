@@ -38,6 +38,8 @@ mod render;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod rights;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod scrape;
@@ -45,6 +47,8 @@ mod scrape;
 mod series;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod tokens;
 #[cfg(test)]
 mod umbrella;
 #[cfg(test)]

@@ -1,13 +1,11 @@
 //! The operator between a real Kubernetes API server and a real fleet with agents.
 
-use std::collections::BTreeSet;
-
-use cluster::{NAMESPACE, have};
+use cluster::{NAMESPACE, granted, have, settle};
 use live::{AgentProcess, Faults, Proxy, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::bootstrap::PROGRAMS;
-use super::rig::{ACCOUNT, Rig, agent, allowed, condition_of, join_token, try_apply};
+use super::rig::{Rig, agent, condition_of, event, join_token, try_apply};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_of_kubernetes_reaches_agents_and_its_status_returns() {
@@ -50,17 +48,8 @@ async fn a_policy_of_kubernetes_reaches_agents_and_its_status_returns() {
 
     by_hand(&rig, &agent).await;
     ends(&rig).await;
-    asked_for_what_it_may(&rig);
-}
-
-/// The rights in the chart are what the operator needs, and no more.
-fn asked_for_what_it_may(rig: &Rig) {
-    let asked = rig.plane.asked_by(ACCOUNT);
-    let refused: Vec<_> = asked.iter().filter(|(.., code)| *code == 403).collect();
-    assert!(refused.is_empty(), "{refused:?}");
-    let used: BTreeSet<_> = asked.into_iter().map(|(verb, group, what, _)| (verb, group, what)).collect();
-    let unused: Vec<_> = allowed().into_iter().filter(|right| !used.contains(right)).collect();
-    assert!(unused.is_empty(), "rights that nothing needed: {unused:?}");
+    let account = &rig.installed.account;
+    settle(&granted(&rig.installed.objects, account), &rig.plane.asked_by(account), &[], &[]);
 }
 
 /// Who edits the fleet by hand is told where; who insists is put right.
@@ -157,7 +146,20 @@ async fn what_is_wrong_is_refused_or_told_and_the_rest_goes_on() {
     let lost = rig.reaches("Policy", "lost", ("Degraded", "True")).await;
     let why = condition_of(&lost, "Synced")["message"].as_str().unwrap();
     assert!(why.contains("needs kind \"nowhere\", which does not exist"), "{why}");
-    rig.reaches("Group", "db", ("Ready", "True")).await;
+    let db = rig.reaches("Group", "db", ("Ready", "True")).await;
+    // Whoever looks at the object is told by events, as `kubectl describe` shows them.
+    for (object, kind, reason, condition) in
+        [(&lost, "Warning", "Refused", "Synced"), (&db, "Normal", "AgentsCurrent", "Ready")]
+    {
+        let event = event(&rig, object, (kind, reason)).await;
+        let message = &condition_of(object, condition)["message"];
+        assert_eq!(&event["note"], message, "{event:#}");
+        let about = &event["regarding"];
+        let seen = (&about["apiVersion"], &about["kind"], &about["name"], &about["namespace"]);
+        let named = (&object["kind"], &object["metadata"]["name"]);
+        assert_eq!(seen, (&json!("muster.dev/v1alpha1"), named.0, named.1, &json!(NAMESPACE)), "{event:#}");
+        assert_eq!(event["reportingController"], "muster-operator", "{event:#}");
+    }
     // Another one takes over when the first is gone, and what was never made goes without a trace.
     rig.operator("two").await;
     rig.operators[0].kill().await;
@@ -166,12 +168,86 @@ async fn what_is_wrong_is_refused_or_told_and_the_rest_goes_on() {
     rig.policy(5).await;
     rig.reaches("Policy", "base", ("Ready", "True")).await;
     // Somebody has taken the Lease: whoever had it ends before it does anything else.
-    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{ACCOUNT}");
+    let lease =
+        format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{}", rig.installed.account);
     let holder = json!({ "spec": { "holderIdentity": "three" } });
     assert_eq!(rig.plane.call("PATCH", &lease, Some(&holder)).await.0, 200);
     let two = rig.operators.last_mut().unwrap();
     assert!(!two.wait().await.success());
     assert!(two.log().contains("was taken by three"), "{}", two.log());
+}
+
+/// Objects as people have them in a file. The group has agents that are late soon and offline long after.
+fn manifests(round: u64, share: Option<&str>) -> String {
+    let annotations = share.map_or(json!({}), |share| json!({ "muster.dev/ready-share": share }));
+    let object = |kind: &str, name: &str, spec: Value| {
+        json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": kind,
+            "metadata": { "name": name, "annotations": annotations }, "spec": spec,
+        })
+    };
+    let settings = json!({ "mode": "pull", "heartbeatInterval": "1s", "offlineAfter": "1h" });
+    let items = [
+        object("PolicyKind", "firewall", json!({ "schema": { "type": "object" } })),
+        object("Policy", "base", json!({ "kind": "firewall", "document": { "round": round } })),
+        object("Group", "web", json!({ "path": "/web", "policies": ["base"], "settings": settings })),
+    ];
+    json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_waits_until_agents_have_it() {
+    if !have(&PROGRAMS) || !have(&["nats-server"]) {
+        return;
+    }
+    let rig = Rig::start().await;
+    let apply = async |text: String| rig.plane.kubectl(&["apply", "--filename", "-"], &text).await.unwrap();
+    let wait = async |time: &str| {
+        let time = format!("--timeout={time}");
+        rig.plane.kubectl(&["wait", "--for=condition=Ready", "policy/base", "group/web", &time], "").await
+    };
+    apply(manifests(1, None)).await;
+    let mut agent = agent(&rig).await;
+    agent.reaches("firewall", "/round", &json!(1)).await;
+    let said = wait("60s").await.unwrap();
+    assert!(said.contains("policy.muster.dev/base condition met"), "{said}");
+
+    // Nobody has heard of it for a while, and it is not offline: it may come to have the new one any moment.
+    agent.kill().await;
+    apply(manifests(2, None)).await;
+    eventually("the agent is late and behind", async || {
+        let all = rig.cli().json("status").await["all"].clone();
+        let behind = all["total"] == "1" && all["late"] == "1" && all["latePending"] == "1";
+        if behind { Ok(()) } else { Err(format!("{all} {}", rig.logs())) }
+    })
+    .await;
+    // Longer than an operator goes without a look at the fleet.
+    let said = wait("6s").await.unwrap_err().0;
+    assert!(said.contains("timed out waiting for the condition on policies/base"), "{said}");
+    assert!(said.contains("timed out waiting for the condition on groups/web"), "{said}");
+    let waiting = rig.reaches("Policy", "base", ("Ready", "False")).await;
+    assert_eq!(condition_of(&waiting, "Ready")["reason"], "AgentsPending", "{waiting:#}");
+    agent.start();
+    agent.reaches("firewall", "/round", &json!(2)).await;
+    wait("60s").await.unwrap();
+
+    // What cannot be read is no reason to take another share, and nothing of the object is done meanwhile.
+    apply(manifests(3, Some("95%"))).await;
+    let wrong = rig.reaches("Policy", "base", ("Degraded", "True")).await;
+    for (condition, status) in [("Ready", "False"), ("Synced", "False"), ("Degraded", "True")] {
+        let condition = condition_of(&wrong, condition);
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!(status), &json!("Invalid")),
+            "{wrong:#}"
+        );
+        let why = condition["message"].as_str().unwrap();
+        assert!(why.starts_with("annotation muster.dev/ready-share is \"95%\" and must be"), "{why}");
+    }
+    rig.reaches("PolicyKind", "firewall", ("Ready", "True")).await;
+    apply(manifests(3, Some("95"))).await;
+    wait("60s").await.unwrap();
+    agent.reaches("firewall", "/round", &json!(3)).await;
 }
 
 /// The way to Kubernetes breaks off again and again, and then lets nothing pass while nobody is told.

@@ -1,11 +1,9 @@
 //! What the tests of the operator stand on: a real Kubernetes API server, a real fleet with agents, and an operator between
 //! them.
 
-use std::collections::BTreeSet;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cluster::{Chart, NAMESPACE, Objects, Plane, root};
+use cluster::{Chart, NAMESPACE, Objects, Plane, bindings, root};
 use live::{AgentProcess, Cli, Fleet, Process, eventually};
 use serde_json::{Value, json};
 
@@ -14,39 +12,53 @@ pub(crate) struct Rig {
     pub(crate) plane: Plane,
     pub(crate) fleet: Fleet,
     pub(crate) operators: Vec<Process>,
+    pub(crate) installed: Installed,
 }
 
-/// The ServiceAccount that the chart makes.
-pub(crate) const ACCOUNT: &str = "muster-operator";
-
-/// The chart with an operator.
-fn objects() -> Objects {
-    let values = json!({ "operator": { "enabled": true } });
-    Chart::new().with(values).render().unwrap_or_else(|refused| panic!("{}", refused.0))
+/// The operator of a chart.
+pub(crate) struct Installed {
+    pub(crate) objects: Objects,
+    pub(crate) account: String,
+    options: Vec<String>,
 }
 
-/// Roles of the operator.
-fn roles(objects: &Objects) -> Vec<&Value> {
-    let of_it =
-        |role: &&Value| role["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(ACCOUNT));
-    objects.of("Role").filter(of_it).collect()
-}
-
-/// All that its roles allow: verb, group and resource.
-pub(crate) fn allowed() -> BTreeSet<(String, String, String)> {
-    let objects = objects();
-    let texts = |value: &Value| -> Vec<String> {
-        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
-    };
-    let mut all = BTreeSet::new();
-    for rule in roles(&objects).iter().flat_map(|role| role["rules"].as_array().unwrap()) {
-        for verb in texts(&rule["verbs"]) {
-            for resource in texts(&rule["resources"]) {
-                all.insert((verb.clone(), texts(&rule["apiGroups"])[0].clone(), resource));
+impl Installed {
+    /// Gives its ServiceAccount its rights.
+    async fn install(plane: &Plane, values: Value) -> Self {
+        let chart = Chart::new().with(json!({ "operator": { "enabled": true } })).with(values);
+        let objects = chart.render().unwrap_or_else(|refused| panic!("{}", refused.0));
+        let of_it =
+            |object: &&Value| object["metadata"]["labels"]["app.kubernetes.io/component"] == "operator";
+        let pod = &objects.of("Deployment").find(of_it).unwrap()["spec"]["template"]["spec"];
+        let account = pod["serviceAccountName"].as_str().unwrap().to_owned();
+        let accounts = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
+        plane.create(&accounts, objects.get("ServiceAccount", &account)).await;
+        for (binding, role) in bindings(&objects, &account) {
+            for object in [role, binding] {
+                let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
+                let place = match object["kind"].as_str().unwrap().starts_with("Cluster") {
+                    true => String::new(),
+                    false => format!(
+                        "namespaces/{}/",
+                        object["metadata"]["namespace"].as_str().unwrap_or(NAMESPACE)
+                    ),
+                };
+                plane.create(&format!("/apis/rbac.authorization.k8s.io/v1/{place}{plural}"), object).await;
             }
         }
+        let env = pod["containers"][0]["env"].as_array().unwrap();
+        let options = env.iter().filter_map(|variable| {
+            let option = match variable["name"].as_str()? {
+                "MUSTER_OPERATOR_NAMESPACE" => "--namespace",
+                "MUSTER_OPERATOR_LEASE" => "--lease",
+                "MUSTER_OPERATOR_MARK" => "--mark",
+                _ => return None,
+            };
+            Some(format!("{option}={}", variable["value"].as_str()?))
+        });
+        let options = options.collect();
+        Self { objects, account, options }
     }
-    all
 }
 
 impl Rig {
@@ -63,22 +75,19 @@ impl Rig {
         let made = fleet.cli("all").json("api-token create kubernetes --role operator").await;
         // Where the operator looks for it.
         drop(fleet.cli("all").with_token("kubernetes", made["token"].as_str().unwrap()));
-        let objects = objects();
-        plane
-            .create(
-                &format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"),
-                objects.get("ServiceAccount", ACCOUNT),
-            )
-            .await;
-        let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}");
-        for role in roles(&objects) {
-            let name = role["metadata"]["name"].as_str().unwrap();
-            plane.create(&format!("{rbac}/roles"), role).await;
-            plane.create(&format!("{rbac}/rolebindings"), objects.get("RoleBinding", name)).await;
-        }
-        let mut rig = Self { plane, fleet, operators: Vec::new() };
+        let installed = Installed::install(&plane, json!({})).await;
+        let mut rig = Self { plane, fleet, operators: Vec::new(), installed };
         rig.operator("one").await;
         rig
+    }
+
+    /// Has an operator by other values of the chart in place of those that run.
+    pub(crate) async fn instead(&mut self, values: Value, identity: &str) {
+        for operator in &mut self.operators {
+            operator.kill().await;
+        }
+        self.installed = Installed::install(&self.plane, values).await;
+        self.operator(identity).await;
     }
 
     /// Starts an operator as its ServiceAccount.
@@ -89,7 +98,7 @@ impl Rig {
 
     /// As [`Self::operator`], one whose way to Kubernetes leads over this address.
     pub(crate) async fn operator_by(&mut self, identity: &str, address: &str) {
-        let account = self.plane.service_account(ACCOUNT).await;
+        let account = self.plane.service_account(&self.installed.account).await;
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{ "name": "it", "cluster": {
@@ -102,26 +111,21 @@ impl Rig {
         let service = &self.fleet.services[0];
         let token = self.fleet.dir().join("kubernetes.token").display().to_string();
         let (server, ca) = (format!("https://{}", service.address), service.ca.display().to_string());
-        let args = [
+        let mut args = vec![
             "operator",
-            "--listen",
-            "127.0.0.1:0",
+            "--listen=127.0.0.1:0",
             "--insecure-plaintext",
             "--server",
             &server,
             "--ca-file",
             &ca,
-            "--namespace",
-            NAMESPACE,
             "--identity",
             identity,
-            "--resync",
-            "2s",
-            "--lease",
-            ACCOUNT,
+            "--resync=2s",
             "--token-file",
             &token,
         ];
+        args.extend(self.installed.options.iter().map(String::as_str));
         let kubeconfig = kubeconfig.display().to_string();
         let name = format!("operator-{identity}");
         let env = [("KUBECONFIG", kubeconfig.as_str())];
@@ -233,6 +237,21 @@ pub(crate) async fn join_token(plane: &Plane, name: &str, logs: impl Fn() -> Str
     .await;
     let token = STANDARD.decode(secret["data"]["token"].as_str().unwrap()).unwrap();
     String::from_utf8(token).unwrap()
+}
+
+/// Waits for an event about an object by its type and reason, and gives it.
+pub(crate) async fn event(rig: &Rig, object: &Value, (kind, reason): (&str, &str)) -> Value {
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events");
+    let about = &object["metadata"]["uid"];
+    eventually(format!("an event: {kind} {reason}"), async || {
+        let (_, events) = rig.plane.call("GET", &path, None).await;
+        let all = events["items"].as_array().cloned().unwrap_or_default();
+        let is_it = |event: &&Value| {
+            event["regarding"]["uid"] == *about && event["type"] == kind && event["reason"] == reason
+        };
+        all.iter().find(is_it).cloned().ok_or_else(|| format!("{events:#} {}", rig.logs()))
+    })
+    .await
 }
 
 pub(crate) fn plural(kind: &str) -> &'static str {
