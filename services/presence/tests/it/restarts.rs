@@ -121,6 +121,8 @@ async fn a_broker_that_restarts_makes_nobody_offline() {
     let mut replica = fleet.replica().await;
     let mut agent = fleet.agent("a").await;
     agent.beat(None).await;
+    let told = async { while fleet.events("a").await.is_empty() {} };
+    tokio::time::timeout(PATIENCE, told).await.expect("that it is online is told");
     fleet.server.kill().await.unwrap();
     tokio::time::sleep(Duration::from_secs(4)).await;
     fleet.server.start_again().await.unwrap();
