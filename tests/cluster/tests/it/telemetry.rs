@@ -24,8 +24,8 @@ const CONSUMER: u64 = 5;
 const AGENT: &str = "canary-agent-17";
 /// How long the end of a process may take on a busy machine, beside the telemetry.
 const STOP_SLACK: Duration = Duration::from_secs(3);
-/// What a collector without memory answers.
-const REFUSAL: &str = "gRPC code: Unavailable";
+/// What a collector without memory answers, and one that is asked too much.
+const REFUSALS: [&str; 2] = ["gRPC code: Unavailable", "gRPC code: ResourceExhausted"];
 
 const GROUPS: &str = "\
 {apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: push}, spec: {path: /push, settings: {mode: push}, policies: [app]}}
@@ -288,7 +288,7 @@ async fn without_a_collector_changes_arrive_and_processes_end_in_time() {
     tokio::join!(endures(&away, async |_| {}), endures(&silent, async |_| {}));
 }
 
-/// A collector that refuses because it has no memory left, and one at the end of a line on which nothing arrives in time.
+/// A collector that refuses because it has no memory left, one that is asked too much, and one at the end of a line on which nothing arrives in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_collector_that_refuses_or_is_slow_changes_arrive_and_processes_end_in_time() {
     if !have(&["otelcol"]) {
@@ -299,19 +299,34 @@ async fn with_a_collector_that_refuses_or_is_slow_changes_arrive_and_processes_e
     let line = Proxy::start(&far.endpoint()).await;
     let slow = Lane { bytes_per_second: Some(1_000), ..Lane::default() };
     line.set("", Faults { up: slow, down: slow });
-    let full_endpoint = full.endpoint();
-    let refused = endures(&full_endpoint, async |fleet| {
-        let told = "telemetry is not taken by the collector";
-        until("it is refused, and says so", || {
-            let log = fleet.services[0].process.log();
-            let says = log.lines().any(|line| line.contains(told) && line.contains(REFUSAL));
-            if says { Ok(()) } else { Err(log) }
-        })
-        .await;
-    });
+    let (full_endpoint, busy_endpoint) = (full.endpoint(), busy().await);
+    let [no_memory, too_much] = REFUSALS;
+    let refused = endures(&full_endpoint, async |fleet| is_refused(fleet, no_memory).await);
+    let limited = endures(&busy_endpoint, async |fleet| is_refused(fleet, too_much).await);
     let slow_endpoint = format!("http://{}", line.address());
     let slowed = endures(&slow_endpoint, async |_| assert!(line.bytes_up("") > 0, "it is on its way"));
-    tokio::join!(refused, slowed);
+    tokio::join!(refused, limited, slowed);
+}
+
+/// A server that answers all that is asked as gRPC says 429; its address.
+async fn busy() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let answer =
+        async || [("content-type", "application/grpc"), ("grpc-status", "8"), ("grpc-message", "later")];
+    tokio::spawn(axum::serve(listener, axum::Router::new().fallback(answer)).into_future());
+    endpoint
+}
+
+/// Waits until a fleet says that the collector refuses its telemetry, and how.
+async fn is_refused(fleet: &Fleet, how: &str) {
+    let told = "telemetry is not taken by the collector";
+    until("it is refused, and says so", || {
+        let log = fleet.services[0].process.log();
+        let says = log.lines().any(|line| line.contains(told) && line.contains(how));
+        if says { Ok(()) } else { Err(log) }
+    })
+    .await;
 }
 
 /// The rules for Prometheus, by its own tool: each alert fires and does not.
