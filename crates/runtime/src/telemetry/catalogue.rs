@@ -184,7 +184,7 @@ catalogue! {
     VerifyFailures: "muster.verify.failures", "{envelope}", Counter, [REASON], "muster-agent",
         "Signed envelopes that an agent did not obey, by the rule that was broken.";
     AgentRollbacks: "muster.agent.rollbacks", "{rollback}", Counter, [Label { name: "item", values: &["policy", "content"] }], "muster-agent",
-        "Times an agent went back to its last known good.";
+        "Times an agent gave up what it had put in force. It goes back to its last known good, if it has one.";
     Enrolments: "muster.enrolments", "{request}", Counter, [Label { name: "result", values: &["joined", "waiting", "refused", "failed"] }], "identity",
         "Requests of agents to join, or for new claims.";
     BrokerReconnects: "muster.broker.reconnects", "{reconnect}", Counter, [], "all",
