@@ -38,6 +38,18 @@ spec: {{path: /pull, settings: {{mode: pull, heartbeatInterval: 1s}}, policies: 
     )
 }
 
+/// An agent in each of these groups.
+pub(crate) async fn both(release: &Release) -> Vec<AgentProcess> {
+    let mut agents = Vec::new();
+    for mode in ["push", "pull"] {
+        let made = release.cli(IDENTITY).json(&format!("token create --group /{mode} --uses 1")).await;
+        let mut agent = AgentProcess::new(&release.dir, mode, made["token"].as_str().unwrap());
+        agent.start();
+        agents.push(agent);
+    }
+    agents
+}
+
 /// A policy that has reached both agents.
 pub(crate) async fn round(cli: &Cli, number: u64, agents: &[AgentProcess]) {
     let policy = format!(
@@ -92,13 +104,7 @@ async fn what_is_rendered_runs_and_goes_on_when_a_server_is_gone() {
     let token = release.cli(IDENTITY).run(&between(&notes, "--token-file admin.token ", "\n")).await.ok();
     assert!(token.contains("mjt1_"), "{token}");
     policy.apply(&manifests("10s")).await;
-    let mut agents = Vec::new();
-    for mode in ["push", "pull"] {
-        let made = release.cli(IDENTITY).json(&format!("token create --group /{mode} --uses 1")).await;
-        let mut agent = AgentProcess::new(&release.dir, mode, made["token"].as_str().unwrap());
-        agent.start();
-        agents.push(agent);
-    }
+    let agents = both(&release).await;
     round(&policy, 1, &agents).await;
     let listed = release.cli(PRESENCE).json("agent list").await.to_string();
     assert!(listed.contains("push") && listed.contains("pull"), "{listed}");

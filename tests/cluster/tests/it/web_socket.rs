@@ -4,13 +4,13 @@ use std::fs;
 use std::net::SocketAddr;
 
 use cluster::{Chart, have, tool};
-use live::{AgentProcess, Process, eventually};
+use live::{Process, eventually};
 use runtime::tls::LocalCa;
 use serde_json::{Value, json};
 
 use super::bootstrap::PROGRAMS;
-use super::pods::{manifests, round};
-use super::release::{Broker, Given, IDENTITY, POLICY, Release, loopback, plain_get};
+use super::pods::{both, manifests, round};
+use super::release::{Broker, Given, POLICY, Release, loopback, plain_get};
 
 /// Where the values of the chart say that agents come in.
 const URL: &str = "wss://nats.example.org:443";
@@ -85,13 +85,7 @@ async fn agents_come_by_a_web_socket_through_an_ingress() {
     release.first_token().await;
     let policy = release.cli(POLICY);
     policy.apply(&manifests("1s")).await;
-    let mut agents = Vec::new();
-    for mode in ["push", "pull"] {
-        let made = release.cli(IDENTITY).json(&format!("token create --group /{mode} --uses 1")).await;
-        let mut agent = AgentProcess::new(&release.dir, mode, made["token"].as_str().unwrap());
-        agent.start();
-        agents.push(agent);
-    }
+    let agents = both(&release).await;
     round(&policy, 1, &agents).await;
     // One that pulls has a connection for moments only.
     eventually("the agent that is pushed to has a connection, by a WebSocket", async || {
