@@ -71,7 +71,10 @@ pub(crate) struct RestoreArgs {
 
 /// Puts a backup back and says what to do then.
 pub(crate) async fn restore(args: &RestoreArgs, shutdown: Shutdown) -> anyhow::Result<()> {
-    let archive = Archive::open(&args.from, &args.s3).await?;
+    let archive = tokio::select! {
+        opened = Archive::open(&args.from, &args.s3) => opened?,
+        () = shutdown.requested() => anyhow::bail!("told to stop before anything was touched"),
+    };
     let fleet = &args.place.fleet;
     anyhow::ensure!(
         archive.page.fleet == fleet.as_str(),

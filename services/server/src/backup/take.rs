@@ -86,11 +86,16 @@ pub(crate) async fn take(args: &BackupArgs, shutdown: Shutdown) -> anyhow::Resul
         }
         return Err(error);
     }
-    let mut said = std::io::stdout();
-    if let Some(keep) = args.keep {
-        for removed in draft.prune(usize::try_from(keep)?).await? {
-            writeln!(said, "removed {removed}")?;
+    let Some(keep) = args.keep else { return Ok(()) };
+    let removed = tokio::select! {
+        removed = draft.prune(usize::try_from(keep)?) => removed?,
+        () = shutdown.requested() => {
+            anyhow::bail!("told to stop before older backups were removed; the new one is whole")
         }
+    };
+    let mut said = std::io::stdout();
+    for removed in removed {
+        writeln!(said, "removed {removed}")?;
     }
     Ok(())
 }

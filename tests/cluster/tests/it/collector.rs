@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use cluster::{root, tool};
-use live::{Fleet, Process, eventually, until};
+use live::{Fleet, Process, until};
 use serde_json::{Value, json};
 
-use super::release::loopback;
+use super::release::{listens, loopback};
 
 /// Options with which services and agents tell of every change.
 pub(crate) const TRACE_ALL: [&str; 2] = ["--trace-agents", "100"];
@@ -103,11 +103,7 @@ impl Collector {
         let mut command = tokio::process::Command::new(tool("otelcol"));
         command.arg("--config").arg(dir.join("config.yaml"));
         let process = Process::of(&dir, "otelcol", command);
-        eventually("the collector listens", async || {
-            let connected = tokio::net::TcpStream::connect(address).await;
-            connected.map(drop).map_err(|error| format!("{error}: {}", process.log()))
-        })
-        .await;
+        listens(&process, address).await;
         Self { dir, address, process }
     }
 

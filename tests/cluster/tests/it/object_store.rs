@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cluster::{Chart, Secrets, have, tool};
-use live::{AgentProcess, Faults, Fleet, Lane, Process, Proxy, Tree, eventually, until};
+use live::{AgentProcess, Faults, Fleet, Lane, Process, Proxy, Tree, until};
 use runtime::tls::LocalCa;
 use serde_json::json;
 
 use super::bootstrap::{PROGRAMS, secrets};
 use super::pods::{manifests, round};
-use super::release::{CONTENT, Given, IDENTITY, POLICY, Release, ended_well, loopback};
+use super::release::{CONTENT, Given, IDENTITY, POLICY, Release, ended_well, listens, loopback};
 
 /// Where the values of the chart say that it is.
 const ENDPOINT: &str = "https://s3.example.org:9000";
@@ -39,11 +39,7 @@ impl Store {
         command.arg("--cert").arg(ca.files().cert).arg("--key").arg(ca.files().key);
         command.arg("posix").arg(dir.join("files"));
         let process = Process::of(&dir, "versitygw", command);
-        eventually("the object store listens", async || {
-            let connected = tokio::net::TcpStream::connect(address).await;
-            connected.map(drop).map_err(|error| format!("{error}: {}", process.log()))
-        })
-        .await;
+        listens(&process, address).await;
         Self { address, ca: ca.ca(), bucket, _process: process }
     }
 
@@ -55,6 +51,12 @@ impl Store {
             ("AWS_ENDPOINT_URL_S3", format!("https://{}", self.address)),
             ("SSL_CERT_FILE", self.ca.display().to_string()),
         ]
+    }
+
+    /// The same, with one of them changed.
+    fn environment_but(&self, changed: Option<(&'static str, &str)>) -> Vec<(&'static str, String)> {
+        let changed = changed.map(|(name, value)| (name, value.to_owned()));
+        self.environment().into_iter().chain(changed).collect()
     }
 
     /// The Secrets of a release that uses it.
@@ -162,8 +164,12 @@ async fn what_is_wrong_with_an_object_store_is_said_and_nothing_is_left() {
     let nats = fleet.nats.url();
     let take = |name: &str, to: &str, changed: Option<(&'static str, &str)>| {
         let args = ["backup", "--to", to, "--nats-creds", &creds, "--nats-url", &nats, "--nats-ca-file", &ca];
-        let changed = changed.map(|(name, value)| (name, value.to_owned()));
-        musterd(&dir, name, &args, &store.environment().into_iter().chain(changed).collect::<Vec<_>>())
+        musterd(&dir, name, &args, &store.environment_but(changed))
+    };
+    let put = |name: &str, from: &str, changed: Option<(&'static str, &str)>| {
+        let keys = dir.join("broker").display().to_string();
+        let args = ["restore", "--from", from, "--broker-dir", &keys];
+        musterd(&dir, name, &args, &store.environment_but(changed))
     };
     let nobody = format!("https://{}", loopback());
     let plain = format!("http://{}", store.address);
@@ -187,29 +193,36 @@ async fn what_is_wrong_with_an_object_store_is_said_and_nothing_is_left() {
     let proxy = Proxy::start(&store.address.to_string()).await;
     let through = format!("https://{}", proxy.address());
     proxy.set("", Faults::down(Lane { hold_after: Some(0), ..Lane::default() }));
-    let mut taking = take("held", "s3://backups/x", Some(("AWS_ENDPOINT_URL_S3", &through)));
-    until("it waits for an answer", || if proxy.bytes_up("") > 0 { Ok(()) } else { Err(taking.log()) }).await;
-    taking.terminate();
-    let ended = tokio::time::timeout(Duration::from_secs(30), taking.wait()).await;
-    assert!(!ended.expect("before Kubernetes would kill it").success());
-    assert!(taking.log().contains("told to stop before the backup was whole"), "{}", taking.log());
+    let held = |name: &str| {
+        let through = Some(("AWS_ENDPOINT_URL_S3", through.as_str()));
+        match name {
+            "taking" => (take(name, "s3://backups/x", through), "told to stop before the backup was whole"),
+            _ => (put(name, "s3://backups/x/y", through), "told to stop before anything was touched"),
+        }
+    };
+    for name in ["taking", "putting"] {
+        let (before, (mut process, says)) = (proxy.bytes_up(""), held(name));
+        until("it waits for an answer", || {
+            if proxy.bytes_up("") > before { Ok(()) } else { Err(process.log()) }
+        })
+        .await;
+        process.terminate();
+        let ended = tokio::time::timeout(Duration::from_secs(30), process.wait()).await;
+        assert!(!ended.expect("before Kubernetes would kill it").success());
+        assert!(process.log().contains(says), "{}", process.log());
+    }
 
     let mut taking = take("whole", "s3://backups/y", None);
     assert!(taking.wait().await.success(), "{}", taking.log());
     let name = store.backups("y").remove(0);
-    let put = |name: &str, from: &str| {
-        let keys = dir.join("broker").display().to_string();
-        let args = ["restore", "--from", from, "--broker-dir", &keys];
-        musterd(&dir, name, &args, &store.environment())
-    };
-    let mut putting = put("no-name", "s3://backups/y");
+    let mut putting = put("no-name", "s3://backups/y", None);
     assert!(!putting.wait().await.success());
     assert!(putting.log().contains(&format!("the last are {name}")), "{}", putting.log());
     let file = store.bucket.join("y").join(&name).join("POLICY");
     let mut bytes = fs::read(&file).unwrap();
     bytes[10] ^= 1;
     fs::write(&file, bytes).unwrap();
-    let mut putting = put("changed", &format!("s3://backups/y/{name}"));
+    let mut putting = put("changed", &format!("s3://backups/y/{name}"), None);
     assert!(!putting.wait().await.success());
     assert!(putting.log().contains("POLICY is not as it was written"), "{}", putting.log());
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use cluster::{Chart, Host, NAMESPACE, Plane, Pod, Secrets, free_port, request, root};
-use live::{ADMIN_TOKEN, Cli, eventually, until};
+use live::{ADMIN_TOKEN, Cli, Process, eventually, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -181,6 +181,15 @@ pub(crate) async fn ended_well(pod: &mut Pod) {
 
 pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
+}
+
+/// Waits until a process takes connections.
+pub(crate) async fn listens(process: &Process, address: SocketAddr) {
+    eventually(format!("somebody listens at {address}"), async || {
+        let connected = TcpStream::connect(address).await;
+        connected.map(drop).map_err(|error| format!("{error}: {}", process.log()))
+    })
+    .await;
 }
 
 /// Where NATS servers listen: for clients, for each other, for probes, for WebSockets.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::bootstrap::PROGRAMS;
 use super::pods::{both, manifests, round};
-use super::release::{Broker, Given, POLICY, Release, loopback, plain_get};
+use super::release::{Broker, Given, POLICY, Release, listens, loopback, plain_get};
 
 /// Where the values of the chart say that agents come in.
 const URL: &str = "wss://nats.example.org:443";
@@ -41,11 +41,7 @@ async fn front(release: &Release, (address, ca): (SocketAddr, &LocalCa), name: &
     let mut command = tokio::process::Command::new(tool("caddy"));
     command.arg("run").arg("--config").arg(path).env("HOME", &release.dir).env("XDG_DATA_HOME", &release.dir);
     let process = Process::of(&release.dir, name, command);
-    eventually("the way in is open", async || {
-        let connected = tokio::net::TcpStream::connect(address).await;
-        connected.map(drop).map_err(|error| format!("{error}: {}", process.log()))
-    })
-    .await;
+    listens(&process, address).await;
     process
 }
 
