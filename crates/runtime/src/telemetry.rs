@@ -110,23 +110,24 @@ pub fn start(
         .build()
         .map_err(TelemetryError::Runtime)?;
     let entered = runtime.enter();
+    let tls = exporters::tls()?;
     let resource = resource(service);
     let traces = if wanted.traces {
         let limits = SpanLimits { max_links_per_span: MAX_LINKS, ..SpanLimits::default() };
-        let builder = SdkTracerProvider::builder().with_batch_exporter(exporters::spans()?);
+        let builder = SdkTracerProvider::builder().with_batch_exporter(exporters::spans(tls.clone())?);
         let builder = builder.with_sampler(spans::Told::from_env());
         Some(builder.with_span_limits(limits).with_resource(resource.clone()).build())
     } else {
         None
     };
     let metrics = if wanted.metrics {
-        let builder = SdkMeterProvider::builder().with_periodic_exporter(exporters::metrics()?);
+        let builder = SdkMeterProvider::builder().with_periodic_exporter(exporters::metrics(tls.clone())?);
         Some(builder.with_resource(resource.clone()).build())
     } else {
         None
     };
     let logs = if wanted.logs {
-        let builder = SdkLoggerProvider::builder().with_batch_exporter(exporters::logs()?);
+        let builder = SdkLoggerProvider::builder().with_batch_exporter(exporters::logs(tls)?);
         Some(builder.with_resource(resource).build())
     } else {
         None

@@ -111,6 +111,15 @@ impl Chart {
         self.render_text().map(|text| Objects::read(&text))
     }
 
+    /// What it renders to, where nothing speaks against it.
+    ///
+    /// # Panics
+    /// With what Helm says, if it refuses.
+    #[must_use]
+    pub fn rendered(&self) -> Objects {
+        self.render().unwrap_or_else(|refused| panic!("{}", refused.0))
+    }
+
     /// What it renders to, as Helm prints it.
     ///
     /// # Errors

@@ -82,22 +82,22 @@ impl Wanted {
     }
 }
 
-pub(super) fn spans() -> Result<SpanExporter, ExporterError> {
-    Ok(SpanExporter::builder().with_tonic().with_tls_config(tls()?).build()?)
+pub(super) fn spans(tls: ClientTlsConfig) -> Result<SpanExporter, ExporterError> {
+    Ok(SpanExporter::builder().with_tonic().with_tls_config(tls).build()?)
 }
 
-pub(super) fn logs() -> Result<LogExporter, ExporterError> {
-    Ok(LogExporter::builder().with_tonic().with_tls_config(tls()?).build()?)
+pub(super) fn logs(tls: ClientTlsConfig) -> Result<LogExporter, ExporterError> {
+    Ok(LogExporter::builder().with_tonic().with_tls_config(tls).build()?)
 }
 
-pub(super) fn metrics() -> Result<Watched, ExporterError> {
-    let exporter = MetricExporter::builder().with_tonic().with_tls_config(tls()?).build()?;
+pub(super) fn metrics(tls: ClientTlsConfig) -> Result<Watched, ExporterError> {
+    let exporter = MetricExporter::builder().with_tonic().with_tls_config(tls).build()?;
     Ok(Watched { exporter, failing: AtomicBool::new(false) })
 }
 
 /// How collectors behind `https` are verified: with the certificates that a variable names, else as this machine does, else
 /// as public websites are. Those behind `http` need nothing of it, and get it all the same.
-fn tls() -> Result<ClientTlsConfig, ExporterError> {
+pub(super) fn tls() -> Result<ClientTlsConfig, ExporterError> {
     let read = |variable: &'static str| {
         let path = env::var(variable).ok().filter(|path| !path.is_empty());
         let text =

@@ -253,8 +253,7 @@ impl Archive {
         };
         let mut archive = Self { shelf, page, versions: Vec::new() };
         for index in 0..archive.page.streams.len() {
-            archive.versions.push(None);
-            let (mut reading, version) = archive.begin(index).await?;
+            let (mut reading, version) = archive.begin(index, None).await?;
             let (mut digest, mut bytes) = (Sha256::new(), 0);
             while let Some(piece) = reading.pieces.next().await {
                 let piece = piece.map_err(ArchiveError::file("read", &reading.name))?;
@@ -266,7 +265,7 @@ impl Archive {
                 let why = format!("{} is not as it was written; take another backup", part.stream);
                 return Err(ArchiveError::NotOne { name: from.to_string(), why });
             }
-            archive.versions[index] = version;
+            archive.versions.push(version);
         }
         Ok(archive)
     }
@@ -274,13 +273,18 @@ impl Archive {
     /// Begins to read one of its streams, by its place in the page; refused if the file is another one than that which
     /// was verified.
     pub(crate) async fn read(&self, index: usize) -> Result<Reading, ArchiveError> {
-        Ok(self.begin(index).await?.0)
+        Ok(self.begin(index, self.versions[index].clone()).await?.0)
     }
 
-    async fn begin(&self, index: usize) -> Result<(Reading, Option<String>), ArchiveError> {
+    /// Reads a file, of this version if one is named; and says which it is.
+    async fn begin(
+        &self,
+        index: usize,
+        version: Option<String>,
+    ) -> Result<(Reading, Option<String>), ArchiveError> {
         let path = self.shelf.at(&[&self.page.streams[index].stream]);
         let name = self.shelf.called(&path);
-        let options = GetOptions::new().with_if_match(self.versions[index].clone());
+        let options = GetOptions::new().with_if_match(version);
         let got = self.shelf.store.get_opts(&path, options).await;
         let got = got.map_err(ArchiveError::file("read", &name))?;
         let version = got.meta.e_tag.clone();

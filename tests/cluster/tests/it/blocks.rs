@@ -24,7 +24,7 @@ fn render(values: Value) -> Objects {
         "operator": { "enabled": true },
     });
     let chart = Chart::new().with(all).with(values);
-    chart.render().unwrap_or_else(|refused| panic!("{}", refused.0))
+    chart.rendered()
 }
 
 fn rules(port: u16) -> Value {

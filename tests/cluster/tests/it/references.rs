@@ -19,7 +19,7 @@ fn sound() -> Objects {
         "operator": { "enabled": true, "allNamespaces": true },
         "policy": { "autoscaling": { "enabled": true } },
     }));
-    chart.render().unwrap_or_else(|refused| panic!("{}", refused.0))
+    chart.rendered()
 }
 
 /// What the values of [`sound`] name.

@@ -15,11 +15,6 @@ const DRAWS: usize = 600;
 /// What the examples of the schema name as something that is there.
 const GIVEN: [&str; 1] = ["given"];
 
-/// Renders, or says what Helm said.
-fn render(chart: &Chart) -> Objects {
-    chart.render().unwrap_or_else(|refused| panic!("{}", refused.0))
-}
-
 /// Kinds, as [`Schemas::of`] takes them.
 fn kinds(objects: &Objects) -> BTreeSet<String> {
     let kind = |object: &Value| {
@@ -54,9 +49,9 @@ fn every_file_of_values_renders_to_sound_objects() {
     if !have(&["helm", "kubeconform", "swagger.json", "crds"]) {
         return;
     }
-    let mut all = vec![("the chart's own".to_owned(), render(&Chart::new()))];
+    let mut all = vec![("the chart's own".to_owned(), Chart::new().rendered())];
     for (path, given) in super::values::files() {
-        let objects = render(&super::values::chart(&path));
+        let objects = super::values::chart(&path).rendered();
         assert_eq!(problems(&objects, given), Vec::<String>::new(), "{}", path.display());
         all.push((path.display().to_string(), objects));
     }
@@ -71,7 +66,7 @@ fn helm_3_renders_the_same() {
     }
     let charts = super::values::files().into_iter().map(|(path, _)| super::values::chart(&path));
     for chart in charts.chain([Chart::new()]) {
-        assert_eq!(render(&chart.clone().by_helm_3()).0, render(&chart).0, "{chart:?}");
+        assert_eq!(chart.clone().by_helm_3().rendered().0, chart.rendered().0, "{chart:?}");
     }
 }
 
@@ -128,9 +123,9 @@ fn network_policies_are_the_edges_of_the_page() {
         "global": { "otel": { "endpoint": "http://collector.telemetry:4317" } },
         "operator": { "enabled": true },
     });
-    assert_eq!(cluster::rendered(&render(&Chart::new().with(all))), cluster::documented(&page));
+    assert_eq!(cluster::rendered(&Chart::new().with(all).rendered()), cluster::documented(&page));
     let without = json!({ "global": { "defaults": { "networkPolicy": { "enabled": false } } }, "nats": { "networkPolicy": { "enabled": false } } });
-    assert!(render(&Chart::new().with(without)).of("NetworkPolicy").next().is_none());
+    assert!(Chart::new().with(without).rendered().of("NetworkPolicy").next().is_none());
 }
 
 #[test]
@@ -138,17 +133,19 @@ fn a_block_wins_over_defaults_also_with_what_is_empty() {
     if !have(&["helm"]) {
         return;
     }
-    let objects = render(&Chart::new().with(json!({
-        "global": {
-            "defaults": { "replicas": 4, "extraEnv": [], "podAnnotations": { "a": "1", "b": "2" } },
-            "extraEnv": [{ "name": "MUSTER_LOG", "value": "warn" }, { "name": "ZONE", "value": "x" }],
-        },
-        "policy": {
-            "pdb": { "enabled": false }, "replicas": 1, "podAnnotations": { "b": "3" },
-            "extraEnv": [{ "name": "ZONE", "value": "y" }], "options": { "snapshot-validity": "3d" },
-        },
-        "presence": { "autoscaling": { "enabled": true } },
-    })));
+    let objects = Chart::new()
+        .with(json!({
+            "global": {
+                "defaults": { "replicas": 4, "extraEnv": [], "podAnnotations": { "a": "1", "b": "2" } },
+                "extraEnv": [{ "name": "MUSTER_LOG", "value": "warn" }, { "name": "ZONE", "value": "x" }],
+            },
+            "policy": {
+                "pdb": { "enabled": false }, "replicas": 1, "podAnnotations": { "b": "3" },
+                "extraEnv": [{ "name": "ZONE", "value": "y" }], "options": { "snapshot-validity": "3d" },
+            },
+            "presence": { "autoscaling": { "enabled": true } },
+        }))
+        .rendered();
     assert!(objects.find("PodDisruptionBudget", "muster-policy").is_none());
     assert!(objects.find("PodDisruptionBudget", "muster-content").is_some());
     let policy = objects.get("Deployment", "muster-policy");
@@ -169,11 +166,13 @@ fn a_collector_hears_who_told_it_something() {
         return;
     }
     let otel = json!({ "endpoint": "http://c:4317", "sampler": "traceidratio", "samplerArgument": "0.1", "resourceAttributes": { "site": "x" } });
-    let objects = render(&Chart::new().with(json!({
-        "global": { "otel": otel },
-        "agent": { "enabled": true, "joinTokenSecret": "join" },
-        "operator": { "enabled": true, "tokenSecret": "token" },
-    })));
+    let objects = Chart::new()
+        .with(json!({
+            "global": { "otel": otel },
+            "agent": { "enabled": true, "joinTokenSecret": "join" },
+            "operator": { "enabled": true, "tokenSecret": "token" },
+        }))
+        .rendered();
     for name in ["policy", "content", "presence", "identity", "operator", "agent"] {
         let kind = if name == "agent" { "DaemonSet" } else { "Deployment" };
         let object = objects.get(kind, &format!("muster-{name}"));
@@ -199,12 +198,12 @@ fn alerts_and_dashboards_are_objects_where_somebody_takes_them() {
         return;
     }
     let example = || Chart::new().file(chart_dir().join("examples/monitoring.yaml"));
-    let there = render(&example());
+    let there = example().rendered();
     let folder = root().join("deploy/observability");
     let rules = Objects::read(&fs::read_to_string(folder.join("rules.yaml")).unwrap()).0.remove(0);
     assert_eq!(there.get("PrometheusRule", "muster-rules")["spec"], rules);
     let at = json!({ "monitoring": { "rules": { "runbook": "https://example.org/runbook" } } });
-    let linked = render(&example().with(at)).get("PrometheusRule", "muster-rules").to_string();
+    let linked = example().with(at).rendered().get("PrometheusRule", "muster-rules").to_string();
     assert!(linked.contains("\"https://example.org/runbook#musterpushlate\"") && !linked.contains("docs/"));
     let mut dashboards = 0;
     for entry in fs::read_dir(folder.join("dashboards")).unwrap() {
@@ -223,7 +222,7 @@ fn alerts_and_dashboards_are_objects_where_somebody_takes_them() {
     assert_eq!(args.last(), Some(&"http://127.0.0.1:8222"));
     assert!(there.find("PodMonitor", "muster-nats").is_some());
     for kind in ["PodMonitor", "PrometheusRule"] {
-        assert!(render(&example().bare()).of(kind).next().is_none(), "the cluster knows no {kind}");
+        assert!(example().bare().rendered().of(kind).next().is_none(), "the cluster knows no {kind}");
     }
 }
 
@@ -233,7 +232,7 @@ fn the_token_of_the_operator_is_mounted_by_its_pods_alone() {
         return;
     }
     let check = |values: Value, name: &str, makes: bool| {
-        let objects = render(&Chart::new().with(values));
+        let objects = Chart::new().with(values).rendered();
         let mounts = objects.workloads().filter(|(_, pod)| pod.to_string().contains(&format!("{name:?}")));
         let mounts: Vec<_> = mounts.map(|(object, _)| object["metadata"]["name"].clone()).collect();
         assert_eq!(mounts, ["muster-operator"], "{name}");
@@ -255,7 +254,7 @@ fn a_pod_that_has_changed_has_another_job_and_nothing_else_does() {
         return;
     }
     let name = |values: Value| {
-        let objects = render(&Chart::new().with(values));
+        let objects = Chart::new().with(values).rendered();
         let job = objects.of("Job").next().unwrap()["metadata"]["name"].clone();
         job.as_str().unwrap().to_owned()
     };
@@ -270,11 +269,13 @@ fn what_holds_data_is_kept_unless_somebody_says_otherwise() {
         return;
     }
     let check = |keep: Value, kept: bool| {
-        let objects = render(&Chart::new().with(json!({
-            "global": { "keepOnUninstall": keep },
-            "backup": { "enabled": true },
-            "operator": { "enabled": true },
-        })));
+        let objects = Chart::new()
+            .with(json!({
+                "global": { "keepOnUninstall": keep },
+                "backup": { "enabled": true },
+                "operator": { "enabled": true },
+            }))
+            .rendered();
         let mut held = 0;
         for object in ["Secret", "PersistentVolumeClaim"].iter().flat_map(|kind| objects.of(kind)) {
             let policy = &object["metadata"]["annotations"]["helm.sh/resource-policy"];
@@ -299,10 +300,12 @@ fn what_is_wrong_is_found() {
     if !have(&["helm", "kubeconform", "swagger.json", "crds"]) {
         return;
     }
-    let sound = render(&Chart::new().with(json!({
-        "policy": { "autoscaling": { "enabled": true } },
-        "nats": { "exporter": { "enabled": true, "podMonitor": { "enabled": true } } },
-    })));
+    let sound = Chart::new()
+        .with(json!({
+            "policy": { "autoscaling": { "enabled": true } },
+            "nats": { "exporter": { "enabled": true, "podMonitor": { "enabled": true } } },
+        }))
+        .rendered();
     let check = |kind: &str, pointer: &str, value: Value, expected: &str| {
         let mut broken = sound.clone();
         let object = broken.0.iter_mut().find(|object| object["kind"] == kind).unwrap();

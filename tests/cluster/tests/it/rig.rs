@@ -26,7 +26,7 @@ impl Installed {
     /// Gives its ServiceAccount its rights.
     async fn install(plane: &Plane, values: Value) -> Self {
         let chart = Chart::new().with(json!({ "operator": { "enabled": true } })).with(values);
-        let objects = chart.render().unwrap_or_else(|refused| panic!("{}", refused.0));
+        let objects = chart.rendered();
         let of_it =
             |object: &&Value| object["metadata"]["labels"]["app.kubernetes.io/component"] == "operator";
         let pod = &objects.of("Deployment").find(of_it).unwrap()["spec"]["template"]["spec"];

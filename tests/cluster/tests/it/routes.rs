@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// Renders, or says what Helm said.
 fn render(values: Value) -> Objects {
-    Chart::new().with(values).render().unwrap_or_else(|refused| panic!("{}", refused.0))
+    Chart::new().with(values).rendered()
 }
 
 /// Every gRPC service that callers use, by its whole name.
