@@ -8,7 +8,7 @@ mod process;
 mod supervise;
 
 pub use find::{FindError, find};
-pub use process::{NatsServer, Reload, ServerError, Setup, free_port};
+pub use process::{NatsServer, Reload, ServerError, Setup};
 pub use supervise::supervise;
 
 #[cfg(test)]

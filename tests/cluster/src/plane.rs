@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
 use crate::chart::{Chart, Refused, chart_dir};
+use crate::ports::free_port;
 use crate::request::request;
 use crate::rights::Asked;
 use crate::tools::tool;
@@ -353,13 +354,4 @@ impl Plane {
             .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
         self.children.push(child);
     }
-}
-
-/// A port that nobody listens on at this moment.
-///
-/// # Panics
-/// If there is none.
-#[must_use]
-pub fn free_port() -> u16 {
-    runtime::nats_server::free_port().expect("a port can be had")
 }

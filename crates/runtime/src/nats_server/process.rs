@@ -333,8 +333,7 @@ impl NatsServer {
 
 /// A port of 127.0.0.1 that nobody listens on at this moment, from 20000 to 31999: none that the system gives to an
 /// outgoing connection before it is used. `None` if many tries found none.
-#[must_use]
-pub fn free_port() -> Option<u16> {
+fn free_port() -> Option<u16> {
     (0..PORT_TRIES)
         .map(|_| rand::random_range(FREE_PORTS))
         .find(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
