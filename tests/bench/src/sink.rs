@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
@@ -42,8 +43,32 @@ struct Counts {
     logs: AtomicU64,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Counter(Arc<Counts>);
+/// What a collector does with what it is told.
+#[derive(Debug, Clone, Copy)]
+pub enum Manner {
+    /// Reads and counts it.
+    Takes,
+    /// The same, and answers only after this time.
+    Late(Duration),
+    /// Takes nothing: it has too much to do.
+    Refuses,
+}
+
+#[derive(Debug, Clone)]
+struct Counter(Arc<Counts>, Manner);
+
+impl Counter {
+    async fn behave(&self) -> Result<(), Status> {
+        match self.1 {
+            Manner::Takes => Ok(()),
+            Manner::Late(by) => {
+                tokio::time::sleep(by).await;
+                Ok(())
+            }
+            Manner::Refuses => Err(Status::resource_exhausted("too much to do")),
+        }
+    }
+}
 
 /// A running collector; it ends when this is dropped.
 pub struct Sink {
@@ -63,10 +88,10 @@ impl Sink {
     ///
     /// # Errors
     /// When it cannot listen.
-    pub async fn start() -> Result<Self> {
+    pub async fn start(manner: Manner) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let counter = Counter::default();
+        let counter = Counter(Arc::default(), manner);
         let server = Server::builder()
             .add_service(TraceServiceServer::new(counter.clone()))
             .add_service(MetricsServiceServer::new(counter.clone()))
@@ -102,6 +127,7 @@ impl TraceService for Counter {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let scopes = request.into_inner().resource_spans.into_iter().flat_map(|of| of.scope_spans);
+        self.behave().await?;
         add(&self.0.spans, scopes.map(|scope| scope.spans.len()));
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
@@ -114,6 +140,7 @@ impl MetricsService for Counter {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         let scopes = request.into_inner().resource_metrics.into_iter().flat_map(|of| of.scope_metrics);
+        self.behave().await?;
         add(&self.0.metrics, scopes.map(|scope| scope.metrics.len()));
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
@@ -126,6 +153,7 @@ impl LogsService for Counter {
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         let scopes = request.into_inner().resource_logs.into_iter().flat_map(|of| of.scope_logs);
+        self.behave().await?;
         add(&self.0.logs, scopes.map(|scope| scope.log_records.len()));
         Ok(Response::new(ExportLogsServiceResponse::default()))
     }

@@ -5,20 +5,21 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _};
+use opentelemetry::metrics::{
+    BoundCounter, BoundGauge, BoundHistogram, Counter, Gauge, Histogram, Meter, MeterProvider as _,
+};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
-use super::catalogue::{CATALOGUE, Kind, Metric, Name};
+use super::catalogue::{CATALOGUE, Kind, Label, Metric, Name};
 
-/// Most labels of a metric.
-const MAX_LABELS: usize = 4;
 /// What stands for a value that is not listed.
 const OTHER: &str = "_OTHER";
 
+/// An instrument, and a place for each of its series: its labels are looked up when it first counts, never again.
 enum Instrument {
-    Counter(Counter<u64>),
-    Gauge(Gauge<f64>),
-    Histogram(Histogram<f64>),
+    Counter(Counter<u64>, Vec<OnceLock<BoundCounter<u64>>>),
+    Gauge(Gauge<f64>, Vec<OnceLock<BoundGauge<f64>>>),
+    Histogram(Histogram<f64>, Vec<OnceLock<BoundHistogram<f64>>>),
 }
 
 static INSTRUMENTS: OnceLock<Vec<Instrument>> = OnceLock::new();
@@ -31,12 +32,8 @@ pub(super) fn begin(provider: &SdkMeterProvider, service: &str) {
         return;
     }
     for (metric, instrument) in CATALOGUE.iter().zip(INSTRUMENTS.get().into_iter().flatten()) {
-        if let Instrument::Counter(counter) = instrument
-            && metric.is_told_by(service)
-        {
-            for values in metric.combinations() {
-                with(metric, &values, |labels| counter.add(0, labels));
-            }
+        if metric.is_told_by(service) {
+            metric.combinations().for_each(|values| instrument.add(metric, 0, &values));
         }
     }
 }
@@ -45,16 +42,65 @@ fn instrument(meter: &Meter, metric: &Metric) -> Instrument {
     match metric.kind {
         Kind::Counter => {
             let builder = meter.u64_counter(metric.name).with_unit(metric.unit);
-            Instrument::Counter(builder.with_description(metric.meaning).build())
+            Instrument::Counter(builder.with_description(metric.meaning).build(), places(metric))
         }
         Kind::Gauge => {
             let builder = meter.f64_gauge(metric.name).with_unit(metric.unit);
-            Instrument::Gauge(builder.with_description(metric.meaning).build())
+            Instrument::Gauge(builder.with_description(metric.meaning).build(), places(metric))
         }
         Kind::Histogram(bounds) => {
             let builder = meter.f64_histogram(metric.name).with_unit(metric.unit);
             let builder = builder.with_description(metric.meaning).with_boundaries(bounds.to_vec());
-            Instrument::Histogram(builder.build())
+            Instrument::Histogram(builder.build(), places(metric))
+        }
+    }
+}
+
+/// One for each series, those with [`OTHER`] included.
+fn places<T>(metric: &Metric) -> Vec<OnceLock<T>> {
+    let count = metric.labels.iter().map(|label| label.values.len() + 1).product();
+    std::iter::repeat_with(OnceLock::new).take(count).collect()
+}
+
+/// The place of the series with these values.
+pub(super) fn place(metric: &Metric, values: &[&'static str]) -> usize {
+    let position = |at: usize, label: &Label| {
+        let value = values.get(at).copied().unwrap_or(OTHER);
+        label.values.iter().position(|listed| *listed == value).unwrap_or(label.values.len())
+    };
+    let labels = metric.labels.iter().enumerate();
+    labels.fold(0, |place, (at, label)| place * (label.values.len() + 1) + position(at, label))
+}
+
+fn labels(metric: &Metric, values: &[&'static str]) -> Vec<KeyValue> {
+    let value = |at: usize, label: &Label| {
+        values.get(at).copied().filter(|value| label.values.contains(value)).unwrap_or(OTHER)
+    };
+    metric.labels.iter().enumerate().map(|(at, label)| KeyValue::new(label.name, value(at, label))).collect()
+}
+
+impl Instrument {
+    fn add(&self, metric: &Metric, n: u64, values: &[&'static str]) {
+        if let Self::Counter(counter, places) = self
+            && let Some(series) = places.get(place(metric, values))
+        {
+            series.get_or_init(|| counter.bind(&labels(metric, values))).add(n);
+        }
+    }
+
+    fn set(&self, metric: &Metric, value: f64, values: &[&'static str]) {
+        if let Self::Gauge(gauge, places) = self
+            && let Some(series) = places.get(place(metric, values))
+        {
+            series.get_or_init(|| gauge.bind(&labels(metric, values))).record(value);
+        }
+    }
+
+    fn observe(&self, metric: &Metric, value: f64, values: &[&'static str]) {
+        if let Self::Histogram(histogram, places) = self
+            && let Some(series) = places.get(place(metric, values))
+        {
+            series.get_or_init(|| histogram.bind(&labels(metric, values))).record(value);
         }
     }
 }
@@ -74,24 +120,24 @@ pub fn clock() -> Option<Instant> {
 /// Counts `n` more of a counter.
 pub fn add(name: Name, n: u64, labels: &[&'static str]) {
     check(name, labels);
-    if let Some(Instrument::Counter(counter)) = get(name) {
-        with(name.metric(), labels, |labels| counter.add(n, labels));
+    if let Some(instrument) = get(name) {
+        instrument.add(name.metric(), n, labels);
     }
 }
 
 /// Sets a gauge.
 pub fn set(name: Name, value: f64, labels: &[&'static str]) {
     check(name, labels);
-    if let Some(Instrument::Gauge(gauge)) = get(name) {
-        with(name.metric(), labels, |labels| gauge.record(value, labels));
+    if let Some(instrument) = get(name) {
+        instrument.set(name.metric(), value, labels);
     }
 }
 
 /// Enters a value in a histogram.
 pub fn observe(name: Name, value: f64, labels: &[&'static str]) {
     check(name, labels);
-    if let Some(Instrument::Histogram(histogram)) = get(name) {
-        with(name.metric(), labels, |labels| histogram.record(value, labels));
+    if let Some(instrument) = get(name) {
+        instrument.observe(name.metric(), value, labels);
     }
 }
 
@@ -120,21 +166,4 @@ fn check(name: Name, labels: &[&'static str]) {
         "invariant: the catalogue lists the labels {labels:?} of {}",
         name.metric().name
     );
-}
-
-fn with(metric: &Metric, values: &[&'static str], record: impl FnOnce(&[KeyValue])) {
-    let row = metric.labels;
-    let pair = |at: usize| {
-        let (label, value) = (row.get(at)?, values.get(at).copied().unwrap_or(OTHER));
-        let value = if label.values.contains(&value) { value } else { OTHER };
-        Some(KeyValue::new(label.name, value))
-    };
-    let pairs: [Option<KeyValue>; MAX_LABELS] = std::array::from_fn(pair);
-    match pairs {
-        [None, ..] => record(&[]),
-        [Some(a), None, ..] => record(&[a]),
-        [Some(a), Some(b), None, _] => record(&[a, b]),
-        [Some(a), Some(b), Some(c), None] => record(&[a, b, c]),
-        [Some(a), Some(b), Some(c), Some(d)] => record(&[a, b, c, d]),
-    }
 }

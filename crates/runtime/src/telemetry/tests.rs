@@ -37,6 +37,18 @@ fn labels_that_are_not_in_the_table_are_refused() {
 }
 
 #[test]
+fn each_series_has_a_place_of_its_own() {
+    for metric in CATALOGUE {
+        let mut places: BTreeSet<usize> =
+            metric.combinations().map(|values| metrics::place(metric, &values)).collect();
+        assert_eq!(places.len(), metric.series(), "{}", metric.name);
+        if !metric.labels.is_empty() {
+            assert!(places.insert(metrics::place(metric, &["never listed"; 4])), "{}", metric.name);
+        }
+    }
+}
+
+#[test]
 fn counters_begin_with_all_that_a_process_may_tell() {
     let check = |name: Name, service: &str, expected: bool| {
         assert_eq!(name.metric().is_told_by(service), expected, "{name:?} by {service}");

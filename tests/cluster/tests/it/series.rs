@@ -18,9 +18,11 @@ use wire::join::JoinToken;
 use super::collector::{Collector, app, environment, telling_fleet};
 use super::scrape::{Series, scraped};
 
-/// Agents that join, at first and later: each join is written to the disk several times.
+/// Agents that join, at first and in the end: each join is signed, and written to the disk several times.
 const FEW: usize = 10;
-const MANY: usize = 200;
+const MANY: usize = 1_000;
+/// Connections over which they join, one after the other on each.
+const JOINERS: usize = 16;
 /// Names under which somebody beats who is no agent of this fleet.
 const STRANGERS: usize = 10_000;
 /// Series that all of this may make: what the SDK keeps of one metric.
@@ -36,13 +38,18 @@ spec: {path: /push, settings: {mode: push, heartbeatInterval: 1s}, policies: [ap
 ";
 
 /// Lets agents join; their ids.
-async fn join_some(token: &str, count: usize) -> Vec<String> {
+async fn join_all(token: &str, count: usize) -> Vec<String> {
     let token = JoinToken::decode(token).expect("a token");
-    let connection = join::connection(&token, &BrokerTls::default(), &KeyPair::new_user());
+    let shares = (0..JOINERS).map(|at| count * (at + 1) / JOINERS - count * at / JOINERS);
+    futures::future::join_all(shares.map(|share| join_some(&token, share))).await.concat()
+}
+
+async fn join_some(token: &JoinToken, count: usize) -> Vec<String> {
+    let connection = join::connection(token, &BrokerTls::default(), &KeyPair::new_user());
     let nats = Nats::connect(&connection).await.expect("the broker is there");
     let mut ids = Vec::with_capacity(count);
     for _ in 0..count {
-        let joined = join::request(&nats, &token, &KeyPair::new_user(), &join::About::default()).await;
+        let joined = join::request(&nats, token, &KeyPair::new_user(), &join::About::default()).await;
         ids.push(joined.expect("the token is good").enrolment.agent.to_string());
     }
     nats.close().await;
@@ -107,14 +114,14 @@ async fn many_agents_have_the_series_of_few() {
         agent.reaches("app", "/n", &json!(n)).await;
     };
 
-    let ids = join_some(&token, FEW).await;
+    let ids = join_all(&token, FEW).await;
     beat(&fleet, &ids).await;
     let rest = strangers.split_off(FEW);
     beat(&fleet, &strangers).await;
     change(1).await;
     let few = series(metrics, (FEW + 1, FEW)).await;
 
-    let ids = join_some(&token, MANY - FEW).await;
+    let ids = join_all(&token, MANY - FEW).await;
     beat(&fleet, &ids).await;
     beat(&fleet, &rest).await;
     change(2).await;
