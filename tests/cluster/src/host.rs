@@ -1,8 +1,8 @@
 //! The chart on this machine: Pods as processes, with the commands, variables and files that their templates name.
 //!
-//! Paths are laid below a folder of the Pod, addresses are those of loopback; nothing else differs. Who runs the tests as
-//! root gets what a kubelet makes: files of Secrets belong to root and are lent to the group of the Pod, whose user is
-//! another one.
+//! Paths are laid below a folder of the Pod, those of the node below one of the host, addresses are those of loopback; nothing
+//! else differs. Who runs the tests as root gets what a kubelet makes: files of Secrets belong to root and are lent to the group
+//! of the Pod, whose user is another one, or root without what makes it one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -96,6 +96,17 @@ impl Host {
         accounts.insert(name.to_owned(), folder);
     }
 
+    /// What another chart, or another release of ours, makes beside what is there.
+    pub fn also(&mut self, objects: Objects) {
+        self.objects.0.extend(objects.0);
+    }
+
+    /// A folder of the node.
+    #[must_use]
+    pub fn of_node(&self, path: &str) -> PathBuf {
+        self.dir.join(NODE).join(path.trim_start_matches('/'))
+    }
+
     /// What Secrets hold from now on; Pods that run keep what they were given.
     pub fn fill(&mut self, secrets: Secrets) {
         self.secrets = secrets;
@@ -143,24 +154,29 @@ impl Host {
             account: self.of_account(&template),
             template,
         };
-        let container = pod.container().clone();
-        let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+        let mounts = pod.container()["volumeMounts"].as_array().cloned().unwrap_or_default();
+        let volumes = pod.template["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+        // Those of a StatefulSet's claims are not among them.
+        let volume = |mount: &Value| volumes.iter().find(|volume| volume["name"] == mount["name"]);
         pod.mounts = mounts
             .iter()
             .map(|mount| {
                 let path = mount["mountPath"].as_str().expect("a mount has a path").to_owned();
-                let place = pod.dir.join(path.trim_start_matches('/'));
+                let of_node = volume(mount).and_then(|volume| volume["hostPath"]["path"].as_str());
+                let in_pod = || pod.dir.join(path.trim_start_matches('/'));
+                let place = of_node.map_or_else(in_pod, |path| self.of_node(path));
                 (path, place)
             })
             .collect();
-        for mount in &mounts {
-            let volumes = pod.template["spec"]["volumes"].as_array().cloned().unwrap_or_default();
-            let place = pod.dir.join(mount["mountPath"].as_str().unwrap_or_default().trim_start_matches('/'));
-            fs::create_dir_all(&place).expect("a folder can be made");
-            match volumes.iter().find(|volume| volume["name"] == mount["name"]) {
-                Some(volume) => self.mount(&pod, volume, &place),
-                // A claim of a StatefulSet.
-                None => pod.lend(&place, 0o2770),
+        for (mount, (_, place)) in mounts.iter().zip(&pod.mounts) {
+            fs::create_dir_all(place).expect("a folder can be made");
+            match volume(mount) {
+                // As a kubelet makes one: it is root's, and lent to nobody.
+                Some(volume) if volume["hostPath"].is_object() => {
+                    assert_eq!(volume["hostPath"]["type"], "DirectoryOrCreate", "{volume}");
+                }
+                Some(volume) => self.mount(&pod, volume, place),
+                None => pod.lend(place, 0o2770),
             }
         }
         pod
@@ -251,8 +267,16 @@ impl Pod {
 
     fn command(&self, words: &[String], secrets: &Secrets) -> Command {
         let bin = self.dir.parent().expect("a Pod lies in a host").join("bin");
-        let program = Path::new(&words[0]).file_name().expect("a command has a name");
-        let mut command = Command::new(bin.join(program));
+        let program = bin.join(Path::new(&words[0]).file_name().expect("a command has a name"));
+        // Another user than root has lost its capabilities by being another one.
+        let mut command = if self.root && self.user("runAsUser") == 0 {
+            assert_eq!(self.container()["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+            let mut command = Command::new("/usr/bin/setpriv");
+            command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
         command.args(&words[1..]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
         command.env("TMPDIR", self.dir.join("tmp")).envs(self.account.iter().cloned());
         let folder =

@@ -18,6 +18,8 @@ mod install;
 #[cfg(test)]
 mod managers;
 #[cfg(test)]
+mod node_agents;
+#[cfg(test)]
 mod object_store;
 #[cfg(test)]
 mod operator;

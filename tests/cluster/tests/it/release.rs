@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use cluster::{Chart, Host, NAMESPACE, Plane, Pod, Secrets, free_port, request, root};
+use cluster::{Chart, Host, NAMESPACE, Objects, Plane, Pod, Secrets, free_port, request, root};
 use live::{ADMIN_TOKEN, Cli, Process, eventually, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -98,6 +98,13 @@ impl Release {
         host.fill(all(&plane, &given.secrets).await);
         let services = pods.into_iter().zip(addresses).collect();
         Self { plane, host, broker, services, dir, ca, job, given: given.secrets }
+    }
+
+    /// What another release makes beside it, and Secrets that are there for that one.
+    pub(crate) async fn also(&mut self, objects: Objects, secrets: Secrets) {
+        self.host.also(objects);
+        self.given.extend(secrets);
+        self.host.fill(all(&self.plane, &self.given).await);
     }
 
     /// Runs the Job of the bootstrap once more; what it said, and whether it went well.
