@@ -14,6 +14,8 @@ mod content_release;
 #[cfg(test)]
 mod crds;
 #[cfg(test)]
+mod external_nats;
+#[cfg(test)]
 mod install;
 #[cfg(test)]
 mod managers;
