@@ -10,6 +10,8 @@ mod charts;
 #[cfg(test)]
 mod collector;
 #[cfg(test)]
+mod collector_tls;
+#[cfg(test)]
 mod content_release;
 #[cfg(test)]
 mod crds;

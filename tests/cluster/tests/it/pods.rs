@@ -72,7 +72,7 @@ pub(crate) async fn round(cli: &Cli, number: u64, agents: &[AgentProcess]) {
 }
 
 /// Each service tells the collector, and of which Pod it is.
-async fn all_services_tell(collector: &Collector) {
+pub(crate) async fn all_services_tell(collector: &Collector) {
     eventually("a collector hears of all services", async || {
         let tellers = collector.tellers();
         let silent = ["policy", "identity", "content", "presence"].into_iter().find(|name| {
