@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -154,15 +154,12 @@ impl Host {
             account: self.of_account(&template),
             template,
         };
-        let mounts = pod.container()["volumeMounts"].as_array().cloned().unwrap_or_default();
-        let volumes = pod.template["spec"]["volumes"].as_array().cloned().unwrap_or_default();
-        // Those of a StatefulSet's claims are not among them.
-        let volume = |mount: &Value| volumes.iter().find(|volume| volume["name"] == mount["name"]);
+        let mounts = pod.mounts_of_container().to_vec();
         pod.mounts = mounts
             .iter()
             .map(|mount| {
                 let path = mount["mountPath"].as_str().expect("a mount has a path").to_owned();
-                let of_node = volume(mount).and_then(|volume| volume["hostPath"]["path"].as_str());
+                let of_node = pod.volume(mount).and_then(|volume| volume["hostPath"]["path"].as_str());
                 let in_pod = || pod.dir.join(path.trim_start_matches('/'));
                 let place = of_node.map_or_else(in_pod, |path| self.of_node(path));
                 (path, place)
@@ -170,7 +167,7 @@ impl Host {
             .collect();
         for (mount, (_, place)) in mounts.iter().zip(&pod.mounts) {
             fs::create_dir_all(place).expect("a folder can be made");
-            match volume(mount) {
+            match pod.volume(mount) {
                 // As a kubelet makes one: it is root's, and lent to nobody.
                 Some(volume) if volume["hostPath"].is_object() => {
                     assert_eq!(volume["hostPath"]["type"], "DirectoryOrCreate", "{volume}");
@@ -194,13 +191,31 @@ impl Host {
         } else {
             return pod.lend(place, 0o2770);
         };
+        // As a kubelet lays it out: all files are switched at once, by one link.
+        let version = (0..).map(|number| format!("..{number}")).find(|name| !place.join(name).exists());
+        let version = version.expect("numbers do not end");
+        fs::create_dir(place.join(&version)).expect("a folder can be made");
         for item in source["items"].as_array().expect("a volume names what it needs") {
             let [key, path] = ["key", "path"].map(|field| item[field].as_str().expect("an item has both"));
             let body = files.get(key).unwrap_or_else(|| panic!("{}: {key} is not there", volume["name"]));
-            let file = place.join(path);
+            let file = place.join(&version).join(path);
             fs::write(&file, body).expect("a file can be written");
             let mode = source["defaultMode"].as_u64().unwrap_or(0o644);
             pod.lend(&file, u32::try_from(mode).expect("a mode"));
+            if fs::symlink_metadata(place.join(path)).is_err() {
+                symlink(Path::new("..data").join(path), place.join(path)).expect("a link can be made");
+            }
+        }
+        symlink(&version, place.join("..new")).expect("a link can be made");
+        fs::rename(place.join("..new"), place.join("..data")).expect("a link can be switched");
+    }
+
+    /// Gives a Pod that runs what the Secrets that it mounts hold now, as a kubelet does after a while.
+    pub fn deliver(&self, pod: &Pod) {
+        for (mount, (_, place)) in pod.mounts_of_container().iter().zip(&pod.mounts) {
+            if let Some(volume) = pod.volume(mount).filter(|volume| volume["secret"].is_object()) {
+                self.mount(pod, volume, place);
+            }
         }
     }
 
@@ -224,6 +239,16 @@ impl Host {
 impl Pod {
     fn container(&self) -> &Value {
         &self.template["spec"]["containers"][0]
+    }
+
+    fn mounts_of_container(&self) -> &[Value] {
+        self.container()["volumeMounts"].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// What is mounted, unless it is a claim of a StatefulSet.
+    fn volume(&self, mount: &Value) -> Option<&Value> {
+        let volumes = self.template["spec"]["volumes"].as_array();
+        volumes.into_iter().flatten().find(|volume| volume["name"] == mount["name"])
     }
 
     fn user(&self, key: &str) -> u32 {

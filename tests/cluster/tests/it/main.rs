@@ -6,6 +6,8 @@ mod blocks;
 #[cfg(test)]
 mod bootstrap;
 #[cfg(test)]
+mod cert_manager;
+#[cfg(test)]
 mod charts;
 #[cfg(test)]
 mod collector;
