@@ -85,8 +85,8 @@ async fn certificates_come_from_cert_manager_and_are_taken_anew() {
         another(&release.plane, name, &before).await;
     }
     release.look_at_secrets().await;
+    release.services.iter().for_each(|(pod, _)| release.host.deliver(pod));
     for (pod, _) in &release.services {
-        release.host.deliver(pod);
         until(format!("{} has a new certificate", pod.name), || {
             let log = pod.log();
             if log.contains("the listener has a new certificate") { Ok(()) } else { Err(log) }
