@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use domain::AgentId;
 use domain::agent::Timing;
@@ -70,6 +71,10 @@ pub struct JoinOptions {
     /// Id to ask for when joining: [a-z0-9_-], at most 64 characters. Default: host name and part of the key.
     #[arg(long, env = "MUSTER_AGENT_ID", value_name = "ID")]
     pub id: Option<AgentId>,
+
+    /// Host name to report, where that of the system is another, as in a container. Default: that of the system.
+    #[arg(long, env = "MUSTER_HOSTNAME", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub hostname: Option<String>,
 
     /// Label to join with. May be given several times.
     #[arg(long = "label", env = "MUSTER_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
@@ -289,14 +294,15 @@ fn request(args: &RequestArgs) -> anyhow::Result<()> {
 fn about(args: &JoinOptions, known: Option<&AgentId>) -> join::About {
     join::About {
         id: known.or(args.id.as_ref()).cloned(),
-        hostname: hostname(),
+        hostname: hostname(args),
         labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
         group: args.group.clone(),
     }
 }
 
-fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+fn hostname(args: &JoinOptions) -> String {
+    let of_system = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    args.hostname.clone().unwrap_or_else(of_system)
 }
 
 /// Runs the agent until a signal asks it to stop.
@@ -306,7 +312,7 @@ async fn run(args: &RunArgs, tables: &toml::Table) -> anyhow::Result<()> {
     let dir = Arc::new(StateDir::lock(&args.joining.state_dir)?);
     let handler = CommandHandler::from_table(tables.get("handlers"), dir.root().to_owned())?
         .with_content(tables.get("content"))?;
-    let hostname = hostname();
+    let hostname = hostname(&args.joining);
     let enrolment = match enrol((&args.joining, &args.nats_tls), &dir, tasks.shutdown()).await {
         Err(error) if tasks.shutdown().is_requested() => {
             tracing::info!(error = %format!("{error:#}"), "stopped");

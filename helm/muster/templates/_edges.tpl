@@ -33,12 +33,12 @@
 {{- end -}}
 
 {{/*
-Where join tokens lead, as a rule of egress: the addresses of agentAccess, the port of NATS, and that of HTTPS for tokens of another
-release. Takes the root.
+Where join tokens lead, as a rule of egress: the addresses of agentAccess and externalNats, the port of NATS, and that of HTTPS for tokens
+of another release. Takes the root.
 */}}
 {{- define "muster.agentEdge" -}}
 {{- $ports := list 4222 443 -}}
-{{- range .Values.agentAccess.urls -}}
+{{- range concat .Values.agentAccess.urls .Values.externalNats.urls -}}
 {{- $ports = append $ports (include "muster.port" . | int) -}}
 {{- end -}}
 - ports:

@@ -1,13 +1,13 @@
 //! The chart on this machine: Pods as processes, with the commands, variables and files that their templates name.
 //!
-//! Paths are laid below a folder of the Pod, addresses are those of loopback; nothing else differs. Who runs the tests as
-//! root gets what a kubelet makes: files of Secrets belong to root and are lent to the group of the Pod, whose user is
-//! another one.
+//! Paths are laid below a folder of the Pod, those of the node below one of the host, addresses are those of loopback; nothing
+//! else differs. Who runs the tests as root gets what a kubelet makes: files of Secrets belong to root and are lent to the group
+//! of the Pod, whose user is another one, or root without what makes it one.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -96,6 +96,17 @@ impl Host {
         accounts.insert(name.to_owned(), folder);
     }
 
+    /// What another chart, or another release of ours, makes beside what is there.
+    pub fn also(&mut self, objects: Objects) {
+        self.objects.0.extend(objects.0);
+    }
+
+    /// A folder of the node.
+    #[must_use]
+    pub fn of_node(&self, path: &str) -> PathBuf {
+        self.dir.join(NODE).join(path.trim_start_matches('/'))
+    }
+
     /// What Secrets hold from now on; Pods that run keep what they were given.
     pub fn fill(&mut self, secrets: Secrets) {
         self.secrets = secrets;
@@ -143,24 +154,26 @@ impl Host {
             account: self.of_account(&template),
             template,
         };
-        let container = pod.container().clone();
-        let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+        let mounts = pod.mounts_of_container().to_vec();
         pod.mounts = mounts
             .iter()
             .map(|mount| {
                 let path = mount["mountPath"].as_str().expect("a mount has a path").to_owned();
-                let place = pod.dir.join(path.trim_start_matches('/'));
+                let of_node = pod.volume(mount).and_then(|volume| volume["hostPath"]["path"].as_str());
+                let in_pod = || pod.dir.join(path.trim_start_matches('/'));
+                let place = of_node.map_or_else(in_pod, |path| self.of_node(path));
                 (path, place)
             })
             .collect();
-        for mount in &mounts {
-            let volumes = pod.template["spec"]["volumes"].as_array().cloned().unwrap_or_default();
-            let place = pod.dir.join(mount["mountPath"].as_str().unwrap_or_default().trim_start_matches('/'));
-            fs::create_dir_all(&place).expect("a folder can be made");
-            match volumes.iter().find(|volume| volume["name"] == mount["name"]) {
-                Some(volume) => self.mount(&pod, volume, &place),
-                // A claim of a StatefulSet.
-                None => pod.lend(&place, 0o2770),
+        for (mount, (_, place)) in mounts.iter().zip(&pod.mounts) {
+            fs::create_dir_all(place).expect("a folder can be made");
+            match pod.volume(mount) {
+                // As a kubelet makes one: it is root's, and lent to nobody.
+                Some(volume) if volume["hostPath"].is_object() => {
+                    assert_eq!(volume["hostPath"]["type"], "DirectoryOrCreate", "{volume}");
+                }
+                Some(volume) => self.mount(&pod, volume, place),
+                None => pod.lend(place, 0o2770),
             }
         }
         pod
@@ -178,13 +191,31 @@ impl Host {
         } else {
             return pod.lend(place, 0o2770);
         };
+        // As a kubelet lays it out: all files are switched at once, by one link.
+        let version = (0..).map(|number| format!("..{number}")).find(|name| !place.join(name).exists());
+        let version = version.expect("numbers do not end");
+        fs::create_dir(place.join(&version)).expect("a folder can be made");
         for item in source["items"].as_array().expect("a volume names what it needs") {
             let [key, path] = ["key", "path"].map(|field| item[field].as_str().expect("an item has both"));
             let body = files.get(key).unwrap_or_else(|| panic!("{}: {key} is not there", volume["name"]));
-            let file = place.join(path);
+            let file = place.join(&version).join(path);
             fs::write(&file, body).expect("a file can be written");
             let mode = source["defaultMode"].as_u64().unwrap_or(0o644);
             pod.lend(&file, u32::try_from(mode).expect("a mode"));
+            if fs::symlink_metadata(place.join(path)).is_err() {
+                symlink(Path::new("..data").join(path), place.join(path)).expect("a link can be made");
+            }
+        }
+        symlink(&version, place.join("..new")).expect("a link can be made");
+        fs::rename(place.join("..new"), place.join("..data")).expect("a link can be switched");
+    }
+
+    /// Gives a Pod that runs what the Secrets that it mounts hold now, as a kubelet does after a while.
+    pub fn deliver(&self, pod: &Pod) {
+        for (mount, (_, place)) in pod.mounts_of_container().iter().zip(&pod.mounts) {
+            if let Some(volume) = pod.volume(mount).filter(|volume| volume["secret"].is_object()) {
+                self.mount(pod, volume, place);
+            }
         }
     }
 
@@ -208,6 +239,16 @@ impl Host {
 impl Pod {
     fn container(&self) -> &Value {
         &self.template["spec"]["containers"][0]
+    }
+
+    fn mounts_of_container(&self) -> &[Value] {
+        self.container()["volumeMounts"].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// What is mounted, unless it is a claim of a StatefulSet.
+    fn volume(&self, mount: &Value) -> Option<&Value> {
+        let volumes = self.template["spec"]["volumes"].as_array();
+        volumes.into_iter().flatten().find(|volume| volume["name"] == mount["name"])
     }
 
     fn user(&self, key: &str) -> u32 {
@@ -251,8 +292,16 @@ impl Pod {
 
     fn command(&self, words: &[String], secrets: &Secrets) -> Command {
         let bin = self.dir.parent().expect("a Pod lies in a host").join("bin");
-        let program = Path::new(&words[0]).file_name().expect("a command has a name");
-        let mut command = Command::new(bin.join(program));
+        let program = bin.join(Path::new(&words[0]).file_name().expect("a command has a name"));
+        // Another user than root has lost its capabilities by being another one.
+        let mut command = if self.root && self.user("runAsUser") == 0 {
+            assert_eq!(self.container()["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+            let mut command = Command::new("/usr/bin/setpriv");
+            command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
         command.args(&words[1..]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
         command.env("TMPDIR", self.dir.join("tmp")).envs(self.account.iter().cloned());
         let folder =

@@ -26,5 +26,5 @@ pub use plane::{NAMESPACE, Plane};
 pub use ports::free_port;
 pub use request::request;
 pub use rights::{Asked, Right, bindings, granted, settle, sufficient, unused};
-pub use schemas::Schemas;
+pub use schemas::{Schemas, shared_definitions};
 pub use tools::{have, tool};

@@ -137,11 +137,15 @@ fn close(value: &mut Value) {
 
 /// Definitions of the custom resources that the chart makes where they are known.
 pub(crate) fn definitions() -> Vec<Value> {
-    read("crds")
+    shared_definitions("crds")
 }
 
 /// Definitions that came with the tools, of a folder.
-fn read(folder: &str) -> Vec<Value> {
+///
+/// # Panics
+/// If they cannot be read.
+#[must_use]
+pub fn shared_definitions(folder: &str) -> Vec<Value> {
     let folder = shared(folder);
     let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = files.map(|file| file.expect("a folder can be read").path()).collect();
@@ -152,7 +156,7 @@ fn read(folder: &str) -> Vec<Value> {
 
 fn custom() -> Vec<(String, Value)> {
     let mut found = Vec::new();
-    let of_gitops = if shared("gitops").exists() { read("gitops") } else { Vec::new() };
+    let of_gitops = if shared("gitops").exists() { shared_definitions("gitops") } else { Vec::new() };
     for definition in definitions().into_iter().chain(of_gitops) {
         let spec = &definition["spec"];
         for version in spec["versions"].as_array().into_iter().flatten() {

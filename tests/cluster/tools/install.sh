@@ -20,7 +20,7 @@ required() { (cd "$here/$1" && go list -m -f '{{.Version}}' "$2"); }
 build() { # folder, linker flags, packages...
   local folder=$1 flags=$2 package name stamp made=0
   shift 2
-  stamp=$(cat "$here/$folder/go.mod" "$here/$folder/go.sum" | sha256sum | cut -d ' ' -f 1)
+  stamp=$(cd "$here/$folder" && find . -name 'go.*' -o -name '*.go' | sort | xargs cat | sha256sum | cut -d ' ' -f 1)
   for package in "$@"; do
     name=${package%%=*}
     package=${package#*=}
@@ -73,6 +73,11 @@ for folder in "${@:-all}"; do
     cosign | all) build cosign '' github.com/sigstore/cosign/v3/cmd/cosign ;;&
     versitygw | all) build versitygw '' github.com/versity/versitygw/cmd/versitygw ;;&
     otelcol | all) build otelcol '' otelcol=. ;;&
+    cert-manager | all)
+      build cert-manager '' cert-manager=.
+      take cert-manager github.com/cert-manager/cert-manager "$tools/share/cert-manager" \
+        deploy/crds/cert-manager.io_{certificaterequests,clusterissuers,issuers}.yaml
+      ;;&
     promtool | all) take_promtool ;;&
     nats-exporter | all) build nats-exporter '' github.com/nats-io/prometheus-nats-exporter ;;&
     kwok | all) build kwok "-X sigs.k8s.io/kwok/pkg/consts.Version=$(required kwok sigs.k8s.io/kwok)" sigs.k8s.io/kwok/cmd/kwok ;;&
@@ -98,7 +103,7 @@ for folder in "${@:-all}"; do
       [ -e "$tools/share/gitops/helm.toolkit.fluxcd.io_helmreleases.yaml" ] || (cd "$here/gitops" && go tool controller-gen \
         crd paths=github.com/fluxcd/helm-controller/api/v2 output:crd:dir="$tools/share/gitops")
       ;;&
-    kubeconform | helm | helm3 | etcd | kwok | nats-exporter | registry | caddy | cosign | versitygw | otelcol | promtool | k8s | schemas | gitops | all) ;;
+    kubeconform | helm | helm3 | etcd | kwok | nats-exporter | registry | caddy | cosign | versitygw | otelcol | cert-manager | promtool | k8s | schemas | gitops | all) ;;
     *) fail "no folder named $folder" ;;
   esac
 done

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cluster::{Chart, NAMESPACE, Plane, granted, have, settle};
+use cluster::{Chart, NAMESPACE, Plane, Secrets, granted, have, settle};
 use serde_json::{Value, json};
 
 /// Programs of a control plane, and those of who uses it.
@@ -40,7 +40,14 @@ pub(crate) async fn done(plane: &Plane, chart: &Chart) {
 }
 
 /// What the Secrets of a release hold.
-pub(crate) async fn secrets(plane: &Plane) -> BTreeMap<String, BTreeMap<String, Vec<u8>>> {
+pub(crate) async fn secrets(plane: &Plane) -> Secrets {
+    let mut found = every_secret(plane).await;
+    found.retain(|name, _| name.starts_with("muster-"));
+    found
+}
+
+/// What all Secrets hold.
+pub(crate) async fn every_secret(plane: &Plane) -> Secrets {
     let (_, list) = plane.call("GET", &format!("/api/v1/namespaces/{NAMESPACE}/secrets"), None).await;
     let mut found = BTreeMap::new();
     for secret in list["items"].as_array().unwrap() {
@@ -49,7 +56,6 @@ pub(crate) async fn secrets(plane: &Plane) -> BTreeMap<String, BTreeMap<String, 
             entries.map(|(key, value)| (key.clone(), STANDARD.decode(value.as_str().unwrap()).unwrap()));
         found.insert(secret["metadata"]["name"].as_str().unwrap().to_owned(), data.collect());
     }
-    found.retain(|name, _| name.starts_with("muster-"));
     found
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cluster::{root, tool};
 use live::{Fleet, Process, until};
+use runtime::tls::TlsFiles;
 use serde_json::{Value, json};
 
 use super::release::{listens, loopback};
@@ -28,6 +29,7 @@ pub(crate) fn app(groups: &str, n: u64) -> String {
 /// A collector that runs.
 pub(crate) struct Collector {
     dir: PathBuf,
+    scheme: &'static str,
     address: SocketAddr,
     process: Process,
 }
@@ -35,12 +37,19 @@ pub(crate) struct Collector {
 impl Collector {
     /// One that writes what it hears to files.
     pub(crate) async fn start(dir: &Path) -> Self {
+        Self::with_tls(dir, None).await
+    }
+
+    /// The same behind a certificate, if there is one.
+    pub(crate) async fn with_tls(dir: &Path, tls: Option<TlsFiles>) -> Self {
         let files = dir.join("otel");
         let file = |name: &str| json!({ "path": files.join(name), "flush_interval": "100ms" });
         let pipeline = |name: &str| json!({ "receivers": ["otlp"], "exporters": [format!("file/{name}")] });
-        Self::of(dir, |address| {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let tls = tls.map(|TlsFiles { cert, key, .. }| json!({ "cert_file": cert, "key_file": key }));
+        let collector = Self::of(dir, |address| {
             let config = json!({
-                "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": address.to_string() } } } },
+                "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": address.to_string(), "tls": tls } } } },
                 "exporters": { "file/traces": file("traces"), "file/metrics": file("metrics"), "file/logs": file("logs") },
                 "service": {
                     "telemetry": { "metrics": { "level": "none" } },
@@ -51,7 +60,8 @@ impl Collector {
             });
             config.to_string()
         })
-        .await
+        .await;
+        Self { scheme, ..collector }
     }
 
     /// The example of deploy/observability, and where it gives metrics to Prometheus. The backend is not there.
@@ -104,11 +114,11 @@ impl Collector {
         command.arg("--config").arg(dir.join("config.yaml"));
         let process = Process::of(&dir, "otelcol", command);
         listens(&process, address).await;
-        Self { dir, address, process }
+        Self { dir, scheme: "http", address, process }
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// What it says of itself.

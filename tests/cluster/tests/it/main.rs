@@ -6,17 +6,25 @@ mod blocks;
 #[cfg(test)]
 mod bootstrap;
 #[cfg(test)]
+mod cert_manager;
+#[cfg(test)]
 mod charts;
 #[cfg(test)]
 mod collector;
+#[cfg(test)]
+mod collector_tls;
 #[cfg(test)]
 mod content_release;
 #[cfg(test)]
 mod crds;
 #[cfg(test)]
+mod external_nats;
+#[cfg(test)]
 mod install;
 #[cfg(test)]
 mod managers;
+#[cfg(test)]
+mod node_agents;
 #[cfg(test)]
 mod object_store;
 #[cfg(test)]

@@ -2,14 +2,20 @@
 
 use cluster::{Chart, NAMESPACE, NODE, have};
 use live::{AgentProcess, Cli, eventually, until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::bootstrap::PROGRAMS;
 use super::collector::Collector;
 use super::release::{Given, IDENTITY, POLICY, PRESENCE, Release, between, ended_well};
 
 /// Where the values of the chart say that a collector is.
-const COLLECTOR: &str = "http://collector.telemetry:4317";
+pub(crate) const COLLECTOR: &str = "http://collector.telemetry:4317";
+
+/// Variables of processes that tell it soon.
+pub(crate) fn soon() -> Value {
+    let soon = [("OTEL_BSP_SCHEDULE_DELAY", "100"), ("OTEL_METRIC_EXPORT_INTERVAL", "500")];
+    soon.map(|(name, value)| json!({ "name": name, "value": value })).to_vec().into()
+}
 
 /// A group in push mode and one in pull mode, with the policy that [`round`] changes. Agents in push mode beat this often.
 pub(crate) fn manifests(push: &str) -> String {
@@ -66,7 +72,7 @@ pub(crate) async fn round(cli: &Cli, number: u64, agents: &[AgentProcess]) {
 }
 
 /// Each service tells the collector, and of which Pod it is.
-async fn all_services_tell(collector: &Collector) {
+pub(crate) async fn all_services_tell(collector: &Collector) {
     eventually("a collector hears of all services", async || {
         let tellers = collector.tellers();
         let silent = ["policy", "identity", "content", "presence"].into_iter().find(|name| {
@@ -90,11 +96,9 @@ async fn what_is_rendered_runs_and_goes_on_when_a_server_is_gone() {
     }
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path()).await;
-    let soon = [("OTEL_BSP_SCHEDULE_DELAY", "100"), ("OTEL_METRIC_EXPORT_INTERVAL", "500")];
-    let soon = soon.map(|(name, value)| json!({ "name": name, "value": value }));
     let values = json!({
         "nats": { "config": { "lameDuckDuration": "30s" } }, "backup": { "enabled": true },
-        "global": { "otel": { "endpoint": COLLECTOR, "resourceAttributes": { "site": "lab" } }, "extraEnv": soon },
+        "global": { "otel": { "endpoint": COLLECTOR, "resourceAttributes": { "site": "lab" } }, "extraEnv": soon() },
     });
     let given = Given { addresses: vec![(COLLECTOR.to_owned(), collector.endpoint())], ..Given::default() };
     let mut release = Release::start_with(&Chart::new().with(values), given).await;

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use cluster::{Chart, Host, NAMESPACE, Plane, Pod, Secrets, free_port, request, root};
+use cluster::{Chart, Host, NAMESPACE, Objects, Plane, Pod, Secrets, free_port, request, root};
 use live::{ADMIN_TOKEN, Cli, Process, eventually, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -40,6 +40,7 @@ pub(crate) struct Release {
     pub(crate) dir: PathBuf,
     /// The CA of the services.
     pub(crate) ca: PathBuf,
+    addresses: [SocketAddr; SERVICES.len()],
     job: String,
     given: Secrets,
 }
@@ -52,52 +53,79 @@ impl Release {
 
     /// The same, with what the chart does not make.
     pub(crate) async fn start_with(chart: &Chart, given: Given) -> Self {
-        let plane = Plane::start().await;
+        Self::start_on(Plane::start().await, chart, given).await
+    }
+
+    /// The same, on a control plane that is there.
+    pub(crate) async fn start_on(plane: Plane, chart: &Chart, given: Given) -> Self {
+        let mut it = Self::installed(plane, chart, given).await;
+        let places = Places::of_chart(&mut it.host);
+        let account = it.plane.service_account("muster-bootstrap").await;
+        it.host.account(it.plane.address(), "muster-bootstrap", account);
+        let mut bootstrap = it.host.pod(("Job", &it.job), "bootstrap", &[]);
+        bootstrap.start(&it.host);
+        eventually("Secrets are filled", async || {
+            assert!(bootstrap.ended().is_none_or(|status| status.success()), "{}", bootstrap.log());
+            let mut found = secrets(&it.plane).await;
+            // These are not rendered where others make them.
+            for name in ["muster-nats-tls", "muster-api-tls"] {
+                found.entry(name.to_owned()).or_default();
+            }
+            found.retain(|_, data| data.is_empty());
+            if found.is_empty() { Ok(()) } else { Err(format!("{found:?} {}", bootstrap.log())) }
+        })
+        .await;
+        it.look_at_secrets().await;
+        it.run("muster-nats", places, "muster-api-tls").await;
+        ended_well(&mut bootstrap).await;
+        it.look_at_secrets().await;
+        it
+    }
+
+    /// Installs the chart. Nothing of it runs.
+    pub(crate) async fn installed(plane: Plane, chart: &Chart, given: Given) -> Self {
         let crds = root().join("helm/muster-crds").display().to_string();
         plane.helm(&["install", "muster-crds", &crds], None).await.unwrap();
         plane.helm(&["install", "muster"], Some(chart)).await.unwrap();
         let dir = plane.path("host");
         std::fs::create_dir_all(&dir).unwrap();
         let objects = chart.render().unwrap();
-        let job = objects.of("Job").next().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
-        let mut host = Host::new(&dir, objects, secrets(&plane).await);
-        let addresses: Vec<SocketAddr> = SERVICES.iter().map(|_| loopback()).collect();
+        let job = objects.of("Job").next().and_then(|job| job["metadata"]["name"].as_str());
+        let job = job.unwrap_or_default().to_owned();
+        let mut host = Host::new(&dir, objects, all(&plane, &given.secrets).await);
+        let addresses = SERVICES.map(|_| loopback());
         for (name, address) in SERVICES.iter().zip(&addresses) {
             host.address(format!("muster-{name}.{NAMESPACE}.svc.cluster.local:7400"), address.to_string());
         }
         for (from, to) in given.addresses {
             host.address(from, to);
         }
-        let places = Places::choose(&mut host);
-        let account = plane.service_account("muster-bootstrap").await;
-        host.account(plane.address(), "muster-bootstrap", account);
-        let mut bootstrap = host.pod(("Job", &job), "bootstrap", &[]);
-        bootstrap.start(&host);
-        eventually("Secrets are filled", async || {
-            assert!(bootstrap.ended().is_none_or(|status| status.success()), "{}", bootstrap.log());
-            let empty: Vec<_> =
-                secrets(&plane).await.into_iter().filter(|(_, data)| data.is_empty()).collect();
-            if empty.is_empty() { Ok(()) } else { Err(format!("{empty:?} {}", bootstrap.log())) }
-        })
-        .await;
-        host.fill(all(&plane, &given.secrets).await);
-        let ca = dir.join("api-ca.pem");
-        std::fs::write(&ca, host.secret("muster-api-tls", "ca.crt")).unwrap();
+        let (ca, given) = (dir.join("api-ca.pem"), given.secrets);
+        Self { plane, host, broker: Broker::default(), services: Vec::new(), dir, ca, addresses, job, given }
+    }
 
-        let mut broker = Broker::start(&host, places);
+    /// Runs NATS servers of a StatefulSet, and all services. The Secret `tls` is that of the services.
+    pub(crate) async fn run(&mut self, nats: &str, places: Places, tls: &str) {
+        std::fs::write(&self.ca, self.host.secret(tls, "ca.crt")).unwrap();
+        self.broker = Broker::start(&self.host, nats, places);
         // A service gives NATS half a minute, after which a kubelet would start it again. Three servers that find each other on
         // a busy machine may take longer.
         for number in 0..SERVERS {
-            broker.ready(number).await;
+            self.broker.ready(number).await;
         }
-        // Together, for each may wait for what another makes.
-        let starting = SERVICES.iter().zip(&addresses);
-        let starting = starting.map(|(name, address)| service(&host, (name, name), *address, &ca));
-        let pods = futures::future::join_all(starting).await;
-        ended_well(&mut bootstrap).await;
-        host.fill(all(&plane, &given.secrets).await);
-        let services = pods.into_iter().zip(addresses).collect();
-        Self { plane, host, broker, services, dir, ca, job, given: given.secrets }
+        self.start_services().await;
+    }
+
+    /// What Secrets hold now; Pods that run keep what they were given.
+    pub(crate) async fn look_at_secrets(&mut self) {
+        self.host.fill(all(&self.plane, &self.given).await);
+    }
+
+    /// What another release makes beside it, and Secrets that are there for that one.
+    pub(crate) async fn also(&mut self, objects: Objects, secrets: Secrets) {
+        self.host.also(objects);
+        self.given.extend(secrets);
+        self.look_at_secrets().await;
     }
 
     /// Runs the Job of the bootstrap once more; what it said, and whether it went well.
@@ -110,7 +138,7 @@ impl Release {
             status.map(drop).ok_or_else(|| pod.log())
         })
         .await;
-        self.host.fill(all(&self.plane, &self.given).await);
+        self.look_at_secrets().await;
         (status.unwrap().success(), pod.log())
     }
 
@@ -123,15 +151,12 @@ impl Release {
         }
     }
 
-    /// Starts all services anew.
+    /// Starts all services (anew): together, for each may wait for what another makes.
     pub(crate) async fn start_services(&mut self) {
-        let starting = SERVICES.iter().zip(&self.services);
-        let starting =
-            starting.map(|(name, (_, address))| service(&self.host, (name, name), *address, &self.ca));
+        let starting = SERVICES.iter().zip(self.addresses);
+        let starting = starting.map(|(name, address)| service(&self.host, (name, name), address, &self.ca));
         let pods = futures::future::join_all(starting).await;
-        for (place, pod) in self.services.iter_mut().zip(pods) {
-            place.0 = pod;
-        }
+        self.services = pods.into_iter().zip(self.addresses).collect();
     }
 
     /// The command line for a service, by its place; there is no token yet.
@@ -193,33 +218,46 @@ pub(crate) async fn listens(process: &Process, address: SocketAddr) {
 }
 
 /// Where NATS servers listen: for clients, for each other, for probes, for WebSockets.
-struct Places([[SocketAddr; SERVERS]; 4]);
+pub(crate) struct Places {
+    pub(crate) clients: [SocketAddr; SERVERS],
+    pub(crate) routes: [SocketAddr; SERVERS],
+    monitors: [SocketAddr; SERVERS],
+    web: [SocketAddr; SERVERS],
+}
 
 impl Places {
-    fn choose(host: &mut Host) -> Self {
-        let domain = format!("{NAMESPACE}.svc.cluster.local");
+    pub(crate) fn choose() -> Self {
         let [clients, routes, monitors, web] = [(); 4].map(|()| [(); SERVERS].map(|()| loopback()));
-        for (number, route) in routes.iter().enumerate() {
+        Self { clients, routes, monitors, web }
+    }
+
+    /// Those of the chart's own servers.
+    fn of_chart(host: &mut Host) -> Self {
+        let domain = format!("{NAMESPACE}.svc.cluster.local");
+        let places = Self::choose();
+        for (number, route) in places.routes.iter().enumerate() {
             host.address(format!("muster-nats-{number}.muster-nats-nodes.{domain}:6222"), route.to_string());
         }
         // What a Service stands for: all that are behind it.
-        let urls: Vec<String> = clients.iter().map(|client| format!("tls://{client}")).collect();
+        let urls: Vec<String> = places.clients.iter().map(|client| format!("tls://{client}")).collect();
         host.address(format!("tls://muster-nats.{domain}:4222"), urls.join(","));
-        Self([clients, routes, monitors, web])
+        places
     }
 }
 
 /// NATS servers: each with where its clients and its probes go.
+#[derive(Default)]
 pub(crate) struct Broker {
     pub(crate) pods: Vec<Pod>,
-    pub(crate) clients: [SocketAddr; SERVERS],
+    pub(crate) clients: Vec<SocketAddr>,
     /// Where WebSockets lead, if they lead anywhere.
-    pub(crate) web: [SocketAddr; SERVERS],
-    pub(crate) monitors: [SocketAddr; SERVERS],
+    pub(crate) web: Vec<SocketAddr>,
+    pub(crate) monitors: Vec<SocketAddr>,
 }
 
 impl Broker {
-    fn start(host: &Host, Places([clients, routes, monitors, web]): Places) -> Self {
+    fn start(host: &Host, set: &str, places: Places) -> Self {
+        let Places { clients, routes, monitors, web } = places;
         let mut pods = Vec::new();
         for number in 0..SERVERS {
             let listen = [
@@ -228,11 +266,11 @@ impl Broker {
                 ("0.0.0.0:8222", monitors[number]),
                 ("0.0.0.0:8443", web[number]),
             ];
-            let mut pod = host.pod(("StatefulSet", "muster-nats"), &format!("muster-nats-{number}"), &listen);
+            let mut pod = host.pod(("StatefulSet", set), &format!("{set}-{number}"), &listen);
             pod.start(host);
             pods.push(pod);
         }
-        Self { pods, clients, web, monitors }
+        Self { pods, clients: clients.into(), web: web.into(), monitors: monitors.into() }
     }
 
     /// Waits until one is.

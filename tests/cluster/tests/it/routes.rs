@@ -82,6 +82,10 @@ fn network_policies_let_through_the_port_of_each_address() {
     let elsewhere = |urls: &[&str]| json!({ "nats": { "enabled": false }, "externalNats": { "urls": urls, "tlsSecret": "ca" } });
     check(&elsewhere(&["tls://10.0.0.9:14222"]), "policy", &[14222]);
     check(&elsewhere(&["tls://[2001:db8::9]:4222", "tls://nats-2:4223"]), "policy", &[4222, 4223]);
+    // Where nothing else is said, join tokens lead to where services find NATS.
+    let mut with_agents = elsewhere(&["tls://10.0.0.9:14222"]);
+    with_agents["agent"] = json!({ "enabled": true, "joinTokenSecret": "join" });
+    check(&with_agents, "agent", &[443, 4222, 14222]);
     let outside = |urls: &[&str]| {
         json!({
             "agent": { "enabled": true, "joinTokenSecret": "join" }, "agentAccess": { "urls": urls },

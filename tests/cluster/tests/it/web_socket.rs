@@ -48,8 +48,8 @@ async fn front(release: &Release, (address, ca): (SocketAddr, &LocalCa), name: &
 /// Connections of agents at all servers, by their kind.
 async fn connections(broker: &Broker) -> Vec<String> {
     let mut found = Vec::new();
-    for address in broker.monitors {
-        let Ok(answer) = plain_get(address, "/connz").await else { continue };
+    for address in &broker.monitors {
+        let Ok(answer) = plain_get(*address, "/connz").await else { continue };
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let all: Value = serde_json::from_str(body).unwrap();
         for connection in all["connections"].as_array().unwrap() {
