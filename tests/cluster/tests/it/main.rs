@@ -10,6 +10,8 @@ mod charts;
 #[cfg(test)]
 mod collector;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod content_release;
 #[cfg(test)]
 mod crds;
