@@ -32,6 +32,10 @@ const GROUPS: &str = "\
 {apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: push}, spec: {path: /push, settings: {mode: push}, policies: [app]}}
 ";
 
+const PULL: &str = "\
+{apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: pull}, spec: {path: /pull, settings: {mode: pull, heartbeatInterval: 1s}, policies: [app]}}
+";
+
 /// A control plane that tells a collector, with all its agents telling of every change.
 async fn fleet(endpoint: &str) -> Fleet {
     let fleet = telling_fleet(endpoint).await;
@@ -110,6 +114,42 @@ async fn one_trace_leads_from_apply_to_applied_and_no_secret_is_told() {
     metrics_are_those_of_the_catalogue(&collector).await;
     logs_name_their_trace(&collector, &fleet, &trace).await;
     no_secret_is_told(&collector, &fleet, &agent, &token);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_with_a_heartbeat_is_linked_to_what_it_was_published_with() {
+    if !have(&["otelcol"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path()).await;
+    let fleet = telling_fleet(&collector.endpoint()).await;
+    let cli = fleet.cli("policy");
+    cli.apply(&app(PULL, 0)).await;
+    let token = fleet.token("/pull", 1).await;
+    let mut agent = agent(&fleet, &collector.endpoint(), &token).await;
+    let output = cli.run_with(&["apply", "-f", "-", "-o", "json"], &app(PULL, 1)).await.ok();
+    let made: Value = serde_json::from_str(&output).unwrap();
+    agent.reaches("app", "/n", &json!(1)).await;
+    eventually("the agent tells of the change", async || {
+        let spans = collector.spans();
+        let of_change = |name: &'static str| {
+            let of_change = |span: &&Value| {
+                attributes(span).get("muster.revision").map(String::as_str)
+                    == made["result"]["revision"].as_str()
+            };
+            spans.iter().filter(move |span| span["name"] == name).find(of_change)
+        };
+        let compiled = of_change("compile").ok_or("it is not compiled yet")?;
+        let published = spans.iter().find(|span| span["parentSpanId"] == compiled["spanId"]);
+        let published = published.ok_or("it is not published yet")?;
+        let process = of_change("process notify.group.{group}").ok_or("the agent has not told yet")?;
+        let link = &process["links"][0];
+        assert_eq!([&link["traceId"], &link["spanId"]], [&published["traceId"], &published["spanId"]]);
+        Ok(())
+    })
+    .await;
+    agent.process().stop().await;
 }
 
 /// The call that an apply is to the service, below the command's own, below the command, which is the root.
