@@ -215,7 +215,7 @@ pub fn main(cli: Cli, tables: &toml::Table) -> anyhow::Result<()> {
                     Ok(_) => command.ended(0, None),
                     Err(_) => command.ended(1, Some("failed")),
                 }
-                telemetry.stop().await;
+                telemetry.stop_within(runtime::telemetry::COMMAND_TIMEOUT).await;
                 joined
             })?)
         }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use runtime::client::{ANSWER_TIMEOUT, MAX_ANSWER_BYTES, Told, endpoint};
+use runtime::client::{ANSWER_TIMEOUT, MAX_ANSWER_BYTES, Traced, endpoint};
 use runtime::tls::machine_trusts_nobody;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -39,7 +39,7 @@ const PAGE_OF_HISTORY: i32 = 100;
 const MAX_PAGES: usize = 10_000;
 
 /// A connection on which each call carries the caller's credential and the trace it belongs to.
-pub(crate) type Line = InterceptedService<Told, Carried>;
+pub(crate) type Line = InterceptedService<Traced, Carried>;
 
 /// What each call carries.
 #[derive(Clone)]
@@ -135,8 +135,8 @@ impl Client {
         let unhurried = endpoint.connect_lazy();
         let channel = endpoint.timeout(ANSWER_TIMEOUT).connect().await.map_err(unreachable)?;
         let carried = Carried::new(credential);
-        let channel = Line::new(Told::new(channel, url), carried.clone());
-        let unhurried = Line::new(Told::new(unhurried, url), carried);
+        let channel = Line::new(Traced::new(channel, url), carried.clone());
+        let unhurried = Line::new(Traced::new(unhurried, url), carried);
         Ok(Self { url: url.clone(), channel, unhurried })
     }
 

@@ -32,7 +32,7 @@ pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 pub const MAX_TOKEN_BYTES: usize = 8 << 10;
 
 /// A connection on which each call carries the caller's credential, and is told.
-pub type Line = InterceptedService<Told, Credential>;
+pub type Line = InterceptedService<Traced, Credential>;
 
 /// Why a credential cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,13 +107,13 @@ impl Credential {
 /// A connection whose calls are spans, where spans are made: below where the call is made, and above what the server does.
 /// A span ends when the answer begins, as in the server.
 #[derive(Debug, Clone)]
-pub struct Told {
+pub struct Traced {
     channel: Channel,
     /// Host and port of the server.
     server: Option<Arc<(String, u16)>>,
 }
 
-impl Told {
+impl Traced {
     /// A connection to the server at `url`.
     #[must_use]
     pub fn new(channel: Channel, url: &str) -> Self {
@@ -126,7 +126,7 @@ impl Told {
     }
 }
 
-impl Service<HttpRequest<Body>> for Told {
+impl Service<HttpRequest<Body>> for Traced {
     type Response = HttpResponse<Body>;
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prost::Message as _;
-use runtime::client::{ANSWER_TIMEOUT, Credential, CredentialError, Line, MAX_ANSWER_BYTES, Told, endpoint};
+use runtime::client::{
+    ANSWER_TIMEOUT, Credential, CredentialError, Line, MAX_ANSWER_BYTES, Traced, endpoint,
+};
 use tonic::transport::{Certificate, ClientTlsConfig};
 use tonic::{Code, Status};
 use wire::api::v1;
@@ -103,7 +105,7 @@ impl Muster {
             let endpoint = endpoint(url, tls.clone());
             let endpoint = endpoint.map_err(|source| MusterError::Address { url: url.clone(), source })?;
             let channel = endpoint.timeout(ANSWER_TIMEOUT).connect_lazy();
-            Ok(Line::new(Told::new(channel, url), credential.clone()))
+            Ok(Line::new(Traced::new(channel, url), credential.clone()))
         };
         Ok(Self {
             policy: PolicyServiceClient::new(line(&servers.policy)?)

@@ -19,6 +19,8 @@ pub(crate) async fn are_told(collector: &Collector, fleet: &Fleet) {
     let above = format!("00-{}-{}-01", ABOVE[0], ABOVE[1]);
     let mut environment = environment(&endpoint).to_vec();
     environment.push(("TRACEPARENT", &above));
+    let untold = [&environment[..], &[("OTEL_TRACES_SAMPLER", "always_off")]].concat();
+    let _said = fleet.cli("policy").with_environment(&untold).run("whoami").await.ok();
     let cli = fleet.cli("policy").with_environment(&environment);
     let _said = cli.run(&format!("group show {MISSING}")).await.refused(4);
     let (url, creds) = (fleet.nats.url(), fleet.creds().to_string_lossy().into_owned());
@@ -48,6 +50,8 @@ pub(crate) async fn are_told(collector: &Collector, fleet: &Fleet) {
         Ok(())
     })
     .await;
+    // Neither by the command nor by the service, to which it said so.
+    assert!(!collector.text("traces").contains("WhoAmI"), "what is not sampled is told nobody");
     for signal in ["traces", "logs"] {
         assert!(!collector.text(signal).contains(MISSING), "arguments of commands are not in {signal}");
     }
