@@ -303,7 +303,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             Event::Missed => self.inputs.push_back(Input::Resync),
             Event::Group(heard) => self.hear_snapshot(&heard, Source::Notify),
             Event::Assignment(bytes) => self.hear_assignment(&bytes),
-            Event::Beat(beat, Some(bytes)) => self.hear_reply(beat, &bytes),
+            Event::Beat(beat, Some(heard)) => self.hear_reply(beat, &heard),
             Event::Beat(beat, None) => self.inputs.push_back(Input::HeartbeatFailed { beat }),
             Event::Root(version, fetched) => self.hear_root(version, fetched),
             Event::Fetched(_, Fetched::Envelope(heard)) => self.hear_snapshot(&heard, Source::Fetch),
@@ -316,7 +316,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
         }
     }
 
-    fn hear_snapshot(&mut self, Heard { envelope: bytes, place }: &Heard, source: Source) {
+    fn hear_snapshot(&mut self, Heard { payload: bytes, place }: &Heard, source: Source) {
         let known = self.last_offer.as_ref().filter(|known| known.envelope[..] == bytes[..]);
         let offer = match known {
             Some(offer) => Ok(Arc::clone(offer)),
@@ -368,7 +368,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
     }
 
     /// The envelopes first, so that the machine knows what it has when it looks at the rest.
-    fn hear_reply(&mut self, beat: u64, bytes: &Bytes) {
+    fn hear_reply(&mut self, beat: u64, Heard { payload: bytes, place }: &Heard) {
         let heard = match convert::reply(beat, bytes) {
             Ok(heard) if heard.error.is_empty() => heard,
             Ok(heard) => {
@@ -392,7 +392,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             self.hear_assignment(&encode(envelope));
         }
         if let Some(envelope) = heard.snapshot {
-            self.hear_snapshot(&encode(envelope).into(), Source::Heartbeat);
+            self.hear_snapshot(&Heard { payload: encode(envelope), place: *place }, Source::Heartbeat);
         }
         self.inputs.push_back(Input::HeartbeatReplied(heard.reply));
     }
@@ -414,7 +414,7 @@ impl<T: Transport, S: Storage, H: Handler> Agent<T, S, H> {
             return;
         }
         let bytes = match fetched {
-            Fetched::Envelope(heard) => heard.envelope,
+            Fetched::Envelope(heard) => heard.payload,
             Fetched::Empty | Fetched::Failed(_) => return self.forget_root(),
         };
         let mut chain = self.trust.chain();

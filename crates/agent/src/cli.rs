@@ -212,8 +212,17 @@ pub fn main(cli: Cli, tables: &toml::Table) -> anyhow::Result<()> {
             })
         }
         Command::Join(args) => {
-            runtime::log::init(&args.joining.log)?;
-            print(&block_on(join_only(&args))?)
+            let telemetry = runtime::telemetry::start_command(Some(&args.joining.log), "muster-agent")?;
+            print(&block_on(async {
+                let command = runtime::telemetry::Command::begin("muster-agent join");
+                let joined = command.within(Box::pin(join_only(&args))).await;
+                match &joined {
+                    Ok(_) => command.ended(0, None),
+                    Err(_) => command.ended(1, Some("failed")),
+                }
+                telemetry.stop_within(runtime::telemetry::COMMAND_TIMEOUT).await;
+                joined
+            })?)
         }
         Command::Request(args) => {
             runtime::log::init(&args.joining.log)?;

@@ -225,7 +225,7 @@ impl Transport for MemoryTransport {
                 root_version,
                 ..Default::default()
             };
-            self.events.push_back(Event::Beat(beat, Some(reply.encode_to_vec().into())));
+            self.events.push_back(Event::Beat(beat, Some(Bytes::from(reply.encode_to_vec()).into())));
         }
     }
 

@@ -46,7 +46,7 @@ pub enum Event {
     /// Bytes on the agent's own assignment subject.
     Assignment(Bytes),
     /// A heartbeat was answered; `None` if nobody listens.
-    Beat(u64, Option<Bytes>),
+    Beat(u64, Option<Heard>),
     /// A fetch was answered.
     Fetched(u64, Fetched),
     /// The question for a version of the trust root was answered.
@@ -64,12 +64,12 @@ pub enum Fetched {
     Failed(String),
 }
 
-/// An envelope that came, and what the message said beside it.
+/// An envelope that came, or an answer that may have one in it, and what the message said beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
-    /// The envelope.
-    pub envelope: Bytes,
-    /// Where in a trace it was published. Nobody signs that, so it is a hint and no more.
+    /// The envelope, or the answer.
+    pub payload: Bytes,
+    /// Where in a trace the envelope was published. Nobody signs that, so it is a hint and no more.
     pub place: Option<TraceParent>,
 }
 
@@ -77,14 +77,14 @@ impl From<Message> for Heard {
     fn from(message: Message) -> Self {
         let text = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
         let place = text.and_then(|text| text.as_str().parse().ok());
-        Self { envelope: message.payload, place }
+        Self { payload: message.payload, place }
     }
 }
 
 /// One that says nothing else.
 impl From<Bytes> for Heard {
-    fn from(envelope: Bytes) -> Self {
-        Self { envelope, place: None }
+    fn from(payload: Bytes) -> Self {
+        Self { payload, place: None }
     }
 }
 
@@ -327,7 +327,7 @@ fn answer(message: Message) -> Option<Event> {
     let number = token.get(1..)?.parse().ok()?;
     let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
     match token.chars().next()? {
-        HEARTBEAT => Some(Event::Beat(number, (!nobody).then_some(message.payload))),
+        HEARTBEAT => Some(Event::Beat(number, (!nobody).then(|| message.into()))),
         FETCH => Some(Event::Fetched(number, stored(message))),
         ROOT => Some(Event::Root(number, stored(message))),
         _ => None,

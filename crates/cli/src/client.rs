@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::time::Duration;
 
-use runtime::client::{ANSWER_TIMEOUT, MAX_ANSWER_BYTES, endpoint};
+use runtime::client::{ANSWER_TIMEOUT, MAX_ANSWER_BYTES, Traced, endpoint};
 use runtime::tls::machine_trusts_nobody;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::transport::{Certificate, ClientTlsConfig};
 use wire::api::v1::access_service_client::AccessServiceClient;
 use wire::api::v1::audit_service_client::AuditServiceClient;
 use wire::api::v1::content_service_client::ContentServiceClient;
@@ -39,7 +39,7 @@ const PAGE_OF_HISTORY: i32 = 100;
 const MAX_PAGES: usize = 10_000;
 
 /// A connection on which each call carries the caller's credential and the trace it belongs to.
-pub(crate) type Line = InterceptedService<Channel, Carried>;
+pub(crate) type Line = InterceptedService<Traced, Carried>;
 
 /// What each call carries.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ pub(crate) struct Carried {
 
 impl Carried {
     /// The calls of one command belong to one trace: the one that `TRACEPARENT` names, where the command is a part of
-    /// something larger, or a new one.
+    /// something larger, or a new one. Where the calls are told, their spans say so themselves.
     fn new(credential: Credential) -> Self {
         let named = std::env::var("TRACEPARENT").ok().and_then(|text| text.parse::<TraceParent>().ok());
         let random = || runtime::ids::random_u64().max(1).to_be_bytes();
@@ -135,8 +135,8 @@ impl Client {
         let unhurried = endpoint.connect_lazy();
         let channel = endpoint.timeout(ANSWER_TIMEOUT).connect().await.map_err(unreachable)?;
         let carried = Carried::new(credential);
-        let channel = Line::new(channel, carried.clone());
-        let unhurried = Line::new(unhurried, carried);
+        let channel = Line::new(Traced::new(channel, url), carried.clone());
+        let unhurried = Line::new(Traced::new(unhurried, url), carried);
         Ok(Self { url: url.clone(), channel, unhurried })
     }
 

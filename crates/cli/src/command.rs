@@ -78,6 +78,18 @@ pub(crate) enum Command {
     Version,
 }
 
+impl Command {
+    /// Whether it asks nobody: shells run such commands often, and there is nothing to tell of them.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Completion { .. } | Self::Version | Self::Logout(_) | Self::Context(_))
+    }
+
+    /// Whether it ends by itself when it is interrupted.
+    pub(crate) fn minds_signals(&self) -> bool {
+        matches!(self, Self::Content(_))
+    }
+}
+
 /// Runs a command that was parsed.
 pub(crate) async fn run(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure> {
     let config = config::resolve(cli.global)?;

@@ -5,6 +5,7 @@ mod status;
 use std::io;
 
 use runtime::client::CredentialError;
+use runtime::telemetry::spans::code;
 use wire::manifest::ManifestError;
 
 use crate::content::cut::ReadError;
@@ -32,7 +33,12 @@ pub mod exit {
     pub const AGENTS_FAILED: u8 = 7;
     /// Stopped by Ctrl-C, as shells have it.
     pub const STOPPED: u8 = 130;
+    /// Stopped by a request to end, as shells have it.
+    pub const TERMINATED: u8 = 143;
 }
+
+/// What telemetry calls the failure of a command that was stopped.
+pub(crate) const STOPPED: &str = "stopped";
 
 /// What `wait` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +134,9 @@ pub enum Failure {
     /// Ctrl-C.
     #[error("{0}")]
     Stopped(String),
+    /// A signal came while there was nothing to be said about it.
+    #[error("stopped")]
+    Interrupted(u8),
     /// The person at the terminal said no.
     #[error("nothing was changed")]
     Declined,
@@ -186,6 +195,7 @@ impl Failure {
             Self::Reading(ReadError::Read { .. }) | Self::Target(TargetError::Io { .. }) => exit::FAILED,
             Self::Tree(_) | Self::Reading(_) | Self::Target(_) => exit::REFUSED,
             Self::Stopped(_) => exit::STOPPED,
+            Self::Interrupted(code) => *code,
             Self::Read { .. }
             | Self::Write { .. }
             | Self::Answer(_)
@@ -195,10 +205,34 @@ impl Failure {
         }
     }
 
+    /// What telemetry calls it: it tells nothing of what was typed.
+    #[must_use]
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Usage(_) => "usage",
+            Self::Read { .. } | Self::Reading(_) => "cannot_read",
+            Self::Write { .. } | Self::Output(_) => "cannot_write",
+            Self::Manifests(_) | Self::Input(_) => "bad_input",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Provider { .. } => "provider",
+            Self::Status { status, .. } => code(status.code()),
+            Self::Answer(_) => "bad_answer",
+            Self::NotFound { .. } => "not_found",
+            Self::Refused { .. } => "refused",
+            Self::Tree(_) | Self::Target(_) => "bad_content",
+            Self::Stopped(_) | Self::Interrupted(_) => STOPPED,
+            Self::Declined => "declined",
+            Self::TimedOut { .. } => "timed_out",
+            Self::AgentsFailed { .. } => "agents_failed",
+            Self::Runtime(_) => "no_runtime",
+        }
+    }
+
     /// Cause, details and way out, as lines; `None` if there is nothing to say.
     #[must_use]
     pub(crate) fn render(&self, style: &Style) -> Option<String> {
-        if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+        let is_read = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+        if matches!(self, Self::Interrupted(_)) || matches!(self, Self::Output(error) if is_read(error)) {
             return None;
         }
         let mut text = format!("{} {}\n", style.paint("error:", Tone::Bad), safe(&self.cause()));
@@ -239,6 +273,7 @@ impl Failure {
             | Self::Reading(_)
             | Self::Target(_)
             | Self::Stopped(_)
+            | Self::Interrupted(_)
             | Self::Usage(_)
             | Self::Read { .. }
             | Self::Write { .. }
@@ -287,6 +322,7 @@ impl Failure {
             | Self::Reading(_)
             | Self::Target(_)
             | Self::Stopped(_)
+            | Self::Interrupted(_)
             | Self::Read { .. }
             | Self::Write { .. }
             | Self::Manifests(_)

@@ -1,13 +1,23 @@
 //! What whoever calls the API needs: a connection to a server, and the credential that lets it in.
 
 use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::http::{HeaderValue, Request as HttpRequest, Response as HttpResponse};
+use domain::access::method;
+use tonic::body::Body;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+use tower::Service;
+use wire::trace::TRACEPARENT;
+
+use crate::telemetry::spans;
 
 /// Longest wait for a connection: a server on the same network answers in milliseconds.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,8 +31,8 @@ pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Longest token, in bytes: it fits one line and one header.
 pub const MAX_TOKEN_BYTES: usize = 8 << 10;
 
-/// A connection on which each call carries the caller's credential.
-pub type Line = InterceptedService<Channel, Credential>;
+/// A connection on which each call carries the caller's credential, and is told.
+pub type Line = InterceptedService<Traced, Credential>;
 
 /// Why a credential cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +101,75 @@ impl Credential {
             return Ok(());
         }
         Err(CredentialError::Plaintext { server: server.to_owned() })
+    }
+}
+
+/// A connection whose calls are spans, where spans are made: below where the call is made, and above what the server does.
+/// A span ends when the answer begins, as in the server.
+#[derive(Debug, Clone)]
+pub struct Traced {
+    channel: Channel,
+    /// Host and port of the server.
+    server: Option<Arc<(String, u16)>>,
+}
+
+impl Traced {
+    /// A connection to the server at `url`.
+    #[must_use]
+    pub fn new(channel: Channel, url: &str) -> Self {
+        let uri: Option<tonic::transport::Uri> = url.parse().ok();
+        let place = |uri: &tonic::transport::Uri| {
+            let usual = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+            Some(Arc::new((uri.host()?.to_owned(), uri.port_u16().unwrap_or(usual))))
+        };
+        Self { channel, server: uri.as_ref().and_then(place) }
+    }
+}
+
+impl Service<HttpRequest<Body>> for Traced {
+    type Response = HttpResponse<Body>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.channel.poll_ready(context).map_err(|error| Status::from_error(Box::new(error)))
+    }
+
+    fn call(&mut self, mut request: HttpRequest<Body>) -> Self::Future {
+        let row = method(request.uri().path().trim_start_matches('/'));
+        let span = spans::call(row.map_or("_OTHER", |row| row.name), self.server.as_deref());
+        let place = spans::place(&span).and_then(|place| HeaderValue::try_from(place.to_string()).ok());
+        if let Some(place) = place {
+            request.headers_mut().insert(TRACEPARENT, place);
+        }
+        let answer = self.channel.call(request);
+        let mut call = Call { span, code: Code::Cancelled };
+        Box::pin(async move {
+            let answer = answer.await.map_err(|error| Status::from_error(Box::new(error)));
+            call.answered(match &answer {
+                Ok(answer) => Status::from_header_map(answer.headers()).map_or(Code::Ok, |it| it.code()),
+                Err(status) => status.code(),
+            });
+            answer
+        })
+    }
+}
+
+/// A call under way, and how it ends: who does not wait for the answer cancels it.
+struct Call {
+    span: tracing::Span,
+    code: Code,
+}
+
+impl Call {
+    fn answered(&mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        spans::call_ended(&self.span, spans::code(self.code));
     }
 }
 

@@ -66,8 +66,7 @@ impl LogConfig {
     /// # Errors
     /// [`LogError::Filter`] if that is not valid.
     pub(crate) fn filter(&self) -> Result<EnvFilter, LogError> {
-        EnvFilter::try_new(quiet_libraries(&self.log_level))
-            .map_err(|source| LogError::Filter { filter: self.log_level.clone(), source })
+        filter(&self.log_level)
     }
 
     /// Whether people read it.
@@ -78,6 +77,16 @@ impl LogConfig {
             LogFormat::Json => false,
         }
     }
+}
+
+/// What is logged where nobody says.
+pub(crate) fn usual_filter() -> Result<EnvFilter, LogError> {
+    filter("info")
+}
+
+fn filter(text: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::try_new(quiet_libraries(text))
+        .map_err(|source| LogError::Filter { filter: text.to_owned(), source })
 }
 
 /// Libraries report each connection at INFO; that is DEBUG to us. What the operator names comes later in the

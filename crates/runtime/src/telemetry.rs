@@ -8,6 +8,7 @@
 //! it begins and that it is over.
 
 mod catalogue;
+mod command;
 mod exporters;
 mod format;
 pub mod metrics;
@@ -22,6 +23,7 @@ use futures::FutureExt as _;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_otlp::RetryPolicy;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
@@ -36,11 +38,15 @@ use crate::log::{self, LogConfig, LogError};
 use format::WithTrace;
 
 pub use catalogue::{CATALOGUE, Kind, Label, Metric, Name};
+pub use command::Command;
 pub use exporters::ExporterError;
 
 /// How long a process that ends waits for what is still to be exported. Kubernetes kills 30 s after it asked; tasks and
 /// connections take their part of that before.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a command waits for that at its end, which a person at a terminal waits for as well.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Most links of a span; more are left out.
 pub const MAX_LINKS: u32 = 128;
@@ -98,8 +104,36 @@ pub fn start(
     service: &'static str,
 ) -> Result<Telemetry, TelemetryError> {
     let wanted = exporters::Wanted::from_env()?;
+    let telemetry = export(wanted, Some(log), (service, args.trace_agents), exporters::retries(false))?;
+    if !wanted.is_nothing() {
+        tracing::info!(
+            traces = wanted.traces,
+            metrics = wanted.metrics,
+            logs = wanted.logs,
+            "telemetry is exported"
+        );
+    }
+    Ok(telemetry)
+}
+
+/// The same for a program that is started for one thing and ends. It tells traces and logs: of metrics each run would make
+/// series of its own. Without `log` nothing is said on standard error, and where nothing is exported nothing is logged.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_command(log: Option<&LogConfig>, service: &'static str) -> Result<Telemetry, TelemetryError> {
+    let wanted = exporters::Wanted { metrics: false, ..exporters::Wanted::from_env()? };
+    export(wanted, log, (service, 0.0), exporters::retries(true))
+}
+
+fn export(
+    wanted: exporters::Wanted,
+    log: Option<&LogConfig>,
+    (service, trace_agents): (&'static str, f64),
+    retries: RetryPolicy,
+) -> Result<Telemetry, TelemetryError> {
     if wanted.is_nothing() {
-        log::init(log)?;
+        log.map(log::init).transpose()?;
         return Ok(Telemetry::default());
     }
     // One worker is enough for three connections; what blocks has threads of its own.
@@ -114,7 +148,8 @@ pub fn start(
     let resource = resource(service);
     let traces = if wanted.traces {
         let limits = SpanLimits { max_links_per_span: MAX_LINKS, ..SpanLimits::default() };
-        let builder = SdkTracerProvider::builder().with_batch_exporter(exporters::spans(tls.clone())?);
+        let builder =
+            SdkTracerProvider::builder().with_batch_exporter(exporters::spans(tls.clone(), retries.clone())?);
         let builder = builder.with_sampler(spans::Told::from_env());
         Some(builder.with_span_limits(limits).with_resource(resource.clone()).build())
     } else {
@@ -127,7 +162,7 @@ pub fn start(
         None
     };
     let logs = if wanted.logs {
-        let builder = SdkLoggerProvider::builder().with_batch_exporter(exporters::logs(tls)?);
+        let builder = SdkLoggerProvider::builder().with_batch_exporter(exporters::logs(tls, retries)?);
         Some(builder.with_resource(resource).build())
     } else {
         None
@@ -135,33 +170,39 @@ pub fn start(
     drop(entered);
     install(log, traces.as_ref(), logs.as_ref())?;
     if let Some(provider) = &traces {
-        spans::begin(provider.tracer(SCOPE), args.trace_agents);
+        spans::begin(provider.tracer(SCOPE), trace_agents);
     }
     if let Some(provider) = &metrics {
         metrics::begin(provider, service);
     }
-    tracing::info!(
-        traces = wanted.traces,
-        metrics = wanted.metrics,
-        logs = wanted.logs,
-        "telemetry is exported"
-    );
     Ok(Telemetry { traces, metrics, logs, runtime: Some(runtime) })
 }
 
 impl Telemetry {
+    /// The runtime of the connections to the collector, for what has to go on while the process is busy with something
+    /// else; `None` if nothing is exported.
+    #[must_use]
+    pub fn runtime(&self) -> Option<&tokio::runtime::Handle> {
+        self.runtime.as_ref().map(tokio::runtime::Runtime::handle)
+    }
+
     /// Exports what is left, at most [`SHUTDOWN_TIMEOUT`]. The last thing a process does; later spans, metrics and logs
     /// are dropped.
     pub async fn stop(self) {
+        self.stop_within(SHUTDOWN_TIMEOUT).await;
+    }
+
+    /// The same with another longest time.
+    pub async fn stop_within(self, timeout: Duration) {
         let Self { traces, metrics, logs, runtime } = self;
         // Each waits for the network on a thread of its own.
         let ends = [
-            traces.map(|provider| end(move || provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)).boxed()),
-            metrics.map(|provider| end(move || provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)).boxed()),
-            logs.map(|provider| end(move || provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)).boxed()),
+            traces.map(|provider| end(move || provider.shutdown_with_timeout(timeout)).boxed()),
+            metrics.map(|provider| end(move || provider.shutdown_with_timeout(timeout)).boxed()),
+            logs.map(|provider| end(move || provider.shutdown_with_timeout(timeout)).boxed()),
         ];
         let ended = futures::future::join_all(ends.into_iter().flatten());
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {
+        if tokio::time::timeout(timeout, ended).await.is_err() {
             tracing::warn!("the collector did not take the last of the telemetry in time: it is lost");
         }
         if let Some(runtime) = runtime {
@@ -188,13 +229,31 @@ fn end<E: Send + 'static>(
     }
 }
 
-/// Puts the layers together: logs for people and machines here, spans and logs for the collector. What libraries of the
-/// exporters say goes to no exporter, or each export would cause another.
+/// Puts the layers together: logs for people and machines here, if they are asked for, spans and logs for the collector.
+/// What libraries of the exporters say goes to no exporter, or each export would cause another.
 fn install(
-    log: &LogConfig,
+    log: Option<&LogConfig>,
     traces: Option<&SdkTracerProvider>,
     logs: Option<&SdkLoggerProvider>,
 ) -> Result<(), LogError> {
+    let spans = traces.map(|provider| trace_layer(provider.tracer(SCOPE)));
+    let own = filter_fn(|metadata| !metadata.is_span() && !is_of_exporters(metadata.target()));
+    let filter = log.map_or_else(log::usual_filter, LogConfig::filter)?.and(own);
+    let logs = logs.map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter));
+    let lines = log.map(lines).transpose()?;
+    tracing_subscriber::registry()
+        .with(spans)
+        .with(logs)
+        .with(lines)
+        .try_init()
+        .map_err(|error| LogError::AlreadySet(Box::new(error)))
+}
+
+/// Logs on standard error.
+fn lines<S>(log: &LogConfig) -> Result<impl Layer<S> + Send + Sync, LogError>
+where
+    S: tracing::Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+{
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = if log.is_text() {
         let colours = std::io::stderr().is_terminal();
@@ -204,17 +263,8 @@ fn install(
         let format = tracing_subscriber::fmt::format().json().flatten_event(true);
         lines.json().event_format(WithTrace::json(format)).boxed()
     };
-    let spans = traces.map(|provider| trace_layer(provider.tracer(SCOPE)));
-    let own = filter_fn(|metadata| !metadata.is_span() && !is_of_exporters(metadata.target()));
-    let filter = log.filter()?.and(own);
-    let logs = logs.map(|provider| OpenTelemetryTracingBridge::new(provider).with_filter(filter));
     let no_spans = filter_fn(|metadata| !metadata.is_span());
-    tracing_subscriber::registry()
-        .with(spans)
-        .with(logs)
-        .with(lines.with_filter(log.filter()?.and(no_spans)))
-        .try_init()
-        .map_err(|error| LogError::AlreadySet(Box::new(error)))
+    Ok(lines.with_filter(log.filter()?.and(no_spans)))
 }
 
 /// Only spans of [`spans`] become spans of a trace; events are logs.

@@ -33,10 +33,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use runtime::telemetry::spans;
 use runtime::tls::ListenerTlsError;
 use runtime::{Condition, Listener, ListenerTlsArgs, Readiness, ServeError, Shutdown, Tasks, TasksError};
 use tokio::sync::watch as channel;
 use tonic::service::Routes;
+use tracing::Instrument as _;
 
 use crate::cluster::Cluster;
 use crate::lease::Seat;
@@ -223,8 +225,9 @@ async fn passes(
     let mut pause = MIN_PAUSE;
     loop {
         // A pass that is cut off is gone on with by the next operator.
+        let span = spans::work_after("pass", None);
         let passed = tokio::select! {
-            passed = operator.pass() => passed,
+            passed = operator.pass().instrument(span.clone()) => passed,
             () = stop.requested() => return,
         };
         // What goes wrong goes on to go wrong for a while: after it the pause grows as if nothing had happened.
@@ -235,11 +238,14 @@ async fn passes(
             }
             Err(error) => {
                 let text = runtime::log::chain(&error);
+                let _within = span.enter();
+                spans::failed(&span, "not_ended");
                 tracing::warn!(error = text, "a pass did not come to its end");
                 ready.set_not_ready(text);
                 false
             }
         };
+        drop(span);
         pause = if happened { MIN_PAUSE } else { (pause * 2).min(resync) };
         tokio::select! {
             () = operator.objects.wake.notified() => tokio::time::sleep(SETTLE).await,

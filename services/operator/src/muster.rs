@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prost::Message as _;
-use runtime::client::{ANSWER_TIMEOUT, Credential, CredentialError, Line, MAX_ANSWER_BYTES, endpoint};
+use runtime::client::{
+    ANSWER_TIMEOUT, Credential, CredentialError, Line, MAX_ANSWER_BYTES, Traced, endpoint,
+};
 use tonic::transport::{Certificate, ClientTlsConfig};
 use tonic::{Code, Status};
 use wire::api::v1;
@@ -102,7 +104,8 @@ impl Muster {
             credential.fits(url)?;
             let endpoint = endpoint(url, tls.clone());
             let endpoint = endpoint.map_err(|source| MusterError::Address { url: url.clone(), source })?;
-            Ok(Line::new(endpoint.timeout(ANSWER_TIMEOUT).connect_lazy(), credential.clone()))
+            let channel = endpoint.timeout(ANSWER_TIMEOUT).connect_lazy();
+            Ok(Line::new(Traced::new(channel, url), credential.clone()))
         };
         Ok(Self {
             policy: PolicyServiceClient::new(line(&servers.policy)?)

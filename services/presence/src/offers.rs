@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
 use bytes::Bytes;
 use domain::{AgentId, Cursor, GroupId, Span};
 use futures::StreamExt as _;
@@ -16,8 +17,9 @@ use runtime::telemetry::{Name, metrics};
 use tokio::sync::mpsc;
 use wire::agent::v1::HeartbeatReply;
 use wire::subject::{self, STREAM_DESIRED, STREAM_IDENTITY, header};
+use wire::trace::TRACEPARENT;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Head};
 
 /// Answers that wait to be taken up. A fleet that all wants a new head at once fills it; who finds it full is
 /// answered without an envelope and asked to come back soon.
@@ -60,7 +62,7 @@ pub(crate) struct Offer {
 /// A fetch that is over.
 enum Fetched {
     Assignment(Box<Offer>, Option<Bytes>),
-    Snapshot(GroupId, Option<(Cursor, Bytes)>),
+    Snapshot(GroupId, Option<(Cursor, Head)>),
 }
 
 /// An offer whose assignment is there, if it needed one.
@@ -118,8 +120,8 @@ impl Offers {
         let Some((group, wanted)) = offer.group.clone() else {
             return self.answer(offer, None, assignment.as_ref()).await;
         };
-        if let Some(snapshot) = self.cache.get(&group, wanted) {
-            return self.answer(offer, Some(&snapshot), assignment.as_ref()).await;
+        if let Some(head) = self.cache.get(&group, wanted) {
+            return self.answer(offer, Some(&head), assignment.as_ref()).await;
         }
         self.parked_count += 1;
         let waiting = self.parked.entry(group.clone()).or_default();
@@ -136,29 +138,40 @@ impl Offers {
     async fn fetched(&mut self, fetched: Fetched) {
         match fetched {
             Fetched::Assignment(offer, assignment) => self.with_assignment(*offer, assignment).await,
-            Fetched::Snapshot(group, snapshot) => {
-                if let Some((cursor, bytes)) = &snapshot {
-                    self.cache.put(group.clone(), *cursor, bytes.clone());
+            Fetched::Snapshot(group, found) => {
+                if let Some((cursor, head)) = &found {
+                    self.cache.put(group.clone(), *cursor, head.clone());
                 }
                 let waiting = self.parked.remove(&group).unwrap_or_default();
                 self.parked_count -= waiting.len();
                 for Parked { offer, assignment } in waiting {
-                    let bytes = snapshot.as_ref().map(|(_, bytes)| bytes);
-                    self.answer(offer, bytes, assignment.as_ref()).await;
+                    let head = found.as_ref().map(|(_, head)| head);
+                    self.answer(offer, head, assignment.as_ref()).await;
                 }
             }
         }
     }
 
-    async fn answer(&mut self, mut offer: Offer, snapshot: Option<&Bytes>, assignment: Option<&Bytes>) {
+    /// Says with a snapshot where it was published, as the message of a head does.
+    async fn answer(&mut self, mut offer: Offer, head: Option<&Head>, assignment: Option<&Bytes>) {
         let missing =
-            (offer.group.is_some() && snapshot.is_none()) || (offer.agent.is_some() && assignment.is_none());
+            (offer.group.is_some() && head.is_none()) || (offer.agent.is_some() && assignment.is_none());
         if missing {
             come_back(&mut offer.reply);
         }
-        let (snapshot, assignment) = (snapshot.map(|bytes| &bytes[..]), assignment.map(|bytes| &bytes[..]));
+        let (snapshot, assignment) =
+            (head.map(|head| &head.snapshot[..]), assignment.map(|bytes| &bytes[..]));
         let reply = wire::heartbeat::encode_reply(&offer.reply, snapshot, assignment);
-        if let Err(error) = self.agents.client().publish(offer.to, reply).await {
+        let agents = self.agents.client();
+        let sent = match head.and_then(|head| head.place) {
+            Some(place) => {
+                let mut headers = HeaderMap::new();
+                headers.insert(TRACEPARENT, place.to_string());
+                agents.publish_with_headers(offer.to, headers, reply).await
+            }
+            None => agents.publish(offer.to, reply).await,
+        };
+        if let Err(error) = sent {
             // The agent asks again.
             tracing::debug!(%error, "the answer to a heartbeat could not be sent");
         }
@@ -186,7 +199,7 @@ async fn fetch_assignment(nats: &Nats, agent: &AgentId) -> Option<Bytes> {
 }
 
 /// The head of a group, if one at least as new as `wanted` can be had now.
-async fn fetch_snapshot(nats: &Nats, group: &GroupId, wanted: Cursor) -> Option<(Cursor, Bytes)> {
+async fn fetch_snapshot(nats: &Nats, group: &GroupId, wanted: Cursor) -> Option<(Cursor, Head)> {
     for _ in 0..STALE_TRIES {
         match nats.direct_get_last(STREAM_DESIRED, &subject::desired_group(group)).await {
             Ok(Some(message)) => {
@@ -196,7 +209,8 @@ async fn fetch_snapshot(nats: &Nats, group: &GroupId, wanted: Cursor) -> Option<
                     return None;
                 }
                 if cursor >= wanted {
-                    return Some((cursor, message.payload));
+                    let place = message.headers.get(TRACEPARENT).and_then(|text| text.parse().ok());
+                    return Some((cursor, Head { snapshot: message.payload, place }));
                 }
             }
             Ok(None) => {}

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use runtime::log::LogConfig;
-use runtime::telemetry::TelemetryArgs;
+use runtime::telemetry::{Command, TelemetryArgs};
 use runtime::{ServiceArgs, Shutdown, telemetry};
 
 use admin_token::AdminTokenArgs;
@@ -123,26 +123,51 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     Ok(runtime.block_on(async {
         let shutdown = Shutdown::new();
-        let ended = match shutdown.request_on_signals() {
-            Ok(()) => run(cli.target, shutdown).await,
-            Err(error) => Err(error.into()),
+        let command = cli.target.command().map(Command::begin);
+        let ended = match (shutdown.request_on_signals(), &command) {
+            (Ok(()), Some(command)) => command.within(run(cli.target, shutdown)).await,
+            (Ok(()), None) => run(cli.target, shutdown).await,
+            (Err(error), _) => Err(error.into()),
         };
-        let code = match ended {
+        let (code, failure) = match ended {
             Ok(()) => {
                 tracing::info!("stopped");
-                ExitCode::SUCCESS
+                (0, None)
             }
             Err(error) => {
-                tracing::error!(error = runtime::log::chain(error.as_ref()), "musterd stopped");
-                ExitCode::FAILURE
+                let tell = || tracing::error!(error = runtime::log::chain(error.as_ref()), "musterd stopped");
+                command.as_ref().map_or_else(tell, |command| command.now(tell));
+                (1, Some("failed"))
             }
         };
+        if let Some(command) = command {
+            command.ended(code, failure);
+        }
         telemetry.stop().await;
-        code
+        ExitCode::from(code)
     }))
 }
 
 impl Target {
+    /// What a trace calls it, if it is started for one thing and ends.
+    fn command(&self) -> Option<&'static str> {
+        match self {
+            Self::AdminToken(_) => Some("musterd admin-token"),
+            Self::Backup(_) => Some("musterd backup"),
+            Self::Restore(_) => Some("musterd restore"),
+            Self::Bootstrap(_) => Some("musterd bootstrap"),
+            Self::Selftest(_) => Some("musterd selftest"),
+            Self::All(_)
+            | Self::Policy(_)
+            | Self::Content(_)
+            | Self::Presence(_)
+            | Self::Identity(_)
+            | Self::Operator(_)
+            | Self::Init(_)
+            | Self::Completion { .. } => None,
+        }
+    }
+
     /// What traces, metrics and logs call this process.
     fn service(&self) -> &'static str {
         match self {

@@ -20,6 +20,8 @@ pub struct Cli {
     token_file: Option<PathBuf>,
     /// Where it keeps contexts.
     home: PathBuf,
+    /// What else its environment has.
+    environment: Vec<(String, String)>,
 }
 
 /// What a command did.
@@ -63,7 +65,17 @@ impl Cli {
     pub fn new(address: &str, ca: &Path, dir: PathBuf) -> Self {
         let token_file = Some(dir.join(ADMIN_TOKEN));
         let home = dir.clone();
-        Self { server: format!("https://{address}"), ca: ca.to_owned(), dir, token_file, home }
+        let (ca, environment) = (ca.to_owned(), Vec::new());
+        Self { server: format!("https://{address}"), ca, dir, token_file, home, environment }
+    }
+
+    /// The same with these variables.
+    #[must_use]
+    pub fn with_environment(&self, variables: &[(&str, &str)]) -> Self {
+        let mut cli = self.clone();
+        cli.environment
+            .extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        cli
     }
 
     /// The same with a token of its own.
@@ -106,6 +118,7 @@ impl Cli {
         command.args(args).envs(self.env()).current_dir(&self.dir);
         // Contexts of whoever runs the tests are none of theirs.
         command.env("XDG_CONFIG_HOME", &self.home);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -15,15 +15,19 @@ fn message(subject: &str, status: Option<StatusCode>) -> Message {
 #[test]
 fn a_message_says_where_it_was_published_if_it_says_so_rightly() {
     let place = TraceParent { trace_id: [7; 16], span_id: [9; 8], sampled: true };
-    let heard = |header: Option<&str>| {
+    let said = |header: Option<&str>, subject: &str| {
         let headers = header.map(|header| {
             let mut headers = async_nats::HeaderMap::new();
             headers.insert(TRACEPARENT, header);
             headers
         });
-        Heard::from(Message { headers, ..message("notify.group.a", None) })
+        Message { headers, ..message(subject, None) }
     };
-    assert_eq!(heard(Some(&place.to_string())).place, Some(place));
+    let heard = |header: Option<&str>| Heard::from(said(header, "notify.group.a"));
+    let text = place.to_string();
+    let expected = Heard { payload: Bytes::from_static(b"x"), place: Some(place) };
+    assert_eq!(heard(Some(&text)), expected);
+    assert_eq!(answer(said(Some(&text), "_INBOX_agent.a.1f.h7")), Some(Event::Beat(7, Some(expected))));
     for nothing in [None, Some(""), Some("00-zz"), Some("é")] {
         assert_eq!(heard(nothing), Heard::from(Bytes::from_static(b"x")), "{nothing:?}");
     }
@@ -33,7 +37,7 @@ fn a_message_says_where_it_was_published_if_it_says_so_rightly() {
 fn replies_are_told_apart_by_their_subject_and_status() {
     let payload = Bytes::from_static(b"x");
     for (subject, status, expected) in [
-        ("_INBOX_agent.a.1f.h7", None, Some(Event::Beat(7, Some(payload.clone())))),
+        ("_INBOX_agent.a.1f.h7", None, Some(Event::Beat(7, Some(payload.clone().into())))),
         ("_INBOX_agent.a.1f.h7", Some(StatusCode::NO_RESPONDERS), Some(Event::Beat(7, None))),
         ("_INBOX_agent.a.1f.f8", None, Some(Event::Fetched(8, Fetched::Envelope(payload.into())))),
         ("_INBOX_agent.a.1f.f8", Some(StatusCode::NOT_FOUND), Some(Event::Fetched(8, Fetched::Empty))),

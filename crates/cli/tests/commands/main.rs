@@ -2,6 +2,7 @@
 
 mod content;
 mod scripted;
+mod told;
 
 use cli::exit;
 use cli::terminal::{Terminal, Traits};

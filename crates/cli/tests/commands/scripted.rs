@@ -25,6 +25,8 @@ pub(crate) enum Reply {
     Messages(Vec<Vec<u8>>),
     /// Messages, and then the stream breaks off.
     Broken(Vec<Vec<u8>>),
+    /// A stream that begins and goes on without a message.
+    Open,
     /// Something happens, and then this is the answer.
     After(Arc<dyn Fn() + Send + Sync>, Box<Reply>),
 }
@@ -47,6 +49,13 @@ impl Reply {
             Self::Broken(messages) => {
                 let parts = [Ok(framed(&messages)), Err(io::Error::other("the cable was cut"))];
                 let mut response = Response::new(Body::from_stream(tokio_stream::iter(parts)));
+                let headers = response.headers_mut();
+                headers.insert("content-type", "application/grpc".parse().expect("the test can be set up"));
+                response
+            }
+            Self::Open => {
+                let nothing = tokio_stream::pending::<io::Result<Vec<u8>>>();
+                let mut response = Response::new(Body::from_stream(nothing));
                 let headers = response.headers_mut();
                 headers.insert("content-type", "application/grpc".parse().expect("the test can be set up"));
                 response

@@ -5,7 +5,9 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithTonicConfig};
+use opentelemetry_otlp::{
+    ExporterBuildError, LogExporter, MetricExporter, RetryPolicy, SpanExporter, WithTonicConfig,
+};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
@@ -82,12 +84,17 @@ impl Wanted {
     }
 }
 
-pub(super) fn spans(tls: ClientTlsConfig) -> Result<SpanExporter, ExporterError> {
-    Ok(SpanExporter::builder().with_tonic().with_tls_config(tls).build()?)
+/// How often what was not taken is exported again. By one who waits for it never: that nobody listens is known at once.
+pub(super) fn retries(waits: bool) -> RetryPolicy {
+    if waits { RetryPolicy::disabled() } else { RetryPolicy::default() }
 }
 
-pub(super) fn logs(tls: ClientTlsConfig) -> Result<LogExporter, ExporterError> {
-    Ok(LogExporter::builder().with_tonic().with_tls_config(tls).build()?)
+pub(super) fn spans(tls: ClientTlsConfig, retries: RetryPolicy) -> Result<SpanExporter, ExporterError> {
+    Ok(SpanExporter::builder().with_tonic().with_tls_config(tls).with_retry_policy(retries).build()?)
+}
+
+pub(super) fn logs(tls: ClientTlsConfig, retries: RetryPolicy) -> Result<LogExporter, ExporterError> {
+    Ok(LogExporter::builder().with_tonic().with_tls_config(tls).with_retry_policy(retries).build()?)
 }
 
 pub(super) fn metrics(tls: ClientTlsConfig) -> Result<Watched, ExporterError> {

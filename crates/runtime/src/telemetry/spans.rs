@@ -15,6 +15,7 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, SdkTracer, ShouldSample};
+use tonic::Code;
 use tonic::metadata::MetadataMap;
 use tracing::Span;
 use tracing::field::Empty;
@@ -37,6 +38,11 @@ pub(super) fn begin(tracer: SdkTracer, percent: f64) {
     // From 0 to a million: the percentage is checked.
     let whole = (0..=1_000_000).rev().step_by(100).find(|share| f64::from(*share) <= percent * 10_000.0);
     SHARE.store(whole.unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Makes spans, where they are made.
+pub(super) fn tracer() -> Option<&'static SdkTracer> {
+    TRACER.get()
 }
 
 /// Agents of a million that tell how a change went, where nothing failed.
@@ -78,7 +84,7 @@ fn traceparent(context: &SpanContext) -> Option<TraceParent> {
     })
 }
 
-fn remote(place: TraceParent) -> SpanContext {
+pub(super) fn remote(place: TraceParent) -> SpanContext {
     let flags = if place.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
     let (trace, span) = (TraceId::from_bytes(place.trace_id), SpanId::from_bytes(place.span_id));
     SpanContext::new(trace, span, flags, true, TraceState::default())
@@ -109,6 +115,57 @@ pub fn rpc_ended(span: &Span, code: &'static str) {
     ) {
         span.record("otel.status_code", "ERROR");
         span.record("error.type", code);
+    }
+}
+
+/// A call to a server at this host and port, below where this code runs.
+#[must_use]
+pub fn call(method: &'static str, server: Option<&(String, u16)>) -> Span {
+    if !on() {
+        return Span::none();
+    }
+    let span = tracing::info_span!(
+        target: TARGET, "call",
+        otel.name = method, otel.kind = "client", otel.status_code = Empty,
+        rpc.system.name = "grpc", rpc.method = method, rpc.status_code = Empty, error.type = Empty,
+        server.address = Empty, server.port = Empty,
+    );
+    if let Some((host, port)) = server {
+        span.record("server.address", host);
+        span.record("server.port", i64::from(*port));
+    }
+    span
+}
+
+/// How that call ended: `code` is the name of its status. Whoever calls got what it wanted or did not.
+pub fn call_ended(span: &Span, code: &'static str) {
+    span.record("rpc.status_code", code);
+    if code != "OK" {
+        failed(span, code);
+    }
+}
+
+/// Name of a status, as gRPC writes it.
+#[must_use]
+pub fn code(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -382,7 +439,9 @@ mod tests {
     #[test]
     fn without_a_collector_there_are_no_spans() {
         assert!(!on() && current().is_none());
-        for span in [rpc("a/B", None), work("plan"), work_after("compile", None), publish("x")] {
+        for span in
+            [rpc("a/B", None), call("a/B", None), work("plan"), work_after("compile", None), publish("x")]
+        {
             assert!(span.is_none() && place(&span).is_none());
         }
     }

@@ -1,6 +1,6 @@
 //! A real OpenTelemetry collector, and a fleet that tells it what it does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,17 @@ pub(crate) fn app(groups: &str, n: u64) -> String {
 ---
 {groups}"
     )
+}
+
+/// The attributes of a span, a point or a line of a log, as texts.
+pub(crate) fn attributes(of: &Value) -> BTreeMap<String, String> {
+    let pairs = of["attributes"].as_array().cloned().unwrap_or_default();
+    let value = |pair: &Value| {
+        let value = pair["value"].as_object().and_then(|value| value.values().next()).cloned();
+        value
+            .map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    };
+    pairs.iter().map(|pair| (pair["key"].as_str().unwrap_or_default().to_owned(), value(pair))).collect()
 }
 
 /// A collector that runs.
@@ -155,6 +166,21 @@ impl Collector {
             pairs.iter().map(|pair| text(&pair["key"]) + "=" + &text(&pair["value"]["stringValue"])).collect()
         };
         all.map(attributes).collect()
+    }
+
+    /// What calls itself so in what it told of a span.
+    pub(crate) fn teller(&self, span: &Value) -> String {
+        let lines = self.lines("traces");
+        let told = |resource: &&Value| {
+            let scopes = resource["scopeSpans"].as_array().into_iter().flatten();
+            let mut spans = scopes.flat_map(|scope| scope["spans"].as_array().into_iter().flatten());
+            spans.any(|one| one["spanId"] == span["spanId"])
+        };
+        let all = lines.iter().flat_map(|line| line["resourceSpans"].as_array().into_iter().flatten());
+        let resource = all.into_iter().find(told).expect("somebody told it");
+        let attributes = resource["resource"]["attributes"].as_array().into_iter().flatten();
+        let named = attributes.filter(|pair| pair["key"] == "service.name");
+        named.filter_map(|pair| pair["value"]["stringValue"].as_str()).collect()
     }
 
     pub(crate) fn spans(&self) -> Vec<Value> {

@@ -14,6 +14,8 @@ mod collector;
 #[cfg(test)]
 mod collector_tls;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod content_release;
 #[cfg(test)]
 mod crds;

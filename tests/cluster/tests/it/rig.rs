@@ -7,12 +7,16 @@ use cluster::{Chart, NAMESPACE, Objects, Plane, bindings, root};
 use live::{AgentProcess, Cli, Fleet, Process, eventually};
 use serde_json::{Value, json};
 
+use super::collector::environment;
+
 /// A fleet, a cluster with our custom resources, and an operator between them.
 pub(crate) struct Rig {
     pub(crate) plane: Plane,
     pub(crate) fleet: Fleet,
     pub(crate) operators: Vec<Process>,
     pub(crate) installed: Installed,
+    /// Where operators tell what they do.
+    collector: Option<String>,
 }
 
 /// The operator of a chart.
@@ -76,7 +80,7 @@ impl Rig {
         // Where the operator looks for it.
         drop(fleet.cli("all").with_token("kubernetes", made["token"].as_str().unwrap()));
         let installed = Installed::install(&plane, json!({})).await;
-        let mut rig = Self { plane, fleet, operators: Vec::new(), installed };
+        let mut rig = Self { plane, fleet, operators: Vec::new(), installed, collector: None };
         rig.operator("one").await;
         rig
     }
@@ -88,6 +92,15 @@ impl Rig {
         }
         self.installed = Installed::install(&self.plane, values).await;
         self.operator(identity).await;
+    }
+
+    /// Has an operator that tells a collector in place of those that run.
+    pub(crate) async fn tell(&mut self, collector: &str) {
+        for operator in &mut self.operators {
+            operator.stop().await;
+        }
+        self.collector = Some(collector.to_owned());
+        self.operator("telling").await;
     }
 
     /// Starts an operator as its ServiceAccount.
@@ -128,7 +141,8 @@ impl Rig {
         args.extend(self.installed.options.iter().map(String::as_str));
         let kubeconfig = kubeconfig.display().to_string();
         let name = format!("operator-{identity}");
-        let env = [("KUBECONFIG", kubeconfig.as_str())];
+        let mut env = vec![("KUBECONFIG", kubeconfig.as_str())];
+        env.extend(self.collector.iter().flat_map(|endpoint| environment(endpoint)));
         self.operators.push(Process::start(self.fleet.dir(), &name, "musterd", &args, &env));
     }
 

@@ -1,7 +1,6 @@
 //! What a real collector hears: one trace from `muster apply` to "applied", metrics of the catalogue and nothing else, no
 //! secret anywhere; and what happens when there is none.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,11 +12,13 @@ use live::{AgentProcess, Faults, Fleet, Lane, Process, Proxy, eventually, until}
 use runtime::telemetry::{CATALOGUE, SHUTDOWN_TIMEOUT};
 use serde_json::{Value, json};
 
-use super::collector::{Collector, TRACE_ALL, app, environment, telling_fleet};
+use super::collector::{Collector, TRACE_ALL, app, attributes, environment, telling_fleet};
+use super::commands;
 
 /// Kinds of spans, as OTLP numbers them.
-const INTERNAL: u64 = 1;
+pub(crate) const INTERNAL: u64 = 1;
 const SERVER: u64 = 2;
+pub(crate) const CLIENT: u64 = 3;
 const PRODUCER: u64 = 4;
 const CONSUMER: u64 = 5;
 /// Id of an agent that no other text has in it.
@@ -29,6 +30,10 @@ const REFUSALS: [&str; 2] = ["gRPC code: Unavailable", "gRPC code: ResourceExhau
 
 const GROUPS: &str = "\
 {apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: push}, spec: {path: /push, settings: {mode: push}, policies: [app]}}
+";
+
+const PULL: &str = "\
+{apiVersion: muster.dev/v1alpha1, kind: Group, metadata: {name: pull}, spec: {path: /pull, settings: {mode: pull, heartbeatInterval: 1s}, policies: [app]}}
 ";
 
 /// A control plane that tells a collector, with all its agents telling of every change.
@@ -49,14 +54,11 @@ fn named<'a>(spans: &'a [Value], trace: &str, name: &str) -> Option<&'a Value> {
     spans.iter().find(|span| span["traceId"] == trace && span["name"] == name)
 }
 
-fn attributes(of: &Value) -> BTreeMap<String, String> {
-    let pairs = of["attributes"].as_array().cloned().unwrap_or_default();
-    let value = |pair: &Value| {
-        let value = pair["value"].as_object().and_then(|value| value.values().next()).cloned();
-        value
-            .map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-    };
-    pairs.iter().map(|pair| (pair["key"].as_str().unwrap_or_default().to_owned(), value(pair))).collect()
+/// Spans of a trace whose parent nobody told.
+fn without_parent<'a>(spans: &'a [Value], trace: &str) -> Vec<&'a Value> {
+    let of_trace: Vec<_> = spans.iter().filter(|span| span["traceId"] == trace).collect();
+    let has_parent = |span: &&&Value| of_trace.iter().any(|above| above["spanId"] == span["parentSpanId"]);
+    of_trace.iter().filter(|span| !has_parent(span)).copied().collect()
 }
 
 /// The span of that name, of that kind, below another one.
@@ -78,7 +80,8 @@ async fn one_trace_leads_from_apply_to_applied_and_no_secret_is_told() {
     let mut agent = agent(&fleet, &collector.endpoint(), &token).await;
 
     let change = app(GROUPS, 1);
-    let output = fleet.cli("policy").run_with(&["apply", "-f", "-", "-o", "json"], &change).await.ok();
+    let cli = fleet.cli("policy").with_environment(&environment(&collector.endpoint()));
+    let output = cli.run_with(&["apply", "-f", "-", "-o", "json"], &change).await.ok();
     let made: Value = serde_json::from_str(&output).unwrap();
     let revision = made["result"]["revision"].as_str().unwrap().to_owned();
     agent.reaches("app", "/n", &json!(1)).await;
@@ -95,26 +98,92 @@ async fn one_trace_leads_from_apply_to_applied_and_no_secret_is_told() {
     let spans = eventually("all spans have arrived", async || {
         let spans = collector.spans();
         let linked = spans.iter().filter(|span| span["links"][0]["traceId"] == trace.as_str()).count();
-        let published = named(&spans, &trace, "publish desired.group.{group}").is_some();
+        let published = ["publish desired.group.{group}", "muster apply"];
+        let published = published.iter().all(|name| named(&spans, &trace, name).is_some())
+            && without_parent(&spans, &trace).len() == 1;
         let names: Vec<_> = spans.iter().map(|span| span["name"].clone()).collect();
         if linked >= 2 && published { Ok(spans) } else { Err(format!("{linked} linked of {names:?}")) }
     })
     .await;
-    the_trace_is_whole(&spans, &trace);
+    let root = the_trace_is_whole(&spans, &trace);
+    assert_eq!(collector.teller(root), "muster");
     agent.process().stop().await;
+
+    commands::are_told(&collector, &fleet).await;
 
     metrics_are_those_of_the_catalogue(&collector).await;
     logs_name_their_trace(&collector, &fleet, &trace).await;
     no_secret_is_told(&collector, &fleet, &agent, &token);
 }
 
-fn the_trace_is_whole(spans: &[Value], trace: &str) {
-    let apply = named(spans, trace, "muster.api.v1.PolicyService/Apply").expect("the call is a span");
-    assert_eq!(apply["kind"], SERVER);
-    assert!(
-        apply["parentSpanId"].as_str().is_some_and(|parent| !parent.is_empty()),
-        "the caller is its parent"
-    );
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_with_a_heartbeat_is_linked_to_what_it_was_published_with() {
+    if !have(&["otelcol"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path()).await;
+    let fleet = telling_fleet(&collector.endpoint()).await;
+    let cli = fleet.cli("policy");
+    cli.apply(&app(PULL, 0)).await;
+    let token = fleet.token("/pull", 1).await;
+    let mut agent = agent(&fleet, &collector.endpoint(), &token).await;
+    let output = cli.run_with(&["apply", "-f", "-", "-o", "json"], &app(PULL, 1)).await.ok();
+    let made: Value = serde_json::from_str(&output).unwrap();
+    agent.reaches("app", "/n", &json!(1)).await;
+    eventually("the agent tells of the change", async || {
+        let spans = collector.spans();
+        let of_change = |name: &'static str| {
+            let of_change = |span: &&Value| {
+                attributes(span).get("muster.revision").map(String::as_str)
+                    == made["result"]["revision"].as_str()
+            };
+            spans.iter().filter(move |span| span["name"] == name).find(of_change)
+        };
+        let compiled = of_change("compile").ok_or("it is not compiled yet")?;
+        let published = spans.iter().find(|span| span["parentSpanId"] == compiled["spanId"]);
+        let published = published.ok_or("it is not published yet")?;
+        let process = of_change("process notify.group.{group}").ok_or("the agent has not told yet")?;
+        let link = &process["links"][0];
+        assert_eq!([&link["traceId"], &link["spanId"]], [&published["traceId"], &published["spanId"]]);
+        Ok(())
+    })
+    .await;
+    agent.process().stop().await;
+}
+
+/// The call that an apply is to the service, below the command's own, below the command, which is the root.
+fn called<'a>(spans: &'a [Value], trace: &str) -> [&'a Value; 2] {
+    let root = named(spans, trace, "muster apply").expect("the command is a span");
+    assert_eq!(root["kind"], INTERNAL);
+    assert_eq!(without_parent(spans, trace), [root], "only the command has no parent that was told");
+    let told = attributes(root);
+    assert_eq!((&told["process.executable.name"][..], &told["process.exit.code"][..]), ("muster", "0"));
+    assert!(told.len() == 3 && told.contains_key("process.pid"), "of arguments nothing is told: {told:?}");
+    let method = "muster.api.v1.PolicyService/Apply";
+    let of_kind = |kind| {
+        spans.iter().find(|span| span["traceId"] == trace && span["name"] == method && span["kind"] == kind)
+    };
+    let call = of_kind(CLIENT).expect("the command's call is a span");
+    assert_eq!(call["parentSpanId"], root["spanId"]);
+    let told = attributes(call);
+    for (name, value) in [
+        ("rpc.system.name", "grpc"),
+        ("rpc.method", method),
+        ("rpc.status_code", "OK"),
+        ("server.address", "127.0.0.1"),
+    ] {
+        assert_eq!(told.get(name).map(String::as_str), Some(value), "{told:?}");
+    }
+    assert!(told.contains_key("server.port") && !told.contains_key("error.type"), "{told:?}");
+    let apply = of_kind(SERVER).expect("the call is a span of the service");
+    assert_eq!(apply["parentSpanId"], call["spanId"], "the caller is its parent");
+    [root, apply]
+}
+
+/// Its root is answered.
+fn the_trace_is_whole<'a>(spans: &'a [Value], trace: &str) -> &'a Value {
+    let [root, apply] = called(spans, trace);
     let told = attributes(apply);
     assert_eq!(told["rpc.method"], "muster.api.v1.PolicyService/Apply");
     assert!(!told.contains_key("error.type"), "{told:?}");
@@ -171,6 +240,7 @@ fn the_trace_is_whole(spans: &[Value], trace: &str) {
         let name = span["name"].as_str().unwrap_or_default();
         assert!(!name.contains(AGENT), "names of spans have no ids: {name}");
     }
+    root
 }
 
 async fn metrics_are_those_of_the_catalogue(collector: &Collector) {
