@@ -117,7 +117,11 @@ pub fn main() -> ExitCode {
 /// # Errors
 /// If those cannot be started: later failures are in the log.
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    let telemetry = telemetry::start(&cli.log, &cli.telemetry, cli.target.service())?;
+    let service = cli.target.service();
+    let telemetry = match cli.target.command() {
+        Some(_) => telemetry::start_command(Some(&cli.log), service)?,
+        None => telemetry::start(&cli.log, &cli.telemetry, service)?,
+    };
     // Two at least: what blocks one must not stop all.
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;

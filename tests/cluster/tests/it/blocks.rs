@@ -100,7 +100,7 @@ fn a_collector_is_verified_by_the_ca_that_values_name() {
         let pod = pod_of(objects.get(kind, name)).unwrap().pointer("/spec").unwrap();
         let env = pod.pointer("/containers/0/env").and_then(Value::as_array).unwrap();
         let value = |name: &str| env.iter().find(|entry| entry["name"] == name).map(|entry| &entry["value"]);
-        if ["backup", "bootstrap", "selftest"].contains(&component) {
+        if ["bootstrap", "selftest"].contains(&component) {
             assert!(value("OTEL_EXPORTER_OTLP_ENDPOINT").is_none(), "{component}");
             continue;
         }
@@ -115,7 +115,7 @@ fn a_collector_is_verified_by_the_ca_that_values_name() {
         assert_eq!(volume["secret"]["secretName"], "collector-ca", "{component}");
         assert_eq!(volume["secret"]["items"], json!([{ "key": "ca.crt", "path": "ca.crt" }]), "{component}");
     }
-    assert_eq!((told, missing.len()), (6, 6), "{missing:?}");
+    assert_eq!((told, missing.len()), (7, 7), "{missing:?}");
     // Without a CA, and without a collector.
     let plain = render(json!({ "global": { "otel": { "endpoint": "http://c:4317" } } }));
     let text = plain.get("Deployment", "muster-policy").to_string();

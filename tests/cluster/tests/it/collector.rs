@@ -168,8 +168,8 @@ impl Collector {
         all.map(attributes).collect()
     }
 
-    /// What calls itself so in what it told of a span.
-    pub(crate) fn teller(&self, span: &Value) -> String {
+    /// What the process says of itself that told of a span.
+    pub(crate) fn teller(&self, span: &Value) -> BTreeMap<String, String> {
         let lines = self.lines("traces");
         let told = |resource: &&Value| {
             let scopes = resource["scopeSpans"].as_array().into_iter().flatten();
@@ -177,10 +177,7 @@ impl Collector {
             spans.any(|one| one["spanId"] == span["spanId"])
         };
         let all = lines.iter().flat_map(|line| line["resourceSpans"].as_array().into_iter().flatten());
-        let resource = all.into_iter().find(told).expect("somebody told it");
-        let attributes = resource["resource"]["attributes"].as_array().into_iter().flatten();
-        let named = attributes.filter(|pair| pair["key"] == "service.name");
-        named.filter_map(|pair| pair["value"]["stringValue"].as_str()).collect()
+        attributes(&all.into_iter().find(told).expect("somebody told it")["resource"])
     }
 
     pub(crate) fn spans(&self) -> Vec<Value> {

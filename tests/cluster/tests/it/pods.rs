@@ -140,6 +140,12 @@ async fn what_is_rendered_runs_and_goes_on_when_a_server_is_gone() {
     ended_well(&mut backup).await;
     let taken = std::fs::read_dir(release.dir.join("backup/var/lib/muster-backups")).unwrap().flatten();
     assert_eq!(taken.count(), 1, "{}", backup.log());
+    let command = eventually("a collector hears of the backup", async || {
+        let mut spans = collector.spans().into_iter();
+        spans.find(|span| span["name"] == "musterd backup").ok_or_else(|| backup.log())
+    })
+    .await;
+    assert_eq!(collector.teller(&command)["k8s.pod.name"], "backup");
 }
 
 /// `helm test`, as far as containers are needed for it.

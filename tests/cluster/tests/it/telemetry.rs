@@ -106,7 +106,7 @@ async fn one_trace_leads_from_apply_to_applied_and_no_secret_is_told() {
     })
     .await;
     let root = the_trace_is_whole(&spans, &trace);
-    assert_eq!(collector.teller(root), "muster");
+    assert_eq!(collector.teller(root)["service.name"], "muster");
     agent.process().stop().await;
 
     commands::are_told(&collector, &fleet).await;
