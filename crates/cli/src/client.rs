@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use runtime::client::{ANSWER_TIMEOUT, MAX_ANSWER_BYTES, Traced, endpoint};
+use runtime::telemetry;
 use runtime::tls::machine_trusts_nobody;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -52,9 +53,8 @@ impl Carried {
     /// The calls of one command belong to one trace: the one that `TRACEPARENT` names, where the command is a part of
     /// something larger, or a new one. Where the calls are told, their spans say so themselves.
     fn new(credential: Credential) -> Self {
-        let named = std::env::var("TRACEPARENT").ok().and_then(|text| text.parse::<TraceParent>().ok());
         let random = || runtime::ids::random_u64().max(1).to_be_bytes();
-        let place = named.unwrap_or_else(|| {
+        let place = telemetry::parent().unwrap_or_else(|| {
             let (half, rest, span_id) = (random(), random(), random());
             let mut trace_id = [0; 16];
             trace_id[..8].copy_from_slice(&half);

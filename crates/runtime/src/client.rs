@@ -162,6 +162,7 @@ struct Call {
 }
 
 impl Call {
+    /// A method, so that the future takes the whole call, and drops it when it is dropped: an assignment takes the field alone.
     fn answered(&mut self, code: Code) {
         self.code = code;
     }

@@ -38,7 +38,7 @@ use crate::log::{self, LogConfig, LogError};
 use format::WithTrace;
 
 pub use catalogue::{CATALOGUE, Kind, Label, Metric, Name};
-pub use command::Command;
+pub use command::{Command, parent};
 pub use exporters::ExporterError;
 
 /// How long a process that ends waits for what is still to be exported. Kubernetes kills 30 s after it asked; tasks and

@@ -8,7 +8,6 @@ use domain::settings::SettingsOverlay;
 use domain::{Cursor, GroupId, GroupPath, Mode, Revision, Span, Timestamp};
 use runtime::nats::{Followed, StreamMessage};
 use wire::subject::{header, parse_agent, parse_group, pattern};
-use wire::trace::TRACEPARENT;
 
 use crate::fleet::{Fleet, Reply};
 use crate::present;
@@ -114,8 +113,7 @@ impl Fleet {
         let newer = self.machine.head(&head.group).is_none_or(|known| known < head.cursor);
         if newer {
             let compiled = message.headers.get_number(header::ISSUED_AT).map_or(message.time, Timestamp);
-            let place = message.headers.get(TRACEPARENT).and_then(|text| text.parse().ok());
-            self.measure.published(head.cursor.revision, (compiled, message.time), place);
+            self.measure.published(head.cursor.revision, (compiled, message.time), message.headers.place());
         }
         self.machine.group_changed(now, head.clone());
         if newer && !self.watchers.is_empty() {

@@ -209,7 +209,7 @@ async fn fetch_snapshot(nats: &Nats, group: &GroupId, wanted: Cursor) -> Option<
                     return None;
                 }
                 if cursor >= wanted {
-                    let place = message.headers.get(TRACEPARENT).and_then(|text| text.parse().ok());
+                    let place = message.headers.place();
                     return Some((cursor, Head { snapshot: message.payload, place }));
                 }
             }

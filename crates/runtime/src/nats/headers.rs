@@ -2,6 +2,7 @@
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
+use wire::trace::{TRACEPARENT, TraceParent};
 
 /// Why a text cannot be a header's value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +54,12 @@ impl Headers {
     #[must_use]
     pub fn get_number(&self, name: &str) -> Option<u64> {
         self.get(name)?.parse().ok()
+    }
+
+    /// Where in a trace it was sent, if it says so and says it rightly.
+    #[must_use]
+    pub fn place(&self) -> Option<TraceParent> {
+        self.get(TRACEPARENT)?.parse().ok()
     }
 
     /// Whether there are none.

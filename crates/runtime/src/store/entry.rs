@@ -122,7 +122,7 @@ fn parse(message: &StreamMessage) -> Option<StoredEntry> {
         index,
         count,
         repairs: headers.get_number(REPAIRS),
-        place: headers.get(TRACEPARENT).and_then(|text| text.parse().ok()),
+        place: headers.place(),
     })
 }
 

@@ -12,6 +12,12 @@ use super::spans;
 /// Names the place in a trace to which a command belongs, where it is a part of something larger.
 const PARENT: &str = "TRACEPARENT";
 
+/// The place in a trace to which this process belongs, if somebody names it.
+#[must_use]
+pub fn parent() -> Option<TraceParent> {
+    env::var(PARENT).ok()?.parse().ok()
+}
+
 /// What a command does from its start to its end: the root of a trace, or a part of what the variable `TRACEPARENT`
 /// names. Where no spans are made it is nothing.
 #[derive(Debug, Clone)]
@@ -30,8 +36,7 @@ impl Command {
             KeyValue::new("process.pid", i64::from(std::process::id())),
         ];
         let builder = tracer.span_builder(name).with_kind(SpanKind::Internal).with_attributes(attributes);
-        let parent = env::var(PARENT).ok().and_then(|text| text.parse::<TraceParent>().ok());
-        let above = parent.map_or_else(Context::new, |parent| {
+        let above = parent().map_or_else(Context::new, |parent| {
             Context::new().with_remote_span_context(spans::remote(parent))
         });
         Self(Some(Context::new().with_span(tracer.build_with_context(builder, &above))))

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use cluster::{root, tool};
+use cluster::{NAMESPACE, NODE, root, tool};
 use live::{Fleet, Process, until};
 use runtime::tls::TlsFiles;
 use serde_json::{Value, json};
@@ -160,12 +160,24 @@ impl Collector {
     pub(crate) fn tellers(&self) -> BTreeSet<BTreeSet<String>> {
         let lines = self.lines("metrics");
         let all = lines.iter().flat_map(|line| line["resourceMetrics"].as_array().into_iter().flatten());
-        let attributes = |told: &Value| {
-            let pairs = told["resource"]["attributes"].as_array().cloned().unwrap_or_default();
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            pairs.iter().map(|pair| text(&pair["key"]) + "=" + &text(&pair["value"]["stringValue"])).collect()
-        };
-        all.map(attributes).collect()
+        let pairs = |told: &Value| attributes(&told["resource"]).into_iter();
+        all.map(|told| pairs(told).map(|(name, value)| name + "=" + &value).collect()).collect()
+    }
+
+    /// Waits until the process of a Pod has told metrics, with what Kubernetes knows of it and this attribute.
+    pub(crate) async fn hears_of(&self, pod: &str, further: &str) {
+        let known = [
+            format!("k8s.namespace.name={NAMESPACE}"),
+            format!("k8s.pod.name={pod}"),
+            format!("k8s.node.name={NODE}"),
+            further.to_owned(),
+        ];
+        until(format!("a collector hears of {pod}"), || {
+            let tellers = self.tellers();
+            let told = tellers.iter().any(|told| known.iter().all(|known| told.contains(known)));
+            if told { Ok(()) } else { Err(format!("{tellers:?}")) }
+        })
+        .await;
     }
 
     /// What the process says of itself that told of a span.

@@ -10,11 +10,10 @@ use serde_json::json;
 use super::bootstrap::PROGRAMS;
 use super::collector::Collector;
 use super::pods::{all_services_tell, manifests, soon};
-use super::release::{Given, POLICY, Release};
+use super::release::{Given, POLICY, Release, SERVICES};
 
 /// Where the values of the chart say that it is.
 const ENDPOINT: &str = "https://collector.telemetry:4317";
-const SERVICES: [&str; 4] = ["policy", "identity", "content", "presence"];
 
 /// The Secret that vouches for it.
 fn secret(ca: &LocalCa) -> Secrets {

@@ -1,6 +1,6 @@
 //! The agent that the chart runs on each node, as a release of its own.
 
-use cluster::{Chart, NAMESPACE, NODE, Pod, have};
+use cluster::{Chart, NODE, Pod, have};
 use live::{AgentProcess, Cli, eventually, until};
 use serde_json::{Value, json};
 
@@ -37,22 +37,6 @@ async fn the_agent(presence: &Cli, pod: &mut Pod) -> Value {
     .await
 }
 
-/// Its Pod tells the collector.
-async fn tells(collector: &Collector, pod: &Pod) {
-    let known = [
-        "service.name=muster-agent".to_owned(),
-        format!("k8s.namespace.name={NAMESPACE}"),
-        format!("k8s.pod.name={}", pod.name),
-        format!("k8s.node.name={NODE}"),
-    ];
-    until("a collector hears of the agent", || {
-        let tellers = collector.tellers();
-        let told = tellers.iter().any(|told| known.iter().all(|known| told.contains(known)));
-        if told { Ok(()) } else { Err(format!("{tellers:?} {}", pod.log())) }
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_has_the_name_of_its_node_and_outlives_its_pods() {
     if !have(&PROGRAMS) || !have(&["nats-server", "otelcol"]) {
@@ -83,7 +67,7 @@ async fn an_agent_has_the_name_of_its_node_and_outlives_its_pods() {
     assert!(name.starts_with(&of_node), "{agent}");
     assert_eq!((&agent["hostname"], &agent["group"]), (&json!(NODE), &json!("/push")), "{agent}");
     assert_eq!(agent["labels"], json!({ "rack": "r1" }), "{agent}");
-    tells(&collector, &pod).await;
+    collector.hears_of(&pod.name, "service.name=muster-agent").await;
 
     // As a rolling update does it: the next Pod has another name and the same folder.
     pod.terminate();
@@ -93,7 +77,7 @@ async fn an_agent_has_the_name_of_its_node_and_outlives_its_pods() {
     pod.start(&release.host);
     assert_eq!(the_agent(&presence, &mut pod).await["name"], name);
     round(&policy, 2, &seen).await;
-    tells(&collector, &pod).await;
+    collector.hears_of(&pod.name, "service.name=muster-agent").await;
 
     // As a kubelet does it with a container that failed.
     pod.kill().await;

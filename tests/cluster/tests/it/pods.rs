@@ -1,12 +1,12 @@
 //! The chart on this machine: NATS, services and agents as processes, with what the rendered Pods name.
 
-use cluster::{Chart, NAMESPACE, NODE, have};
+use cluster::{Chart, have};
 use live::{AgentProcess, Cli, eventually, until};
 use serde_json::{Value, json};
 
 use super::bootstrap::PROGRAMS;
 use super::collector::Collector;
-use super::release::{Given, IDENTITY, POLICY, PRESENCE, Release, between, ended_well};
+use super::release::{Given, IDENTITY, POLICY, PRESENCE, Release, SERVICES, between, ended_well};
 
 /// Where the values of the chart say that a collector is.
 pub(crate) const COLLECTOR: &str = "http://collector.telemetry:4317";
@@ -73,20 +73,9 @@ pub(crate) async fn round(cli: &Cli, number: u64, agents: &[AgentProcess]) {
 
 /// Each service tells the collector, and of which Pod it is.
 pub(crate) async fn all_services_tell(collector: &Collector) {
-    eventually("a collector hears of all services", async || {
-        let tellers = collector.tellers();
-        let silent = ["policy", "identity", "content", "presence"].into_iter().find(|name| {
-            let known = [
-                format!("k8s.namespace.name={NAMESPACE}"),
-                format!("k8s.pod.name={name}"),
-                format!("k8s.node.name={NODE}"),
-                "site=lab".to_owned(),
-            ];
-            !tellers.iter().any(|told| known.iter().all(|known| told.contains(known)))
-        });
-        silent.map_or(Ok(()), |name| Err(format!("{name} is not in {tellers:?}")))
-    })
-    .await;
+    for name in SERVICES {
+        collector.hears_of(name, "site=lab").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use super::bootstrap::secrets;
 pub(crate) const SERVERS: usize = 3;
 
 /// Services of the chart, in the order of [`Release::services`].
-const SERVICES: [&str; 4] = ["policy", "identity", "content", "presence"];
+pub(crate) const SERVICES: [&str; 4] = ["policy", "identity", "content", "presence"];
 
 pub(crate) const POLICY: usize = 0;
 pub(crate) const IDENTITY: usize = 1;
